@@ -1,0 +1,27 @@
+# Build: docker build -t hyimage .    Run: docker run -p 127.0.0.1:8000:8000 hyimage
+FROM python:3.11-slim
+
+ENV PYTHONSAFEPATH=1 \
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1
+
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY server server
+COPY model model
+COPY schedulers schedulers
+COPY cache cache
+COPY training training
+COPY configs configs
+RUN pip install --no-cache-dir -c constraints.txt torch \
+    && pip install --no-cache-dir -c constraints.txt . \
+    && python -m training.random_checkpoint checkpoints/tiny-random \
+    && useradd --create-home hyimage \
+    && install -d -o hyimage data
+USER hyimage
+
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=2)"]
+# Inside a container the port is published, or not, by whoever runs it.
+CMD ["hyimage", "serve", "--config", "configs/tiny.toml", "--host", "0.0.0.0"]

@@ -1,0 +1,50 @@
+# make serve and make test are all a newcomer needs; both set up .venv first.
+HOST ?= 127.0.0.1
+PORT ?= 8000
+CONFIG ?= configs/tiny.toml
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TINY := checkpoints/tiny-random/config.json
+
+.PHONY: setup serve test check format test-gpu image clean
+
+setup: $(STAMP) $(TINY)
+
+serve: setup
+	$(BIN)/hyimage serve --config $(CONFIG) --host $(HOST) --port $(PORT)
+
+test: setup
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not gpu" -q
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-gpu: setup
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu -q
+
+image:
+	docker build -t hyimage .
+
+clean:
+	rm -rf $(VENV) checkpoints data
+
+# torch first and by itself, so that nothing else decides which build of it is taken.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(TINY): training/random_checkpoint.py | $(STAMP)
+	$(BIN)/python -m training.random_checkpoint $(dir $@)

@@ -1,0 +1,49 @@
+"""The checkpoint's own sampling defaults, from generation_config.json. Free of torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from model.config import read_json
+from model.errors import ConfigError
+from model.template import TemplateName
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationConfig:
+    """How the makers of the checkpoint sample from it."""
+
+    flow_shift: float
+    template: TemplateName
+    num_steps: int
+    guidance: float
+    drop_think: bool
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """Read generation_config.json of the checkpoint in `folder`.
+
+    Raises:
+        ConfigError: the file is missing or a value is not usable.
+    """
+    path = folder / "generation_config.json"
+    raw = read_json(path, ConfigError)
+    template = raw.get("sequence_template", "pretrain")
+    if template not in ("pretrain", "instruct"):
+        raise ConfigError(
+            f"{path}: sequence_template is {template!r}; only pretrain and instruct are known"
+        )
+    return GenerationConfig(
+        flow_shift=_positive(raw, "flow_shift", 1.0, path),
+        template=cast(TemplateName, template),
+        num_steps=int(_positive(raw, "diff_infer_steps", 50, path)),
+        guidance=_positive(raw, "diff_guidance_scale", 5.0, path),
+        drop_think=bool(raw.get("drop_think", False)),
+    )
+
+
+def _positive(raw: dict[str, Any], name: str, default: float, path: Path) -> float:
+    value = raw.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ConfigError(f"{path}: {name} is {value!r}, not a positive number")
+    return float(value)

@@ -1,0 +1,42 @@
+"""Checkpoint tensor names and where each one goes. One rule: experts are stacked, all else equal.
+
+model.layers.3.mlp.experts.7.down_proj.weight -> model.layers.3.mlp.experts.down_proj[7]
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+_STACKED = re.compile(r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_proj)")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A checkpoint tensor's place: a parameter, or one expert's slice of it."""
+
+    parameter: str
+    expert: int | None
+    shape: tuple[int, ...]
+
+    def view(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the memory that this tensor fills."""
+        whole = parameters[self.parameter].detach()
+        return whole if self.expert is None else whole[self.expert]
+
+
+def list_targets(module: nn.Module) -> dict[str, Target]:
+    """Return the place of every checkpoint tensor of this model, by checkpoint name."""
+    return dict(_targets(module))
+
+
+def _targets(module: nn.Module) -> Iterator[tuple[str, Target]]:
+    for name, parameter in module.named_parameters():
+        stacked = _STACKED.fullmatch(name)
+        if stacked is None:
+            yield name, Target(name, None, tuple(parameter.shape))
+            continue
+        for expert in range(parameter.shape[0]):
+            checkpoint_name = f"{stacked['stem']}.{expert}.{stacked['name']}.weight"
+            yield checkpoint_name, Target(name, expert, tuple(parameter.shape[1:]))

@@ -1,0 +1,161 @@
+"""Where everything is in a sequence: ids, positions, and who may see whom.
+
+A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>` and all before it
+never see the picture; image tokens see everything up to their own end. So the prefix is computed
+once, and a denoising step runs `[<timestep>, <img> x h*w]` alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from model.errors import PromptTooLongError
+from model.resolution import Size
+from model.template import Prompt, Section, Template
+from model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Neighbouring queries [start, stop) that see keys by one rule.
+
+    Causal: each sees the keys up to itself. Otherwise: all see every key before `stop`.
+    """
+
+    start: int
+    stop: int
+    is_causal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSequence:
+    """One row: the ids of the whole sequence and where its picture lies."""
+
+    ids: tuple[int, ...]
+    prefix_length: int
+    grid_height: int
+    grid_width: int
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        return self.ids[: self.prefix_length]
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.grid_height * self.grid_width
+
+    @property
+    def image_start(self) -> int:
+        return self.prefix_length + 1  # after <timestep>
+
+    @property
+    def image_stop(self) -> int:
+        return self.image_start + self.num_image_tokens
+
+    @property
+    def step_indices(self) -> range:
+        """Return the positions in `ids` that a denoising step runs."""
+        return range(self.prefix_length, self.image_stop)
+
+
+def build_image_sequence(
+    sections: Sequence[Section], tail: Sequence[int], tokenizer: Tokenizer, grid: tuple[int, int]
+) -> ImageSequence:
+    """Return one row: the sections, then a picture of `grid` = (height, width) tokens."""
+    prefix = tuple(chain.from_iterable(section.ids for section in sections))
+    timestep, image = tokenizer.control_id("<timestep>"), tokenizer.control_id("<img>")
+    height, width = grid
+    return ImageSequence(
+        ids=(*prefix, timestep, *(image,) * (height * width), *tail),
+        prefix_length=len(prefix),
+        grid_height=height,
+        grid_width=width,
+    )
+
+
+def build_guidance_rows(
+    template: Template,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    negative: Prompt | None,
+    size: Size,
+    pixels_per_token: int,
+    max_positions: int,
+) -> tuple[ImageSequence, ImageSequence]:
+    """Return the conditional and the unconditional row of one picture.
+
+    Without a negative prompt the unconditional row has `<cfg>` for every token of the user's text;
+    with one it is that prompt's own conditional row, whose length may differ.
+
+    Raises:
+        PromptTooLongError: a row needs more positions than the model has.
+    """
+    sections = template.image_head(prompt, size.index)
+    other = (
+        template.unconditional(sections)
+        if negative is None
+        else template.image_head(negative, size.index)
+    )
+    grid = (size.height_px // pixels_per_token, size.width_px // pixels_per_token)
+    tail = template.image_tail()
+    rows = [build_image_sequence(row, tail, tokenizer, grid) for row in (sections, other)]
+    for name, row in zip(("prompt", "negative prompt"), rows, strict=True):
+        if len(row.ids) > max_positions:
+            raise PromptTooLongError(
+                f"the {name} and the picture need {len(row.ids)} positions, but the model has "
+                f"{max_positions}; shorten the {name} by {len(row.ids) - max_positions} tokens"
+            )
+    return rows[0], rows[1]
+
+
+def list_spans(row: ImageSequence) -> tuple[Span, ...]:
+    """Return the visibility rules of the whole sequence, in order."""
+    causal_ends = range(row.image_stop, len(row.ids))
+    return (
+        Span(0, row.prefix_length, is_causal=True),
+        Span(row.prefix_length, row.image_start, is_causal=False),
+        Span(row.image_start, row.image_stop, is_causal=False),
+        *(Span(i, i + 1, is_causal=False) for i in causal_ends),
+    )
+
+
+def list_step_spans(row: ImageSequence) -> tuple[Span, ...]:
+    """Return the rules of a denoising step: `<timestep>` sees itself, the picture sees all."""
+    return (Span(0, 1, is_causal=False), Span(1, 1 + row.num_image_tokens, is_causal=False))
+
+
+def visibility_mask(spans: Sequence[Span], length: int) -> Tensor:
+    """Return the bool mask [length, length] that the spans stand for; True = may see.
+
+    For verification: the model itself never builds it.
+    """
+    mask_SS = torch.zeros(length, length, dtype=torch.bool)
+    for span in spans:
+        mask_SS[span.start : span.stop, : span.stop] = True
+        if span.is_causal:
+            mask_SS[span.start : span.stop].tril_(span.start)
+    return mask_SS
+
+
+def grid_positions(row: ImageSequence, length: int) -> Tensor:
+    """Return the (y, x) position of each of the first `length` tokens, int64 [length, 2].
+
+    Text lies on the diagonal. The picture is a grid centred on the diagonal stretch that its
+    tokens would occupy as text; what follows continues behind that stretch.
+
+    Source: "2D RoPE", HunyuanImage 3.0 technical report (arXiv 2509.23951), measured in the
+    recordings of the reference.
+    """
+    height, width, start = row.grid_height, row.grid_width, row.image_start
+    positions_S2 = torch.arange(length).unsqueeze(1).repeat(1, 2)
+    top = (2 * start + height * width - height) // 2
+    left = (2 * start + height * width - width) // 2
+    cells = torch.cartesian_prod(
+        torch.arange(top, top + height), torch.arange(left, left + width)
+    ).view(-1, 2)
+    stop = min(row.image_stop, length)
+    positions_S2[start:stop] = cells[: max(stop - start, 0)]
+    return positions_S2

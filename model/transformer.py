@@ -1,0 +1,104 @@
+"""The whole model in the checkpoint's own names: one transformer that reads text and draws."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import RowGroup, SelfAttention
+from model.config import ModelConfig
+from model.layers import RMSNorm, TimestepEmbedding
+from model.moe import MoE
+from model.patch import FinalLayer, PatchEmbed
+from model.vae import Vae
+from model.vision import VisionAligner, build_vision_tower
+
+
+class DecoderLayer(nn.Module):
+    """Attention and experts, each behind a norm and beside a shortcut.
+
+    Shapes: x_BSD -> x_BSD.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config, layer)
+        self.mlp = MoE(config.hidden_size, config.layers[layer])
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x_BSD: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups)
+        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+
+
+class Backbone(nn.Module):
+    """Token embeddings, the layers, and the norm before the text head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(len(config.layers)))
+        self.ln_f = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class HunyuanImage(nn.Module):
+    """Text and picture paths around one backbone.
+
+    A denoising step is `embed_step`, `run_layers`, `predict_velocity`; a caller may put a step
+    cache around the middle one.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.timestep_emb = TimestepEmbedding(config.hidden_size)
+        self.time_embed = TimestepEmbedding(config.hidden_size)
+        self.time_embed_2 = TimestepEmbedding(config.hidden_size)
+        self.patch_embed = PatchEmbed(config)
+        self.final_layer = FinalLayer(config)
+        self.vae = Vae(config.vae)
+        self.vision_model = build_vision_tower(config.vision)
+        self.vision_aligner = VisionAligner(config.vision_aligner)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.wte.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.wte.weight.device
+
+    def embed_ids(self, ids: Sequence[int]) -> Tensor:
+        """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
+        return self.model.wte(torch.tensor([list(ids)], device=self.device))
+
+    def embed_step(self, latent_BCYX: Tensor, timestep_B: Tensor) -> Tensor:
+        """Return the tokens of a denoising step, [<timestep>, image tokens].
+
+        Shapes: latent_BCYX float32, timestep_B float32 in [0, 1000] -> x_BSD.
+        """
+        timestep_B1D = self.timestep_emb(timestep_B).unsqueeze(1)
+        image_BSD = self.patch_embed(latent_BCYX.to(self.dtype), self.time_embed(timestep_B))
+        return torch.cat((timestep_B1D, image_BSD), dim=1)
+
+    def run_layers(
+        self, x_BSD: Tensor, groups: Sequence[RowGroup], start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """Run the layers [start, stop) on all rows. Shapes: x_BSD -> x_BSD, without final norm."""
+        for layer in self.model.layers[start:stop]:
+            x_BSD = layer(x_BSD, groups)
+        return x_BSD
+
+    def predict_velocity(self, x_BSD: Tensor, timestep_B: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return the velocity at the image tokens of a step's last hidden states.
+
+        Shapes: x_BSD as from embed_step, grid (Y, X) -> velocity_BCYX float32.
+        """
+        return self.final_layer(x_BSD[:, 1:], self.time_embed_2(timestep_B), grid)
+
+    def text_logits(self, x_BSD: Tensor) -> Tensor:
+        """Return next-token logits. Shapes: x_BSD -> logits_BSV float32."""
+        return self.lm_head(self.model.ln_f(x_BSD)).float()

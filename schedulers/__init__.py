@@ -1,0 +1,1 @@
+"""Sigma grids and solvers of the flow ODE."""

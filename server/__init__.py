@@ -1,0 +1,1 @@
+"""API, tasks, engine and worker of the server; the only package that imports the others."""

@@ -1,0 +1,1 @@
+"""The protocol: HTTP bodies in, response envelopes out. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Measurements that live in the product (`hyimage bench`)."""

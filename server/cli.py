@@ -1,0 +1,160 @@
+"""`hyimage`: serve, generate, verify, bench. Parses, loads settings, starts; decides nothing."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from server.errors import TaskError
+from server.settings import Settings, load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="HunyuanImage-3.0 on your own machines, behind Runware's imageInference API.",
+)
+bench = typer.Typer(no_args_is_help=True, help="Measure, as ratios within one run.")
+app.add_typer(bench, name="bench")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML settings file, for example configs/tiny.toml."),
+]
+CheckpointOption = Annotated[
+    str | None, typer.Option("--checkpoint", help="Folder with config.json and the weights.")
+]
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Serve the API: POST /v1, GET /ready, interactive documentation at /docs."""
+    from server.serve import serve_forever
+
+    with reported_errors():
+        settings = load_settings(
+            config, server__host=host, server__port=port, worker__checkpoint=checkpoint
+        )
+        serve_forever(settings)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="jpg, png or webp file.")] = Path(
+        "picture.png"
+    ),
+    negative: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    size: Annotated[
+        str, typer.Option(help="WIDTHxHEIGHT, one of the trained sizes.")
+    ] = "1024x1024",
+    steps: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    guidance: Annotated[float, typer.Option(help="1 turns guidance off.", min=1, max=50)] = 7.0,
+    seed: Annotated[int | None, typer.Option(help="Random if left out.", min=0)] = None,
+    quality: Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)] = 95,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Draw one picture without a server."""
+    from server.generate import generate_picture
+
+    with reported_errors():
+        generate_picture(
+            _settings(config, checkpoint),
+            prompt=prompt,
+            negative=negative,
+            size=size,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            quality=quality,
+            output=output,
+        )
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint folder the recording was made of.")
+    ],
+    recording: Annotated[Path, typer.Argument(help="Folder with manifest.json.")],
+    group: Annotated[
+        list[str] | None, typer.Option(help="Check only these groups or cases.")
+    ] = None,
+    failures_only: Annotated[
+        bool, typer.Option("--failures-only", help="Show only the rows that failed.")
+    ] = False,
+) -> None:
+    """Compare this implementation with recorded tensors, in float32; exit 1 on any difference."""
+    from server.verify.report import verify_recording
+
+    with reported_errors():
+        is_ok = verify_recording(checkpoint, recording, set(group or ()), failures_only)
+    raise typer.Exit(0 if is_ok else 1)
+
+
+def _settings(config: Path | None, checkpoint: str | None) -> Settings:
+    return load_settings(config, worker__checkpoint=checkpoint)
+
+
+class reported_errors:  # noqa: N801 -- used as a `with` statement, like contextlib's
+    """Turn what a user can cause into one line and exit status 2; all else is a traceback."""
+
+    def __enter__(self) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TaskError | ValueError) and hasattr(error, "code"):
+            Console(stderr=True).print(f"[red]error[/red] {error}", highlight=False)
+            raise typer.Exit(2) from None
+
+
+@bench.command("step")
+def bench_step(
+    hidden: Annotated[int, typer.Option(help="Model width.", min=64)] = 512,
+    layers: Annotated[int, typer.Option(min=1)] = 8,
+    experts: Annotated[int, typer.Option(min=2)] = 64,
+    top_k: Annotated[int, typer.Option(help="Experts per token.", min=1)] = 8,
+    image_tokens: Annotated[int, typer.Option(min=16)] = 1024,
+    rows: Annotated[int, typer.Option(help="2 = one picture with guidance.", min=1)] = 2,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option()] = "cpu",
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write figures here.")
+    ] = None,
+) -> None:
+    """Time a denoising step against the bare products and attention calls of the same shapes."""
+    from server.bench.step import StepBench, run_step_bench, write_result
+
+    settings = StepBench(
+        hidden=hidden,
+        layers=layers,
+        experts=experts,
+        top_k=top_k,
+        image_tokens=image_tokens,
+        rows=rows,
+        dtype=dtype,
+        device=device,
+        repeats=repeats,
+    )
+    console = Console(highlight=False)
+    with console.status(f"building {layers} layers of width {hidden}, then {repeats} steps"):
+        result = run_step_bench(settings)
+    console.print(
+        f"step        {result.step_s * 1e3:9.1f} ms\n"
+        f"bare calls  {result.bare_s * 1e3:9.1f} ms  ({result.num_bare_calls} products and "
+        f"attention calls)\n"
+        f"ratio       {result.ratio:9.3f}     (1 = nothing but mathematics)\n"
+        f"parameters  {result.parameter_bytes / 2**20:9.1f} MiB\n"
+        f"peak extra  {result.peak_extra_bytes / 2**20:9.1f} MiB during a step\n"
+        f"threads     {result.num_threads:9d}"
+    )
+    if json_file is not None:
+        write_result(json_file, settings, result)

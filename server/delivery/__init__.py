@@ -1,0 +1,1 @@
+"""How finished images leave the server."""

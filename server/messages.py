@@ -1,0 +1,91 @@
+"""What crosses the border between the server and its worker: a Job, and the events about it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+ImageFormat = Literal["JPG", "PNG", "WEBP"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """Pictures to draw for one task. Sizes in pixels; one picture per seed."""
+
+    job_id: str
+    prompt: str
+    negative_prompt: str | None
+    width_px: int
+    height_px: int
+    num_steps: int
+    guidance: float
+    seeds: tuple[int, ...]
+    image_format: ImageFormat
+    quality: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cancel:
+    """Stop drawing a job after its current step."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerReady:
+    """The worker has loaded its checkpoint and takes jobs."""
+
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerFailed:
+    """The worker cannot start; the message says why."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDone:
+    """One denoising step of one picture is finished."""
+
+    job_id: str
+    image: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageDone:
+    """One picture is drawn and encoded."""
+
+    job_id: str
+    image: int
+    seed: int
+    encoded: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobDone:
+    """Every picture of the job is drawn."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobFailed:
+    """The job ended in an error."""
+
+    job_id: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobCancelled:
+    """The job was stopped on request."""
+
+    job_id: str
+
+
+JobEvent = StepDone | ImageDone | JobDone | JobFailed | JobCancelled
+WorkerEvent = WorkerReady | WorkerFailed | JobEvent

@@ -1,0 +1,1 @@
+"""The life of a task from admission to its one end."""

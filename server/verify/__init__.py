@@ -1,0 +1,1 @@
+"""Proof of the implementation against recorded tensors (`hyimage verify`)."""

@@ -1,0 +1,56 @@
+"""One comparison with recorded truth, and the list of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A row of the report."""
+
+    group: str
+    name: str
+    shape: str
+    max_error: float | None
+    tolerance: str
+    is_ok: bool
+    note: str = ""
+
+
+def compare_tensors(group: str, name: str, ours: Tensor, recorded: Tensor, tolerance: Any) -> Check:
+    """Compare with a tolerance of the manifest: "exact", or atol + rtol * |recorded|."""
+    shape = "x".join(map(str, recorded.shape))
+    if ours.shape != recorded.shape:
+        note = f"our shape is {list(ours.shape)}"
+        return Check(group, name, shape, None, _describe(tolerance), is_ok=False, note=note)
+    difference = (ours.cpu().double() - recorded.double()).abs()
+    max_error = difference.max().item() if difference.numel() else 0.0
+    if tolerance == "exact":
+        is_ok = torch.equal(ours.cpu().double(), recorded.double())
+    else:
+        limit = tolerance["atol"] + tolerance["rtol"] * recorded.double().abs()
+        is_ok = bool((difference <= limit).all())  # a NaN is not
+    return Check(group, name, shape, max_error, _describe(tolerance), is_ok)
+
+
+def compare_values(group: str, name: str, ours: object, recorded: object) -> Check:
+    """Compare anything else for equality."""
+    is_ok = ours == recorded
+    note = "" if is_ok else f"ours {str(ours)[:120]}, recorded {str(recorded)[:120]}"
+    return Check(group, name, "", None if is_ok else 1.0, "exact", is_ok, note)
+
+
+def left_out(group: str, names: Iterable[str]) -> list[Check]:
+    """Return a failed row for every recorded thing that no check has looked at."""
+    note = "recorded, but no check looked at it"
+    return [Check(group, name, "", None, "", is_ok=False, note=note) for name in sorted(names)]
+
+
+def _describe(tolerance: Any) -> str:
+    if not isinstance(tolerance, dict):
+        return str(tolerance)
+    return f"{tolerance['atol']:g} + {tolerance['rtol']:g} rel"

@@ -1,0 +1,119 @@
+"""One worker process: receive jobs, draw them a step at a time, report, obey cancel."""
+
+import logging
+import signal
+from collections import deque
+from collections.abc import Generator, Iterator
+from multiprocessing.connection import Connection, wait
+
+from model.errors import ModelError
+from server.messages import (
+    Cancel,
+    Job,
+    JobCancelled,
+    JobEvent,
+    JobFailed,
+    WorkerEvent,
+    WorkerFailed,
+    WorkerReady,
+)
+from server.origin import check_origin
+from server.settings import WorkerSettings
+from server.worker.parts import Parts, build_parts
+from server.worker.pipeline import draw
+
+log = logging.getLogger(__name__)
+
+
+def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None:
+    """Load the checkpoint and draw until the server closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    check_origin()
+    try:
+        parts = build_parts(settings)
+    except ModelError as e:
+        jobs.send(WorkerFailed(code=e.code, message=str(e)))
+        return
+    jobs.send(WorkerReady(description=describe(parts, settings)))
+    try:
+        Drawer(parts, jobs, control, settings.max_active_jobs).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        log.info("the server is gone; the worker ends")
+
+
+def describe(parts: Parts, settings: WorkerSettings) -> str:
+    """Return one line on what this worker draws with."""
+    num_parameters = sum(p.numel() for p in parts.transformer.parameters())
+    return (
+        f"{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}, "
+        f"{settings.device})"
+    )
+
+
+class Drawer:
+    """Interleaves the steps of several jobs, so that a short one is not stuck behind a long one."""
+
+    def __init__(
+        self, parts: Parts, jobs: Connection, control: Connection, max_active: int
+    ) -> None:
+        self._parts = parts
+        self._jobs = jobs
+        self._control = control
+        self._max_active = max_active
+        self._waiting: deque[Job] = deque()
+        self._active: deque[tuple[str, Iterator[JobEvent]]] = deque()
+
+    def run(self) -> None:
+        """Draw for ever.
+
+        Raises:
+            EOFError: the server closed its end of a pipe.
+        """
+        while True:
+            self._receive()
+            while self._waiting and len(self._active) < self._max_active:
+                job = self._waiting.popleft()
+                self._active.append((job.job_id, draw(self._parts, job)))
+            if self._active:
+                self._advance(*self._active.popleft())
+
+    def _receive(self) -> None:
+        """Take what has arrived; wait for it only when there is nothing to draw."""
+        is_idle = not (self._active or self._waiting)
+        arrived = wait([self._jobs, self._control], None if is_idle else 0)
+        for source in (s for s in (self._jobs, self._control) if s in arrived):
+            message = source.recv()
+            if isinstance(message, Job):
+                self._waiting.append(message)
+            elif isinstance(message, Cancel):
+                self._cancel(message.job_id)
+
+    def _advance(self, job_id: str, events: Iterator[JobEvent]) -> None:
+        """Draw one step of a job and put it at the end of the line."""
+        try:
+            event = next(events, None)
+        except ModelError as e:
+            event, events = JobFailed(job_id=job_id, code=e.code, message=str(e)), iter(())
+        except Exception:
+            log.exception("job %s failed", job_id)
+            message = "drawing failed inside the model; the server's log has the details"
+            event = JobFailed(job_id=job_id, code="inferenceError", message=message)
+            events = iter(())
+        if event is not None:
+            self._send(event)
+            self._active.append((job_id, events))
+
+    def _cancel(self, job_id: str) -> None:
+        known = any(i == job_id for i, _ in self._active) or any(
+            job.job_id == job_id for job in self._waiting
+        )
+        self._waiting = deque(job for job in self._waiting if job.job_id != job_id)
+        for active_id, events in self._active:
+            if active_id == job_id and isinstance(events, Generator):
+                events.close()
+        self._active = deque(pair for pair in self._active if pair[0] != job_id)
+        if known:
+            self._send(JobCancelled(job_id=job_id))
+
+    def _send(self, event: WorkerEvent) -> None:
+        self._jobs.send(event)

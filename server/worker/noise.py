@@ -1,0 +1,17 @@
+"""Seeds to noise: one stream per image, the same on every machine, thread count and batch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the standard normal latent that a picture starts from, float32 on the CPU.
+
+    torch's CPU generator reads only the low 32 bits of a seed; larger seeds key a counter-based
+    generator with all of theirs. The API's maximum lies 192 above 2^63 and wraps.
+    """
+    if seed < 2**32:
+        return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
+    generator = np.random.Generator(np.random.Philox(key=seed % 2**63))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

@@ -1,0 +1,59 @@
+"""Everything the drawing loop needs from one checkpoint, loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.config import load_config
+from model.generation import GenerationConfig, load_generation_config
+from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
+from model.resolution import Size, list_sizes
+from model.template import Template
+from model.tokenizer import Tokenizer
+from model.transformer import HunyuanImage
+from server.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One checkpoint, ready to draw."""
+
+    transformer: HunyuanImage
+    tokenizer: Tokenizer
+    template: Template
+    generation: GenerationConfig
+    sizes: tuple[Size, ...]
+
+
+def build_parts(
+    settings: WorkerSettings,
+    progress: Progress | None = None,
+    skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
+) -> Parts:
+    """Load the checkpoint that the settings name. Small files first, so that errors come early.
+
+    `skip` names parts that are checked but not held.
+
+    Raises:
+        ModelError: anything about the checkpoint is wrong.
+    """
+    folder = Path(settings.checkpoint)
+    config = load_config(folder)
+    generation = load_generation_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    options = LoadOptions(
+        device=settings.device,
+        dtype=getattr(torch, settings.dtype),
+        vae_dtype=getattr(torch, settings.vae_dtype),
+        skip=skip,
+    )
+    return Parts(
+        transformer=load_model(folder, options, progress),
+        tokenizer=tokenizer,
+        template=Template(tokenizer, generation.template, config.image_base_size),
+        generation=generation,
+        sizes=list_sizes(config.image_base_size),
+    )

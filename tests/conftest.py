@@ -1,0 +1,67 @@
+"""What tests share: the recorded checkpoint, a loaded model, a tiny random checkpoint."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+from model.loading.build import LoadOptions
+from server.messages import Job
+from server.settings import WorkerSettings
+from server.worker.parts import Parts, build_parts
+from training.random_checkpoint import write_random_checkpoint
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_CHECKPOINT = GOLDEN / "model"
+FLOAT32 = LoadOptions(dtype=torch.float32)
+
+# The only tolerances in the suite: a looser one carries a comment at its place.
+TOLERANCE = {
+    torch.float32: {"atol": 1e-5, "rtol": 1e-5},
+    torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from a second thread and lose much on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden_parts() -> Parts:
+    """The checkpoint of the recordings, in float32, with its image-input parts."""
+    return build_parts(WorkerSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random checkpoint that `make serve` starts with."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_random_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_parts(tiny_checkpoint: Path) -> Parts:
+    return build_parts(WorkerSettings(checkpoint=str(tiny_checkpoint)))
+
+
+@pytest.fixture
+def job() -> Job:
+    """A quick picture; `dataclasses.replace` makes variants."""
+    return Job(
+        job_id="job",
+        prompt="a red fox",
+        negative_prompt=None,
+        width_px=1024,
+        height_px=1024,
+        num_steps=2,
+        guidance=5.0,
+        seeds=(7,),
+        image_format="PNG",
+        quality=95,
+    )
