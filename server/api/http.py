@@ -134,13 +134,19 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 def _parse_body(body: bytes) -> list[object]:
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
         raise TaskError("invalidJSON", f"The request body is not valid JSON: {e}.") from None
     tasks = value if isinstance(value, list) else [value]
     if not tasks:
         raise TaskError("arrayTooSmall", "The array of tasks is empty; send at least one task.")
     return tasks
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _failure(errors: list[dict[str, Any]], code: str) -> JSONResponse:

@@ -1,0 +1,66 @@
+"""A server in this process whose engine draws nothing: every job succeeds at once, or as told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from server.api.app import create_app
+from server.engine.protocol import EngineStatus
+from server.messages import ImageDone, Job, JobDone, JobEvent, JobFailed, StepDone
+from server.settings import Settings, load_settings
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.failure: tuple[str, str] | None = None
+        self.is_held = False
+        self.status = EngineStatus(is_ready=True, description="fake")
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def cancel(self, job_id: str) -> None: ...
+
+    async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
+        self.jobs.append(job)
+        while self.is_held:
+            await asyncio.sleep(0.01)
+        if self.failure:
+            yield JobFailed(job_id=job.job_id, code=self.failure[0], message=self.failure[1])
+            return
+        for image, seed in enumerate(job.seeds):
+            yield StepDone(job_id=job.job_id, image=image, step=1, num_steps=job.num_steps)
+            yield ImageDone(job_id=job.job_id, image=image, seed=seed, encoded=b"picture %d" % seed)
+        yield JobDone(job_id=job.job_id)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    golden = Path(__file__).parents[1] / "golden" / "model"
+    (tmp_path / "checkpoint").mkdir()
+    config = (golden / "config.json").read_text()
+    (tmp_path / "checkpoint" / "config.json").write_text(
+        config.replace('"image_base_size": 256', '"image_base_size": 1024')
+    )
+    base = load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint"))
+    images = base.images.model_copy(update={"folder": str(tmp_path / "images")})
+    server = base.server.model_copy(update={"max_body_bytes": 100_000, "max_queued_images": 25})
+    return base.model_copy(update={"images": images, "server": server})
+
+
+@pytest.fixture
+def client(settings: Settings, engine: FakeEngine) -> Iterator[TestClient]:
+    app: Any = create_app(settings, engine)
+    with TestClient(app, base_url="http://example.test:8000", follow_redirects=False) as client:
+        yield client

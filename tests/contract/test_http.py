@@ -1,0 +1,309 @@
+import base64
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from server.api.schemas import ImageInference
+from server.tasks.seeds import MAX_SEED
+
+SEED_REQUESTS = json.loads((Path(__file__).parent / "seed_requests.json").read_text())
+
+
+def make_task(**changes: Any) -> dict[str, Any]:
+    task = {
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+    }
+    return {k: v for k, v in {**task, **changes}.items() if v is not ...}
+
+
+def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
+    response = client.post("/v1", json=[make_task(**changes)])
+    body = response.json()
+    assert response.status_code == 400
+    assert body["data"] == []
+    assert body["error"] == body["errors"][0]
+    error: dict[str, Any] = body["errors"][0]
+    return error
+
+
+@pytest.mark.parametrize("request_body", SEED_REQUESTS)
+def test_the_published_example_requests_are_accepted_unchanged(
+    client: TestClient, engine: Any, request_body: dict[str, Any]
+) -> None:
+    response = client.post("/v1", json=[request_body])
+    assert response.status_code == 200
+    assert response.json().keys() == {"data"}
+    (item,) = response.json()["data"]
+    assert item["taskUUID"] == request_body["taskUUID"]
+    assert item["seed"] == request_body["seed"]
+    (job,) = engine.jobs
+    assert (job.width_px, job.height_px) == (request_body["width"], request_body["height"])
+    assert (job.num_steps, job.guidance) == (request_body["steps"], request_body["CFGScale"])
+    assert job.prompt == request_body["positivePrompt"]
+    assert job.negative_prompt == request_body["negativePrompt"]
+
+
+def test_defaults_are_those_of_the_parameter_page(client: TestClient, engine: Any) -> None:
+    client.post("/v1", json=[make_task()])
+    (job,) = engine.jobs
+    assert (job.num_steps, job.guidance, job.image_format, job.quality) == (20, 7.0, "JPG", 95)
+    assert (job.width_px, job.height_px, len(job.seeds)) == (1024, 1024, 1)
+    assert job.seeds[0] < 2**32
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1?sdk=js&version=1.3.2"])
+def test_the_endpoint_answers_on_its_spellings_without_a_redirect(
+    client: TestClient, path: str
+) -> None:
+    assert client.post(path, json=[make_task()]).status_code == 200
+
+
+def test_a_lone_object_is_one_task(client: TestClient) -> None:
+    assert len(client.post("/v1", json=make_task()).json()["data"]) == 1
+
+
+def test_each_result_has_its_own_seed_and_uuid(client: TestClient) -> None:
+    data = client.post("/v1", json=[make_task(seed=5, numberResults=3)]).json()["data"]
+    assert [item["seed"] for item in data] == [5, 6, 7]
+    assert len({item["imageUUID"] for item in data}) == 3
+
+
+def test_the_maximal_seed_of_the_page_is_accepted(client: TestClient) -> None:
+    data = client.post("/v1", json=[make_task(seed=MAX_SEED, numberResults=2)]).json()["data"]
+    assert [item["seed"] for item in data] == [MAX_SEED, 0]
+
+
+@pytest.mark.parametrize("form", ["URL", "base64Data", "dataURI"])
+def test_a_picture_comes_in_exactly_the_form_asked_for(client: TestClient, form: str) -> None:
+    (item,) = client.post(
+        "/v1", json=[make_task(outputType=form, outputFormat="png", seed=1)]
+    ).json()["data"]
+    keys = {"URL": "imageURL", "base64Data": "imageBase64Data", "dataURI": "imageDataURI"}
+    assert {key for key in item if key.startswith("image") and key != "imageUUID"} == {keys[form]}
+    value = item[keys[form]]
+    if form == "URL":
+        assert value == f"http://example.test:8000/images/{item['imageUUID']}.png"
+        picture = client.get(value)
+        assert (picture.content, picture.headers["content-type"]) == (b"picture 1", "image/png")
+    else:
+        prefix = "data:image/png;base64," if form == "dataURI" else ""
+        assert value.startswith(prefix)
+        assert base64.b64decode(value.removeprefix(prefix)) == b"picture 1"
+
+
+def test_several_forms_can_be_asked_for_at_once(client: TestClient) -> None:
+    (item,) = client.post("/v1", json=[make_task(outputType=["URL", "dataURI"])]).json()["data"]
+    assert {"imageURL", "imageDataURI"} <= item.keys()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.png", "..%2f..%2fetc%2fpasswd", f"{uuid.uuid4()}.png", f"{uuid.uuid4()}.exe"]
+)
+def test_an_image_that_is_not_there_is_404(client: TestClient, name: str) -> None:
+    assert client.get(f"/images/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "parameter"),
+    [
+        ({"taskUUID": ...}, "missingTaskUUID", "taskUUID"),
+        ({"taskUUID": "not-a-uuid"}, "invalidTaskUUID", "taskUUID"),
+        ({"model": ...}, "missingModel", "model"),
+        ({"model": "runware:1@1"}, "invalidModel", "model"),
+        ({"positivePrompt": ...}, "missingPositivePrompt", "positivePrompt"),
+        ({"positivePrompt": None}, "missingPositivePrompt", "positivePrompt"),
+        ({"positivePrompt": ""}, "invalidPositivePrompt", "positivePrompt"),
+        ({"positivePrompt": "x"}, "invalidPositivePrompt", "positivePrompt"),
+        ({"positivePrompt": "x" * 4000}, "invalidPositivePrompt", "positivePrompt"),
+        ({"positivePrompt": 5}, "invalidPositivePrompt", "positivePrompt"),
+        ({"negativePrompt": "x"}, "invalidNegativePrompt", "negativePrompt"),
+        ({"width": 1024}, "missingHeight", "height"),
+        ({"height": 1024}, "missingWidth", "width"),
+        ({"width": 512, "height": 512}, "unsupportedDimensions", ["width", "height"]),
+        ({"width": 1024.5, "height": 1024}, "invalidWidth", "width"),
+        ({"seed": -1}, "invalidSeed", "seed"),
+        ({"seed": MAX_SEED + 1}, "invalidSeed", "seed"),
+        ({"seed": True}, "invalidSeed", "seed"),
+        ({"steps": 0}, "invalidSteps", "steps"),
+        ({"steps": 101}, "invalidSteps", "steps"),
+        ({"steps": "20"}, "invalidSteps", "steps"),
+        ({"CFGScale": 1.0}, "invalidCFGScale", "CFGScale"),
+        ({"CFGScale": 50.5}, "invalidCFGScale", "CFGScale"),
+        ({"CFGScale": 7.005}, "invalidCFGScale", "CFGScale"),
+        ({"numberResults": 21}, "invalidNumberResults", "numberResults"),
+        ({"outputType": "file"}, "invalidOutputType", "outputType"),
+        ({"outputType": []}, "invalidOutputType", "outputType"),
+        ({"outputFormat": "TIFF"}, "invalidOutputFormat", "outputFormat"),
+        ({"outputQuality": 100}, "invalidOutputQuality", "outputQuality"),
+        ({"seedImage": "x"}, "unsupportedParameter", "seedImage"),
+        ({"taskType": ...}, "missingTaskType", "taskType"),
+        ({"taskType": "videoInference"}, "unsupportedTaskType", "taskType"),
+    ],
+)
+def test_a_faulty_parameter_is_named_with_its_code(
+    client: TestClient, engine: Any, changes: dict[str, Any], code: str, parameter: object
+) -> None:
+    error = refusal(client, **changes)
+    assert (error["code"], error["parameter"]) == (code, parameter)
+    assert len(error["message"]) > 20
+    assert engine.jobs == []
+
+
+def test_an_error_says_what_would_be_right(client: TestClient) -> None:
+    error = refusal(client, steps=500)
+    assert (error["type"], error["min"], error["max"]) == ("integer", 1, 100)
+    assert "500" in error["message"]
+    sizes = refusal(client, width=512, height=512)["allowedValues"]
+    assert len(sizes) == 17
+    assert "1536x512" in sizes
+
+
+def test_faults_are_reported_in_the_apis_order(client: TestClient) -> None:
+    faults = {"unknownKey": 1, "model": ..., "positivePrompt": "", "steps": 0}
+    codes = []
+    for fixed in ("unknownKey", "model", "positivePrompt", "steps"):
+        codes.append(refusal(client, **faults)["code"])
+        del faults[fixed]
+    assert codes == [
+        "unsupportedParameter",
+        "missingModel",
+        "invalidPositivePrompt",
+        "invalidSteps",
+    ]
+
+
+def test_errors_stay_with_their_task(client: TestClient) -> None:
+    good, bad = make_task(), make_task(steps=0)
+    response = client.post("/v1", json=[good, bad, 3])
+    assert response.status_code == 200
+    assert [item["taskUUID"] for item in response.json()["data"]] == [good["taskUUID"]]
+    first, second = response.json()["errors"]
+    assert (first["taskUUID"], first["taskType"]) == (bad["taskUUID"], "imageInference")
+    assert second["code"] == "invalidTask"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b"[]", b"nope", b"[NaN]", b'["\\ud800"]']
+)
+def test_a_body_that_is_no_array_of_tasks_is_refused(client: TestClient, body: bytes) -> None:
+    response = client.post("/v1", content=body)
+    assert response.status_code in (400, 413)
+    assert response.json()["errors"][0]["code"] in (
+        "invalidJSON",
+        "arrayTooSmall",
+        "requestTooLarge",
+    )
+
+
+def test_a_body_over_the_limit_is_refused(client: TestClient) -> None:
+    response = client.post("/v1", content=b"[" + b" " * 200_000 + b"]")
+    assert response.status_code == 413
+    assert response.json()["errors"][0]["code"] == "requestTooLarge"
+
+
+def test_a_full_queue_answers_429_and_recovers(client: TestClient, engine: Any) -> None:
+    engine.is_held = True
+    first: list[int] = []
+    sender = threading.Thread(
+        target=lambda: first.append(
+            client.post("/v1", json=[make_task(numberResults=20)]).status_code
+        )
+    )
+    sender.start()
+    while not engine.jobs:
+        time.sleep(0.01)
+    full = client.post("/v1", json=[make_task(numberResults=20)])
+    assert (full.status_code, full.json()["errors"][0]["code"]) == (429, "rateLimitExceeded")
+    assert int(full.headers["retry-after"]) > 0
+    engine.is_held = False
+    sender.join(timeout=10)
+    assert first == [200]
+    assert client.post("/v1", json=[make_task(numberResults=20)]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("inferenceError", 500), ("promptTooLong", 400), ("serviceUnavailable", 503)],
+)
+def test_a_job_that_fails_is_an_error_with_its_tasks_uuid(
+    client: TestClient, engine: Any, code: str, status: int
+) -> None:
+    engine.failure = (code, "it did not work")
+    task = make_task()
+    response = client.post("/v1", json=[task])
+    assert response.status_code == status
+    (error,) = response.json()["errors"]
+    assert (error["code"], error["taskUUID"]) == (code, task["taskUUID"])
+
+
+def test_no_prompt_is_asked_for_with_a_blank(client: TestClient, engine: Any) -> None:
+    client.post("/v1", json=[make_task(positivePrompt="__BLANK__")])
+    assert engine.jobs[0].prompt == ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = st.dictionaries(st.sampled_from(sorted(ImageInference.model_fields)), JSON, max_size=4)
+
+
+@hypothesis_settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=st.one_of(JSON, FIELDS.map(lambda fields: [make_task(**fields)])))
+def test_no_json_whatever_breaks_the_server(client: TestClient, body: Any) -> None:
+    response = client.post("/v1", content=json.dumps(body))
+    assert response.status_code in (200, 400)
+    assert response.json().keys() & {"data", "errors"}
+
+
+def test_health_and_readiness_are_told_apart(client: TestClient, engine: Any) -> None:
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ready").json() == {"ready": True, "worker": "fake"}
+    engine.status = type(engine.status)(is_ready=False, description="loading")
+    assert client.get("/ready").status_code == 503
+    assert client.get("/health").status_code == 200
+
+
+def test_the_openapi_page_shows_every_parameter_with_its_bounds(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/v1"]["post"]
+    items = operation["requestBody"]["content"]["application/json"]["schema"]["items"]
+    assert items["properties"].keys() == ImageInference.model_fields.keys()
+    assert all(field.get("description") for field in items["properties"].values())
+    assert items["properties"]["steps"]["maximum"] == 100
+
+
+def test_the_api_never_imports_torch() -> None:
+    code = "import sys, server.api.app, server.engine.local; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_a_stranger_named_like_our_package_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "__init__.py").write_text("")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from server.origin import *; check_origin()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False, capture_output=True
+    )
+    assert done.returncode == 1
+    assert b"'cache' comes from" in done.stderr

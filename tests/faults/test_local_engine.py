@@ -1,0 +1,167 @@
+"""The engine with a real worker process: drawing, dying, refusing to start."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from server.engine.local import LocalEngine
+from server.messages import ImageDone, Job, JobCancelled, JobDone, JobEvent, JobFailed, StepDone
+from server.settings import WorkerSettings
+from server.worker.parts import Parts
+from server.worker.pipeline import draw
+
+TIMEOUT_S = 90
+
+
+@asynccontextmanager
+async def running_engine(checkpoint: Path) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(WorkerSettings(checkpoint=str(checkpoint), num_threads=1))
+    await engine.start()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield engine
+    finally:
+        await engine.stop()
+
+
+async def collect(engine: LocalEngine, job: Job) -> list[JobEvent]:
+    return [event async for event in engine.submit(job)]
+
+
+def pictures(events: list[JobEvent]) -> list[bytes]:
+    return [event.encoded for event in events if isinstance(event, ImageDone)]
+
+
+def worker_pid(engine: LocalEngine) -> int:
+    assert engine._worker is not None
+    pid = engine._worker.process.pid
+    assert pid is not None
+    return pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_job_submitted_while_the_worker_loads_is_drawn_as_in_this_process(
+    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+) -> None:
+    async def scenario() -> list[JobEvent]:
+        async with running_engine(tiny_checkpoint) as engine:
+            assert not engine.status.is_ready
+            events = await collect(engine, job)
+            assert engine.status.is_ready
+            return events
+
+    events = asyncio.run(scenario())
+    assert isinstance(events[-1], JobDone)
+    assert pictures(events) == pictures(list(draw(tiny_parts, job)))
+
+
+def test_a_job_whose_worker_is_killed_is_drawn_again_with_the_same_pixels(
+    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+) -> None:
+    long = replace(job, num_steps=60)
+
+    async def scenario() -> list[JobEvent]:
+        async with running_engine(tiny_checkpoint) as engine:
+            events = []
+            is_killed = False
+            async for event in engine.submit(long):
+                events.append(event)
+                if isinstance(event, StepDone) and event.step == 3 and not is_killed:
+                    is_killed = True
+                    os.kill(worker_pid(engine), signal.SIGKILL)
+            return events
+
+    events = asyncio.run(scenario())
+    assert sum(isinstance(e, JobDone) for e in events) == 1
+    assert sum(isinstance(e, StepDone) and e.step == 1 for e in events) == 2
+    assert pictures(events) == pictures(list(draw(tiny_parts, long)))
+
+
+def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
+    tiny_checkpoint: Path, job: Job
+) -> None:
+    async def scenario() -> list[JobEvent]:
+        async with running_engine(tiny_checkpoint) as engine:
+            events = []
+            async for event in engine.submit(replace(job, num_steps=60)):
+                events.append(event)
+                if isinstance(event, StepDone) and event.step == 2:
+                    os.kill(worker_pid(engine), signal.SIGKILL)
+            return events
+
+    ends = [e for e in asyncio.run(scenario()) if not isinstance(e, StepDone | ImageDone)]
+    assert [(type(e), e.code) for e in ends if isinstance(e, JobFailed)] == [
+        (JobFailed, "inferenceError")
+    ]
+    assert len(ends) == 1
+
+
+def test_a_cancelled_job_ends_early_and_others_go_on(tiny_checkpoint: Path, job: Job) -> None:
+    long, short = replace(job, job_id="long", num_steps=100), replace(job, job_id="short")
+
+    async def scenario() -> tuple[list[JobEvent], list[JobEvent]]:
+        async with running_engine(tiny_checkpoint) as engine:
+            events: list[JobEvent] = []
+            other = asyncio.create_task(collect(engine, short))
+            async for event in engine.submit(long):
+                events.append(event)
+                if isinstance(event, StepDone) and event.step == 2:
+                    await engine.cancel("long")
+            return events, await other
+
+    cancelled, finished = asyncio.run(scenario())
+    assert isinstance(cancelled[-1], JobCancelled)
+    assert len(cancelled) < 90
+    assert isinstance(finished[-1], JobDone)
+
+
+def test_a_short_job_is_not_stuck_behind_a_long_one(tiny_checkpoint: Path, job: Job) -> None:
+    long, short = replace(job, job_id="long", num_steps=100), replace(job, job_id="short")
+
+    async def scenario() -> list[str]:
+        async with running_engine(tiny_checkpoint) as engine:
+            order: list[str] = []
+
+            async def run(one: Job) -> None:
+                await collect(engine, one)
+                order.append(one.job_id)
+
+            await asyncio.gather(run(long), run(short))
+            return order
+
+    assert asyncio.run(scenario()) == ["short", "long"]
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_told_to_every_job(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    async def scenario() -> tuple[list[JobEvent], str]:
+        async with running_engine(tmp_path) as engine:
+            events = await collect(engine, job)
+            return events, engine.status.description
+
+    events, description = asyncio.run(scenario())
+    (failed,) = events
+    assert isinstance(failed, JobFailed)
+    assert failed.code == "unsupportedCheckpoint"
+    assert str(tmp_path) in description
+
+
+def test_a_stopped_engine_leaves_no_process(tiny_checkpoint: Path, job: Job) -> None:
+    async def scenario() -> int:
+        async with running_engine(tiny_checkpoint) as engine:
+            await collect(engine, job)
+            return worker_pid(engine)
+
+    assert not is_alive(asyncio.run(scenario()))

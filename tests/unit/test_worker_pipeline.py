@@ -1,0 +1,149 @@
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cache.off import Off
+from model.attention import KeysValues
+from model.errors import ModelError, PromptTooLongError, UnsupportedSizeError
+from model.prefix import build_step_groups
+from model.sequence import ImageSequence
+from schedulers.euler import Euler
+from schedulers.grids import shifted_sigmas
+from server.messages import ImageDone, Job, JobDone, StepDone
+from server.worker.noise import image_noise
+from server.worker.parts import Parts
+from server.worker.pipeline import Denoised, build_job_rows, denoise, draw
+
+SOLVER = Euler(shifted_sigmas(3, 3.0))
+
+
+def run(
+    parts: Parts, rows: Sequence[ImageSequence], latent: Tensor, guidance: float = 5.0
+) -> list[Denoised]:
+    return list(denoise(parts.transformer, rows, latent, guidance, SOLVER, Off()))
+
+
+def noise(parts: Parts, seed: int, rows: Sequence[ImageSequence]) -> Tensor:
+    channels = parts.transformer.config.vae.latent_channels
+    return image_noise(seed, (1, channels, rows[0].grid_height, rows[0].grid_width))
+
+
+def pictures(parts: Parts, job: Job) -> list[bytes]:
+    return [e.encoded for e in draw(parts, job) if isinstance(e, ImageDone)]
+
+
+def test_events_count_every_step_of_every_picture(tiny_parts: Parts, job: Job) -> None:
+    events = list(draw(tiny_parts, replace(job, seeds=(1, 2))))
+    steps = [(e.image, e.step, e.num_steps) for e in events if isinstance(e, StepDone)]
+    assert steps == [(0, 1, 2), (0, 2, 2), (1, 1, 2), (1, 2, 2)]
+    assert [e.seed for e in events if isinstance(e, ImageDone)] == [1, 2]
+    assert isinstance(events[-1], JobDone)
+
+
+def test_a_picture_is_drawn_again_to_the_byte_from_its_seed(tiny_parts: Parts, job: Job) -> None:
+    three = pictures(tiny_parts, replace(job, seeds=(7, 8, 9)))
+    assert len(set(three)) == 3
+    assert [pictures(tiny_parts, replace(job, seeds=(seed,)))[0] for seed in (7, 8, 9)] == three
+
+
+@torch.inference_mode()
+def test_an_image_is_the_same_alone_and_in_a_batch(tiny_parts: Parts, job: Job) -> None:
+    jobs = [replace(job, prompt=p) for p in ("a red fox", "an old bridge in fog at dawn", "tea")]
+    pairs = [build_job_rows(tiny_parts, j) for j in jobs]
+    latents = torch.cat([noise(tiny_parts, seed, pairs[0]) for seed in (1, 2, 3)])
+    together = run(tiny_parts, [p[0] for p in pairs] + [p[1] for p in pairs], latents)
+    for i, pair in enumerate(pairs):
+        for batch, alone in zip(together, run(tiny_parts, pair, latents[i : i + 1]), strict=True):
+            torch.testing.assert_close(
+                batch.latent_BCYX[i : i + 1], alone.latent_BCYX, atol=1e-5, rtol=1e-5
+            )
+
+
+@torch.inference_mode()
+def test_poisoned_image_keys_and_values_change_nothing(tiny_parts: Parts, job: Job) -> None:
+    """What a step leaves behind is overwritten with NaN before the next one."""
+
+    rows = build_job_rows(tiny_parts, job)
+    latent = noise(tiny_parts, 7, rows)
+    expected = run(tiny_parts, rows, latent)[-1].latent_BCYX
+    kept: list[KeysValues] = []
+    groups = [replace(g, kept=kept) for g in build_step_groups(tiny_parts.transformer, rows)]
+    x, timestep = latent, SOLVER.sigmas[:-1] * 1000
+    transformer = tiny_parts.transformer
+    for step in range(3):
+        for layer in kept:
+            layer.k_BGSH.fill_(torch.nan)
+            layer.v_BGSH.fill_(torch.nan)
+        kept.clear()
+        embedded = transformer.embed_step(x, timestep[step : step + 1]).repeat(2, 1, 1)
+        hidden = transformer.run_layers(embedded, groups)
+        assert len(kept) == 2 * len(transformer.model.layers)
+        grid = (rows[0].grid_height, rows[0].grid_width)
+        cond, uncond = transformer.predict_velocity(hidden, timestep[step].expand(2), grid).chunk(2)
+        x = SOLVER.step(x, uncond + 5.0 * (cond - uncond), step)
+    assert torch.equal(x, expected)
+
+
+def test_guidance_of_one_draws_from_the_conditional_row_alone(tiny_parts: Parts, job: Job) -> None:
+    off = replace(job, guidance=1.0)
+    assert len(build_job_rows(tiny_parts, off)) == 1
+    with_negative = replace(off, negative_prompt="blue")
+    assert pictures(tiny_parts, off) == pictures(tiny_parts, with_negative)
+
+
+def test_a_negative_prompt_of_any_length_takes_the_unconditional_row(
+    tiny_parts: Parts, job: Job
+) -> None:
+    for negative in ("no", "blurry, low detail, " * 20):
+        conditional, other = build_job_rows(tiny_parts, replace(job, negative_prompt=negative))
+        assert len(other.ids) - len(conditional.ids) == len(negative) - len(job.prompt)
+    plain, negated = (pictures(tiny_parts, replace(job, negative_prompt=n)) for n in (None, "no"))
+    assert plain != negated
+
+
+def test_prompts_equal_as_negative_and_positive_cancel_guidance(
+    tiny_parts: Parts, job: Job
+) -> None:
+    rows = build_job_rows(tiny_parts, replace(job, negative_prompt=job.prompt))
+    latent = noise(tiny_parts, 7, rows)
+    guided = run(tiny_parts, rows, latent, guidance=9.0)[-1].latent_BCYX
+    plain = run(tiny_parts, rows[:1], latent, guidance=1.0)[-1].latent_BCYX
+    torch.testing.assert_close(guided, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_closing_the_loop_stops_drawing(tiny_parts: Parts, job: Job) -> None:
+    events = draw(tiny_parts, replace(job, num_steps=50))
+    assert isinstance(next(events), StepDone)
+    events.close()  # type: ignore[attr-defined]
+    assert list(events) == []
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (256, 257), (0, 0)])
+def test_an_untrained_size_is_refused(tiny_parts: Parts, job: Job, width: int, height: int) -> None:
+    with pytest.raises(UnsupportedSizeError, match=f"{width}x{height}"):
+        list(draw(tiny_parts, replace(job, width_px=width, height_px=height)))
+
+
+def test_a_prompt_longer_than_the_model_is_refused_with_the_count(
+    tiny_parts: Parts, job: Job
+) -> None:
+    with pytest.raises(PromptTooLongError, match="22800"):
+        list(draw(tiny_parts, replace(job, prompt="x" * 30000)))
+    assert issubclass(PromptTooLongError, ModelError)
+
+
+@pytest.mark.parametrize("size", [(384, 128), (320, 192), (128, 384)])
+def test_pictures_have_the_size_asked_for(
+    tiny_parts: Parts, job: Job, size: tuple[int, int]
+) -> None:
+    for image_format, name in (("PNG", "PNG"), ("JPG", "JPEG"), ("WEBP", "WEBP")):
+        asked = replace(
+            job, width_px=size[0], height_px=size[1], num_steps=1, image_format=image_format
+        )
+        with Image.open(io.BytesIO(pictures(tiny_parts, asked)[0])) as picture:
+            assert (picture.size, picture.format) == (size, name)
