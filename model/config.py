@@ -192,7 +192,7 @@ def load_config(folder: Path) -> ModelConfig:
     Raises:
         ConfigError: the file is missing, is not JSON, or asks for another architecture.
     """
-    path = folder / "config.json" if folder.is_dir() else folder
+    path = folder if folder.suffix == ".json" else folder / "config.json"
     return parse_config(read_json(path, ConfigError), source=str(path))
 
 

@@ -46,10 +46,10 @@ class HunyuanImage(nn.Module):
     """Text and picture paths around one backbone.
 
     A denoising step is `embed_step`, `run_layers`, `predict_velocity`; a caller may put a step
-    cache around the middle one.
+    cache around the middle one. Without vision the tower for input images is not even built.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, has_vision: bool = True) -> None:
         super().__init__()
         self.config = config
         self.model = Backbone(config)
@@ -60,7 +60,7 @@ class HunyuanImage(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.final_layer = FinalLayer(config)
         self.vae = Vae(config.vae)
-        self.vision_model = build_vision_tower(config.vision)
+        self.vision_model = build_vision_tower(config.vision) if has_vision else None
         self.vision_aligner = VisionAligner(config.vision_aligner)
 
     @property

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import Siglip2VisionConfig, Siglip2VisionModel
 
 from model.errors import ConfigError
 
@@ -18,9 +17,44 @@ def build_vision_tower(fields: Mapping[str, Any]) -> nn.Module | None:
     """Return the tower for the `vit` section of config.json, or None without one."""
     if not fields:
         return None
+    # Imported here: it takes seconds, and text-to-image does without.
+    from transformers import Siglip2VisionConfig, Siglip2VisionModel
+
     config = Siglip2VisionConfig(**{k: fields[k] for k in _CONFIG_FIELDS if k in fields})
     tower: nn.Module = Siglip2VisionModel(config)
     return tower
+
+
+def vision_tower_shapes(fields: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the tower's parameter names and shapes without building it."""
+    if not fields:
+        return {}
+    width, inner = int(fields["hidden_size"]), int(fields["intermediate_size"])
+    patch = int(fields["num_channels"]) * int(fields["patch_size"]) ** 2
+    linears = {
+        "embeddings.patch_embedding": (width, patch),
+        "head.attention.out_proj": (width, width),
+        "head.mlp.fc1": (inner, width),
+        "head.mlp.fc2": (width, inner),
+    }
+    norms = ["post_layernorm", "head.layernorm"]
+    for layer in range(int(fields["num_hidden_layers"])):
+        stem = f"encoder.layers.{layer}"
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            linears[f"{stem}.self_attn.{name}"] = (width, width)
+        linears[f"{stem}.mlp.fc1"], linears[f"{stem}.mlp.fc2"] = (inner, width), (width, inner)
+        norms += [f"{stem}.layer_norm1", f"{stem}.layer_norm2"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.position_embedding.weight": (int(fields["num_patches"]), width),
+        "head.probe": (1, 1, width),
+        "head.attention.in_proj_weight": (3 * width, width),
+        "head.attention.in_proj_bias": (3 * width,),
+    }
+    for name, shape in linears.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    for name in norms:
+        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    return shapes
 
 
 class VisionAligner(nn.Module):

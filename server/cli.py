@@ -158,3 +158,7 @@ def bench_step(
     )
     if json_file is not None:
         write_result(json_file, settings, result)
+
+
+if __name__ == "__main__":
+    app()

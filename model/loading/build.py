@@ -34,10 +34,12 @@ class LoadOptions:
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS
 
 
-def build_skeleton(config: ModelConfig) -> HunyuanImage:
+def build_skeleton(config: ModelConfig, *, has_vision: bool = False) -> HunyuanImage:
     """Return the model on the meta device: names and shapes of every tensor, no memory."""
     with init_empty_weights(include_buffers=True):
-        return HunyuanImage(config).eval().requires_grad_(requires_grad=False)
+        return (
+            HunyuanImage(config, has_vision=has_vision).eval().requires_grad_(requires_grad=False)
+        )
 
 
 def load_model(
@@ -52,7 +54,8 @@ def load_model(
         CheckpointError: a tensor is missing, extra, misshapen or not finite, or a file is damaged.
     """
     options = options or LoadOptions()
-    transformer = build_skeleton(load_config(folder))
+    has_vision = "vision_model" not in options.skip
+    transformer = build_skeleton(load_config(folder), has_vision=has_vision)
     targets = list_targets(transformer)
     shards = list_shards(folder)
     check_names((name for names in shards.values() for name in names), targets, folder / INDEX_NAME)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from model.transformer import HunyuanImage
+from model.vision import vision_tower_shapes
+
 _STACKED = re.compile(r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_proj)")
 
 
@@ -26,9 +29,16 @@ class Target:
         return whole if self.expert is None else whole[self.expert]
 
 
-def list_targets(module: nn.Module) -> dict[str, Target]:
-    """Return the place of every checkpoint tensor of this model, by checkpoint name."""
-    return dict(_targets(module))
+def list_targets(transformer: HunyuanImage) -> dict[str, Target]:
+    """Return the place of every checkpoint tensor of this model, by checkpoint name.
+
+    The vision tower's are listed even where it is not built, so that checkpoints are held to them.
+    """
+    targets = dict(_targets(transformer))
+    if transformer.vision_model is None:
+        for name, shape in vision_tower_shapes(transformer.config.vision).items():
+            targets[f"vision_model.{name}"] = Target(f"vision_model.{name}", None, shape)
+    return targets
 
 
 def _targets(module: nn.Module) -> Iterator[tuple[str, Target]]:

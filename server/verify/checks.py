@@ -32,7 +32,7 @@ def compare_tensors(group: str, name: str, ours: Tensor, recorded: Tensor, toler
     if tolerance == "exact":
         is_ok = torch.equal(ours.cpu().double(), recorded.double())
     else:
-        limit = tolerance["atol"] + tolerance["rtol"] * recorded.double().abs()
+        limit = tolerance["atol"] + tolerance.get("rtol", 0) * recorded.double().abs()
         is_ok = bool((difference <= limit).all())  # a NaN is not
     return Check(group, name, shape, max_error, _describe(tolerance), is_ok)
 
@@ -53,4 +53,4 @@ def left_out(group: str, names: Iterable[str]) -> list[Check]:
 def _describe(tolerance: Any) -> str:
     if not isinstance(tolerance, dict):
         return str(tolerance)
-    return f"{tolerance['atol']:g} + {tolerance['rtol']:g} rel"
+    return f"{tolerance['atol']:g} + {tolerance.get('rtol', 0):g} rel"

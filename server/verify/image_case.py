@@ -132,9 +132,13 @@ class ImageCase:
         length = max(len(row.ids) for row in self._rows)
         return [replace(r, ids=r.ids + (pad,) * (length - len(r.ids))) for r in self._rows]
 
+    @property
+    def _shift(self) -> float:
+        return float(self._case.get("flow_shift", self._parts.generation.flow_shift))
+
     @cached_property
     def _solver(self) -> Euler:
-        return Euler(shifted_sigmas(int(self._case["steps"]), float(self._case["flow_shift"])))
+        return Euler(shifted_sigmas(int(self._case["steps"]), self._shift))
 
     # --- what we compute ---
 

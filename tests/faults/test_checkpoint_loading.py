@@ -176,7 +176,7 @@ def test_the_real_checkpoint_has_5161_tensors_without_any_memory() -> None:
     skeleton = build_skeleton(parse_config(fields))
     assert {p.device.type for p in skeleton.parameters()} == {"meta"}
     assert len(list_targets(skeleton)) == 5161
-    assert round(sum(p.numel() for p in skeleton.parameters()) / 1e9, 1) == 83.0
+    assert round(sum(p.numel() for p in skeleton.parameters()) / 1e9, 1) == 82.6
 
 
 MEASURE = """

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.settings import SettingsError, load_settings
+
+RUNNER = CliRunner()
+
+
+@pytest.mark.parametrize(("ending", "name"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_generate_writes_the_format_of_the_files_ending(
+    tiny_checkpoint: Path, tmp_path: Path, ending: str, name: str
+) -> None:
+    output = tmp_path / f"fox.{ending}"
+    arguments = ["--size", "320x192", "--steps", "1", "--checkpoint", str(tiny_checkpoint)]
+    result = RUNNER.invoke(app, ["generate", "a red fox", "-o", str(output), *arguments])
+    assert result.exit_code == 0, result.output
+    with Image.open(output) as picture:
+        assert (picture.size, picture.format) == ((320, 192), name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-o", "fox.gif"], ".gif"),
+        (["-o", "no/such/folder/fox.png"], "no/such/folder"),
+        (["--size", "big"], "WIDTHxHEIGHT"),
+        (["--size", "512x512"], "512x512"),
+        (["--checkpoint", "nowhere"], "nowhere/config.json"),
+    ],
+)
+def test_generate_refuses_in_one_line_what_it_cannot_do(
+    tiny_checkpoint: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    base = ["-o", str(tmp_path / "x.png"), "--checkpoint", str(tiny_checkpoint)]
+    result = RUNNER.invoke(app, ["generate", "a red fox", *base, *arguments])
+    assert result.exit_code == 2
+    assert complaint in result.output.replace("\n", "")
+    assert "Traceback" not in result.output
+
+
+def test_verify_exits_with_1_when_a_recording_does_not_fit(tiny_checkpoint: Path) -> None:
+    golden = Path(__file__).parents[1] / "golden"
+    fitting = [str(golden / "model"), str(golden), "--group", "vae"]
+    assert RUNNER.invoke(app, ["verify", *fitting]).exit_code == 0
+    other = [str(tiny_checkpoint), str(golden), "--group", "names"]
+    assert RUNNER.invoke(app, ["verify", *other]).exit_code == 1
+
+
+def test_bench_step_reports_a_ratio_and_writes_its_figures(tmp_path: Path) -> None:
+    size = [
+        "--hidden",
+        "64",
+        "--layers",
+        "1",
+        "--experts",
+        "4",
+        "--top-k",
+        "2",
+        "--image-tokens",
+        "64",
+        "--repeats",
+        "1",
+    ]
+    result = RUNNER.invoke(app, ["bench", "step", *size, "--json", str(tmp_path / "step.json")])
+    assert result.exit_code == 0, result.output
+    assert "ratio" in result.output
+    assert '"bare_s"' in (tmp_path / "step.json").read_text()
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["verify"], ["bench", "step"]])
+def test_help_explains_every_command(command: list[str]) -> None:
+    result = RUNNER.invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output) > 200
+
+
+def test_flags_override_the_environment_and_that_overrides_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('[server]\nport = 1111\nhost = "10.0.0.1"\n')
+    assert load_settings(file).server.port == 1111
+    monkeypatch.setenv("HYIMAGE_SERVER__PORT", "2222")
+    settings = load_settings(file)
+    assert (settings.server.port, settings.server.host) == (2222, "10.0.0.1")
+    assert load_settings(file, server__port=3333).server.port == 3333
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[server]\nprot = 1", "server.prot"),
+        ("[server]\nport = 99999", "server.port"),
+        ('[worker]\ndtype = "int8"', "worker.dtype"),
+        ("[nonsense]\na = 1", "nonsense"),
+        ("[server", "not TOML"),
+    ],
+)
+def test_a_faulty_settings_file_names_the_field(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=complaint) as caught:
+        load_settings(file)
+    assert "settings.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tiny.toml", "hunyuan_image_3.toml"])
+def test_the_shipped_settings_files_are_valid(name: str) -> None:
+    load_settings(Path(__file__).parents[2] / "configs" / name)
