@@ -6,6 +6,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.engine.local import LocalEngine
+from server.errors import TaskError
 from server.origin import check_origin
 from server.settings import Settings
 
@@ -19,9 +20,25 @@ def serve_forever(settings: Settings) -> None:
 
     Raises:
         ConfigError: the checkpoint's configuration is missing or not usable.
+        TaskError: the worker could not load the checkpoint.
     """
     check_origin()
-    app = create_app(settings, LocalEngine(settings.worker))
+    failures: list[str] = []
+
+    def stop_server(message: str) -> None:
+        failures.append(message)
+        server.should_exit = True
+
+    app = create_app(settings, LocalEngine(settings.worker, on_failed=stop_server))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.server.host,
+            port=settings.server.port,
+            log_level="info",
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        )
+    )
     log.info(
         "serving %s from %s on http://%s:%d/v1",
         settings.api.model,
@@ -29,10 +46,6 @@ def serve_forever(settings: Settings) -> None:
         settings.server.host,
         settings.server.port,
     )
-    uvicorn.run(
-        app,
-        host=settings.server.host,
-        port=settings.server.port,
-        log_level="info",
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-    )
+    server.run()
+    if failures:
+        raise TaskError("workerFailed", failures[0])

@@ -8,7 +8,7 @@ import importlib
 import logging
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -32,6 +32,7 @@ from server.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 MAX_RUNS = 2  # a job whose worker died is run once more; a second death is the job's own fault
+MAX_FAILED_STARTS = 3  # a worker that dies while loading is started this often in a row
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 10.0
 
@@ -50,6 +51,8 @@ class _Worker:
     process: BaseProcess
     jobs: Connection
     control: Connection
+    reader: threading.Thread
+    loop: asyncio.AbstractEventLoop
     sender: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="worker-send")
     )
@@ -58,12 +61,18 @@ class _Worker:
 class LocalEngine:
     """Implements `server.engine.protocol.Engine` with a child process."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(
+        self, settings: WorkerSettings, on_failed: Callable[[str], None] = lambda message: None
+    ) -> None:
+        """`on_failed` hears, once, why the worker can never draw."""
         self._settings = settings
+        self._on_failed = on_failed
         self._running: dict[str, _Running] = {}
         self._worker: _Worker | None = None
         self._status = EngineStatus(is_ready=False, description="the worker has not been started")
+        self._failure: tuple[str, str] | None = None  # code and message, once there is no hope
         self._is_stopping = False
+        self._num_failed_starts = 0
         self._restart: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -83,11 +92,8 @@ class LocalEngine:
         await asyncio.to_thread(process.start)
         for end in (theirs, their_control):
             end.close()  # so that our ends see EOF when the worker dies
-        self._worker = _Worker(process, ours, control)
-        loop = asyncio.get_running_loop()
-        reader = threading.Thread(
-            target=self._read, args=(self._worker, loop), name="worker-read", daemon=True
-        )
+        reader = threading.Thread(target=self._read, name="worker-read", daemon=True)
+        self._worker = _Worker(process, ours, control, reader, asyncio.get_running_loop())
         reader.start()
 
     async def stop(self) -> None:
@@ -97,14 +103,21 @@ class LocalEngine:
             self._restart.cancel()
         if (worker := self._worker) is None:
             return
-        worker.jobs.close()
-        worker.control.close()
+        worker.control.close()  # an idle or drawing worker sees this and ends
         worker.sender.shutdown(wait=False, cancel_futures=True)
+        if not self._status.is_ready:
+            worker.process.terminate()
         await asyncio.to_thread(_end_process, worker.process)
+        await asyncio.to_thread(worker.reader.join, STOP_TIMEOUT_S)
+        worker.jobs.close()
         self._fail_all("serviceUnavailable", "the server was stopped before the task was finished")
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         """Yield the events of a job; a job submitted while the worker loads waits for it."""
+        if self._failure is not None:
+            code, message = self._failure
+            yield JobFailed(job_id=job.job_id, code=code, message=message)
+            return
         running = _Running(job, asyncio.Queue())
         self._running[job.job_id] = running
         try:
@@ -135,8 +148,11 @@ class LocalEngine:
         except (OSError, RuntimeError):
             log.info("job %s could not be sent; it goes to the next worker", job.job_id)
 
-    def _read(self, worker: _Worker, loop: asyncio.AbstractEventLoop) -> None:
+    def _read(self) -> None:
         """Pass on events until the worker's pipe ends. Runs in its own thread."""
+        worker = self._worker
+        assert worker is not None
+        loop = worker.loop
         try:
             while True:
                 event: WorkerEvent = worker.jobs.recv()
@@ -148,30 +164,50 @@ class LocalEngine:
 
     def _on_event(self, event: WorkerEvent) -> None:
         if isinstance(event, WorkerReady):
+            self._num_failed_starts = 0
             self._status = EngineStatus(is_ready=True, description=event.description)
             log.info("worker ready: %s", event.description)
-            for running in list(self._running.values()):
-                self._spawn(self._send(running.job))
+            for running in self._running.values():
+                if running.num_runs <= MAX_RUNS:
+                    self._spawn(self._send(running.job))
         elif isinstance(event, WorkerFailed):
-            self._status = EngineStatus(is_ready=False, description=event.message)
-            self._is_stopping = True  # the same files would fail the same way
-            self._fail_all(event.code, event.message)
+            self._give_up(event.code, event.message)  # the same files would fail the same way
         elif event.job_id in self._running:
             self._running[event.job_id].events.put_nowait(event)
 
     def _on_death(self, worker: _Worker) -> None:
-        if self._is_stopping or worker is not self._worker:
+        worker.sender.shutdown(wait=False)
+        if self._is_stopping or self._failure is not None:
             return
         code = worker.process.exitcode
+        if self._status.is_ready:
+            self._blame_running_jobs()
+        else:
+            self._num_failed_starts += 1
+        if self._num_failed_starts >= MAX_FAILED_STARTS:
+            self._give_up(
+                "workerFailed",
+                f"the worker died {MAX_FAILED_STARTS} times while loading, last with exit code "
+                f"{code}; -9 usually means that memory ran out",
+            )
+            return
         log.error("the worker died with exit code %s; restarting it", code)
         self._status = EngineStatus(is_ready=False, description="the worker died; restarting it")
-        worker.sender.shutdown(wait=False)
+        self._restart = self._spawn(self._start_again())
+
+    def _blame_running_jobs(self) -> None:
         for running in self._running.values():
             running.num_runs += 1
             if running.num_runs > MAX_RUNS:
                 message = "the worker died twice while drawing this task; try a smaller one"
                 self._end(running, "inferenceError", message)
-        self._restart = self._spawn(self._start_again())
+
+    def _give_up(self, code: str, message: str) -> None:
+        log.error("the worker cannot draw: %s", message)
+        self._failure = (code, message)
+        self._status = EngineStatus(is_ready=False, description=message)
+        self._fail_all(code, message)
+        self._on_failed(message)
 
     async def _start_again(self) -> None:
         await asyncio.sleep(RESTART_DELAY_S)

@@ -148,14 +148,35 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_to_every_job(tmp_path: Path,
 
     async def scenario() -> tuple[list[JobEvent], str]:
         async with running_engine(tmp_path) as engine:
-            events = await collect(engine, job)
-            return events, engine.status.description
+            first = await collect(engine, job)
+            after = await collect(engine, replace(job, job_id="after"))
+            return first + after, engine.status.description
 
     events, description = asyncio.run(scenario())
-    (failed,) = events
-    assert isinstance(failed, JobFailed)
-    assert failed.code == "unsupportedCheckpoint"
+    assert [type(event) for event in events] == [JobFailed, JobFailed]
+    assert {event.code for event in events if isinstance(event, JobFailed)} == {
+        "unsupportedCheckpoint"
+    }
     assert str(tmp_path) in description
+
+
+def test_a_worker_that_dies_again_and_again_while_loading_is_given_up(
+    tiny_checkpoint: Path, job: Job
+) -> None:
+    async def scenario() -> list[JobEvent]:
+        async with running_engine(tiny_checkpoint) as engine:
+            drawing = asyncio.create_task(collect(engine, job))
+            killed: set[int] = set()
+            while not drawing.done():
+                if (pid := worker_pid(engine)) not in killed:
+                    killed.add(pid)
+                    os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(0.05)
+            return await drawing
+
+    (failed,) = asyncio.run(scenario())
+    assert isinstance(failed, JobFailed)
+    assert "3 times while loading" in failed.message
 
 
 def test_a_stopped_engine_leaves_no_process(tiny_checkpoint: Path, job: Job) -> None:

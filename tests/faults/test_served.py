@@ -114,6 +114,24 @@ def test_three_results_differ_and_their_seeds_reproduce_them_to_the_byte(
 
 
 @pytest.mark.slow
+def test_a_server_whose_checkpoint_is_damaged_stops_with_one_sentence(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "tiny")
+    shard = next((tmp_path / "tiny").glob("*.safetensors"))
+    os.truncate(shard, shard.stat().st_size // 2)
+    done = subprocess.run(
+        [*HYIMAGE, "serve", "--port", str(free_port()), "--checkpoint", str(tmp_path / "tiny")],
+        capture_output=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+    output = (done.stdout + done.stderr).decode().replace("\n", "")
+    assert done.returncode == 2
+    assert shard.name in output
+    assert "truncated" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_a_terminated_server_takes_its_worker_with_it(
     served: tuple[str, subprocess.Popen[bytes]],
 ) -> None:

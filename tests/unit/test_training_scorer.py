@@ -1,0 +1,66 @@
+"""The artwork is not in the repository, so painted discs stand in for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from training.art import FILES
+from training.scenes import SQUARE, Scene, Thing, grid_of, list_held_scenes, paint_scene
+from training.scorer import Score, measure_ceiling, score_picture, summarize
+
+
+@pytest.fixture(scope="module")
+def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of wedges, each kind with its own angles, in red for the repainting to work on."""
+    folder = tmp_path_factory.mktemp("art")
+    for index, name in enumerate(FILES.values()):
+        picture = Image.new("RGBA", (64, 64))
+        pen = ImageDraw.Draw(picture)
+        pen.ellipse((2, 2, 61, 61), fill=(220, 40, 40, 255))
+        pen.pieslice((2, 2, 61, 61), 20 * index, 20 * index + 110, fill=(30, 30, 30, 255))
+        picture.save(folder / f"{name}.webp", lossless=True)
+    return folder
+
+
+def test_scenes_as_painted_are_all_right(art: Path) -> None:
+    held = list_held_scenes(12, seed=5, sizes=(SQUARE,))
+    assert measure_ceiling(held, art)["all"] == 1.0
+
+
+def two_things(background: str, colour: str, kind: str, column: int) -> Scene:
+    things = (Thing("cat", None, "medium", 1, 5), Thing(kind, colour, "medium", column, 5))
+    return Scene(*grid_of(SQUARE), background, "beside", things)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "wrong"),
+    [
+        (two_things("snow", "red", "car", 9), "background"),
+        (two_things("blue", "green", "car", 9), "colour"),
+        (two_things("blue", "red", "star", 9), "kind"),
+        (two_things("blue", "red", "car", 6), "position"),
+    ],
+)
+def test_each_mistake_is_found_and_named(art: Path, drawn: Scene, wrong: str) -> None:
+    wanted = two_things("blue", "red", "car", 9)
+    score = score_picture(paint_scene(drawn, art), wanted, art)
+    assert not getattr(score, wrong)
+    assert not score.all
+
+
+def test_noise_is_not_taken_for_a_scene(art: Path) -> None:
+    noise_yx3 = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    assert not score_picture(noise_yx3, two_things("blue", "red", "car", 9), art).position
+
+
+def test_shares_count_pictures() -> None:
+    scores = [Score(True, True, False, True), Score(True, True, True, True)]
+    assert summarize(scores) == {
+        "background": 1.0,
+        "position": 1.0,
+        "kind": 0.5,
+        "colour": 1.0,
+        "all": 0.5,
+    }
