@@ -1,0 +1,1 @@
+"""The tiny checkpoint from nothing: scenes, captions, autoencoder, transformer, export."""
