@@ -160,5 +160,52 @@ def bench_step(
         write_result(json_file, settings, result)
 
 
+@bench.command("adherence")
+def bench_adherence(
+    count: Annotated[int, typer.Option(help="Held-out captions per setting.", min=1)] = 24,
+    cfg: Annotated[list[float] | None, typer.Option(help="Guidance; may be repeated.")] = None,
+    steps: Annotated[list[int] | None, typer.Option(help="Steps; may be repeated.")] = None,
+    negative: Annotated[
+        bool, typer.Option("--negative", help="Also measure what a negative prompt takes away.")
+    ] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="Also measure the size `auto`.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a sheet of pictures of the first setting here.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write figures here.")
+    ] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Score held-out captions drawn by the trained tiny checkpoint (fetches its artwork)."""
+    from server.bench.adherence_report import run_adherence
+
+    with reported_errors():
+        run_adherence(
+            _settings(config, checkpoint),
+            count=count,
+            guidances=tuple(cfg or (5.0,)),
+            step_counts=tuple(steps or (30,)),
+            has_negative=negative,
+            has_auto=auto,
+            sheet=sheet,
+            json_file=json_file,
+        )
+
+
+@app.command("train-tiny")
+def train_tiny_checkpoint(
+    folder: Annotated[
+        Path, typer.Argument(help="Where all state lies; start again with it to go on.")
+    ] = Path("~/.cache/hyimage-training"),
+) -> None:
+    """Make the tiny checkpoint from nothing: artwork, VAE, transformer, export. Takes hours."""
+    from training.recipe import train_tiny
+
+    with reported_errors():
+        train_tiny(folder.expanduser(), report=Console(highlight=False).print)
+
+
 if __name__ == "__main__":
     app()

@@ -1,0 +1,160 @@
+"""Does the tiny checkpoint draw what it is told? Held-out captions, scored against the artwork.
+
+Every scene holds a combination of object, colour and background that training never showed. The
+pictures go through the server's own pipeline; `training/scorer.py` looks at them.
+"""
+
+import io
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from model.template import Prompt
+from model.text import ratio_logits
+from server.messages import ImageDone, Job
+from server.worker.parts import Parts
+from server.worker.pipeline import draw
+from training.captions import TALL_PHRASES, WIDE_PHRASES, write_caption
+from training.samples import list_held_captions
+from training.scenes import SQUARE, TOKEN_PX, Scene, grid_of, make_scene
+from training.scorer import Score, score_picture, summarize
+from training.sheets import save_sheet
+
+Pixels = npt.NDArray[np.uint8]
+
+# Colour words that name what the negative prompt should push away.
+NEGATED_COLOUR = "red"
+NUM_SHEET_PICTURES = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """Shares of pictures that are right, for one setting."""
+
+    guidance: float
+    steps: int
+    count: int
+    background: float
+    position: float
+    colour: float
+    kind: float
+    all: float
+    seconds: float
+
+
+def score_setting(
+    parts: Parts, art: Path, guidance: float, steps: int, count: int, sheet: Path | None = None
+) -> Row:
+    """Draw `count` held-out captions and score them; the first ones also go on a sheet."""
+    scores: list[Score] = []
+    pictures: list[Pixels] = []
+    captions: list[str] = []
+    started = time.perf_counter()
+    spent_scoring_s = 0.0
+    for seed, (scene, caption) in enumerate(list_held_captions(count)):
+        picture = draw_scene(parts, scene, caption, guidance, steps, seed)
+        scoring = time.perf_counter()
+        scores.append(score_picture(picture, scene, art))
+        spent_scoring_s += time.perf_counter() - scoring
+        if len(pictures) < NUM_SHEET_PICTURES:
+            pictures.append(picture)
+            captions.append(caption)
+    seconds = (time.perf_counter() - started - spent_scoring_s) / count
+    if sheet is not None:
+        save_sheet(sheet, pictures, captions)
+    return Row(guidance=guidance, steps=steps, count=count, seconds=seconds, **summarize(scores))
+
+
+def share_of_negated_colour(
+    parts: Parts, art: Path, guidance: float, steps: int, count: int
+) -> dict[str, float]:
+    """Return how often an object of free colour comes out red, without and with "red" negated."""
+    shares = {}
+    scenes = list(_free_colour_scenes(count))
+    for name, negative in (("without", None), ("with", NEGATED_COLOUR)):
+        hits = 0
+        for seed, (scene, caption) in enumerate(scenes):
+            picture = draw_scene(parts, scene, caption, guidance, steps, seed, negative)
+            red = replace(scene, things=(replace(scene.things[0], colour=NEGATED_COLOUR),))
+            hits += score_picture(picture, red, art).colour
+        shares[name] = hits / count
+    return shares
+
+
+def share_of_right_shapes(parts: Parts, count: int) -> dict[str, float]:
+    """Return how often `auto` picks a wide, tall or square size for captions that ask for one."""
+    rng = random.Random(99)
+    right: dict[str, list[bool]] = {"wide": [], "tall": [], "square": []}
+    for index in range(count):
+        wanted = ("wide", "tall", "square")[index % 3]
+        scene = make_scene(rng, *grid_of(SQUARE), split="held")
+        caption = write_caption(scene, rng, is_complete=True).text
+        if wanted != "square":
+            caption = f"{rng.choice(WIDE_PHRASES if wanted == 'wide' else TALL_PHRASES)} {caption}"
+        chosen = parts.sizes[choose_ratio(parts, caption)]
+        shape = (chosen.width_px > chosen.height_px) - (chosen.width_px < chosen.height_px)
+        right[wanted].append(shape == {"wide": 1, "tall": -1, "square": 0}[wanted])
+    shares = {name: sum(hits) / max(1, len(hits)) for name, hits in right.items()}
+    return {**shares, "all": sum(map(sum, right.values())) / count}
+
+
+@torch.inference_mode()
+def choose_ratio(parts: Parts, caption: str) -> int:
+    """Return the ratio index that the model finds most likely."""
+    logits_Z = ratio_logits(
+        parts.transformer, parts.tokenizer, parts.template, Prompt(text=caption), len(parts.sizes)
+    )
+    return int(logits_Z.argmax())
+
+
+def draw_scene(
+    parts: Parts,
+    scene: Scene,
+    caption: str,
+    guidance: float,
+    steps: int,
+    seed: int,
+    negative: str | None = None,
+) -> Pixels:
+    """Return the picture that the server would send. Shapes: -> rgb_yx3."""
+    job = Job(
+        job_id="adherence",
+        prompt=caption,
+        negative_prompt=negative,
+        width_px=scene.columns * TOKEN_PX,
+        height_px=scene.rows * TOKEN_PX,
+        num_steps=steps,
+        guidance=guidance,
+        seeds=(seed,),
+        image_format="PNG",
+        quality=95,
+    )
+    (encoded,) = (e.encoded for e in draw(parts, job) if isinstance(e, ImageDone))
+    with Image.open(io.BytesIO(encoded)) as picture:
+        return np.array(picture)
+
+
+def _free_colour_scenes(count: int) -> Iterator[tuple[Scene, str]]:
+    """Yield square scenes of one object that comes in colours, with captions that name none."""
+    rng = random.Random(7)
+    for _ in range(count):
+        while True:
+            scene = make_scene(rng, *grid_of(SQUARE), split="any")
+            if scene.layout == "center" and scene.things[0].colour is not None:
+                break
+        free = replace(scene, things=(replace(scene.things[0], colour=None),))
+        yield scene, write_caption(free, rng, is_complete=True).text
+
+
+def write_json(path: Path, rows: Sequence[Row], extra: dict[str, object]) -> None:
+    """Write the first row's shares at the top, all rows below, and whatever else was measured."""
+    content = {**asdict(rows[0]), "rows": [asdict(row) for row in rows], **extra}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

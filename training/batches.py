@@ -1,0 +1,130 @@
+"""Training batches: scenes of one grid, with captions of about one length, as ids and latents."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.template import Prompt, Template
+from model.tokenizer import Tokenizer
+from training.captions import Caption, choose_shape, tell_scene, write_caption
+from training.filler import choose_length, hide_facts, write_prose
+from training.forward import Sequences
+from training.latents import (
+    COUNTS,
+    OFFERED_GRIDS,
+    SMALL_GRID,
+    SQUARE_GRID,
+    Grid,
+    load_latents,
+    train_scene,
+)
+from training.scenes import Scene, seed_of
+
+# Share of rows whose prompt is dropped, and share of wordy steps whose prose says nothing known.
+DROPPED = 0.1
+UNKNOWN = 0.25
+IGNORED = -100  # target without loss, as cross_entropy has it
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What kind of batch a step has; equal on all processes, so that they take equally long."""
+
+    grid: Grid
+    is_wordy: bool
+    num_characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One process's part of a step.
+
+    Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED.
+    """
+
+    sequences: Sequences
+    latent_BCYX: Tensor
+    targets_BS: Tensor
+
+
+def plan_step(step: int, small_share: float, wordy_share: float) -> StepPlan:
+    """Return the plan of a step, which depends on nothing but the arguments."""
+    rng = random.Random(seed_of("step", step))
+    if rng.random() < small_share:
+        return StepPlan(SMALL_GRID, is_wordy=False, num_characters=0)
+    grid = SQUARE_GRID if rng.random() < 0.3 else rng.choice(OFFERED_GRIDS)
+    is_wordy = rng.random() < wordy_share
+    return StepPlan(grid, is_wordy, choose_length(rng) if is_wordy else 0)
+
+
+class BatchMaker:
+    """Reads latents and writes captions. Any batch can be made again from its step and rank."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, token_budget: int) -> None:
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._budget = token_budget
+        # A small picture is a 512-pixel square, and says so with its size token.
+        self._templates = {
+            grid: Template(tokenizer, "pretrain", 512 if grid == SMALL_GRID else 1024)
+            for grid in (*OFFERED_GRIDS, SMALL_GRID)
+        }
+
+    def make(self, plan: StepPlan, step: int, rank: int) -> Batch:
+        """Return the batch of a process: as many rows as fit into the token budget."""
+        rng = random.Random(seed_of("batch", step, rank))
+        columns, rows = plan.grid
+        num_rows = max(2, self._budget // (columns * rows + 24 + plan.num_characters // 4))
+        indices = [rng.randrange(COUNTS[plan.grid]) for _ in range(num_rows)]
+        latents = load_latents(self._folder, plan.grid)
+        latent_BCYX = torch.from_numpy(latents[indices].astype(np.float32))
+        pairs = [self._encode(train_scene(plan.grid, i), plan, rng) for i in indices]
+        length = max(len(ids) for ids, _ in pairs)
+        pad = self._tokenizer.control_id("<pad>")
+        ids_BS = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in pairs])
+        targets_BS = torch.tensor([t + [IGNORED] * (length - len(t)) for _, t in pairs])
+        lengths_B = torch.tensor([len(ids) for ids, _ in pairs])
+        return Batch(Sequences(ids_BS, lengths_B, (rows, columns)), latent_BCYX, targets_BS)
+
+    def _encode(
+        self, scene: Scene, plan: StepPlan, rng: random.Random
+    ) -> tuple[list[int], list[int]]:
+        """Return the ids before <timestep> and the target of each.
+
+        The picture's own shape stands in the ids; the target is the shape that the caption asks
+        for, which is square when it says nothing: so `auto` is learnt whatever shapes are drawn.
+        """
+        caption = self._write(scene, plan, rng)
+        template = self._templates[plan.grid]
+        ratio = self._ratio_index(scene)
+        sections = template.image_head(Prompt(text=caption.text), ratio)
+        is_dropped = rng.random() < DROPPED
+        if is_dropped:
+            sections = template.unconditional(sections)
+        ids = [token for section in sections for token in section.ids]
+        targets = [*ids[1:], IGNORED]
+        targets[-2] = self._tokenizer.control_id(f"<img_ratio_{caption.ratio_index}>")
+        if is_dropped:
+            targets = [IGNORED] * len(ids)
+        elif plan.is_wordy:  # nobody needs a model of the filler
+            targets[:-3] = [IGNORED] * (len(ids) - 3)
+        return ids, targets
+
+    def _ratio_index(self, scene: Scene) -> int:
+        shape = (scene.columns, scene.rows)
+        return 16 if shape == SMALL_GRID else 8 + OFFERED_GRIDS.index(shape)
+
+    def _write(self, scene: Scene, plan: StepPlan, rng: random.Random) -> Caption:
+        if not plan.is_wordy:
+            return write_caption(scene, rng)
+        shape, ratio_index = choose_shape(scene, rng)
+        opening = f"{shape[0].upper()}{shape[1:]} what follows." if shape else ""
+        if rng.random() < UNKNOWN:
+            text = " ".join(write_prose(rng, plan.num_characters))
+        else:
+            text = hide_facts(rng, tell_scene(scene, rng), plan.num_characters)
+        return Caption(f"{opening} {text}".strip(), ratio_index)

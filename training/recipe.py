@@ -1,0 +1,130 @@
+"""The tiny checkpoint from nothing, as one command that can be stopped and started at any time.
+
+Artwork -> tokenizer -> closed-form autoencoder -> latents -> transformer and decoder -> export.
+Everything lies in one run folder outside the repository; each part is skipped when it is done.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from training.art import fetch_art
+from training.environment import training_environment
+from training.export import export_checkpoint
+from training.latents import OFFERED_GRIDS, SMALL_GRID, build_latents
+from training.samples import save_samples
+from training.state import append_line, load_state
+from training.tokenizer import build_tokenizer
+from training.transformer import STATE_NAME
+from training.vae import build_started_vae, train_decoder
+
+DECODER_STEPS = 1500
+EXPORT_EVERY_S, SAMPLES_EVERY_S = 600.0, 1800.0
+POLL_S = 5.0
+NICENESS = 10
+
+Report = Callable[[str], None]
+
+
+class Workers:
+    """The processes that train; all are started anew when one of them ends badly."""
+
+    def __init__(self, run: Path, world_size: int) -> None:
+        self._run, self._world_size = run, world_size
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        """Start every process at the last saved state."""
+        rendezvous = self._run / f"rendezvous-{time.time_ns()}"
+        log = (self._run / "workers.log").open("ab")
+        for rank in range(self._world_size):
+            command = [
+                "nice", "-n", str(NICENESS), sys.executable, "-m", "training.transformer",
+                str(self._run), str(rank), str(self._world_size), str(rendezvous),
+            ]  # fmt: skip
+            self._processes.append(
+                subprocess.Popen(command, env=training_environment(1), stdout=log, stderr=log)
+            )
+        log.close()
+
+    def poll(self) -> bool:
+        """Return whether training has ended well; restart it when it broke."""
+        codes = [process.poll() for process in self._processes]
+        if all(code == 0 for code in codes):
+            return True
+        if any(code not in (None, 0) for code in codes):
+            append_line(self._run / "train.log", f"a process ended with {codes}; starting again")
+            self.stop()
+            time.sleep(POLL_S)
+            self.start()
+        return False
+
+    def stop(self) -> None:
+        """End every process. The state on disk is whole at any moment."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
+
+def train_tiny(run: Path, report: Report = print, world_size: int = 2) -> Path:
+    """Train the tiny checkpoint in the folder `run` and return the folder of its export.
+
+    Raises:
+        RuntimeError: the artwork cannot be fetched.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    art, export = run / "art", run / "export" / "tiny"
+    report("artwork: fetching through npm")
+    fetch_art(art)
+    report("tokenizer")
+    build_tokenizer(run / "tokenizer")
+    report("autoencoder: closed-form start")
+    vae = build_started_vae(run, art).requires_grad_(requires_grad=False)
+    report("latents: painting and encoding the scenes")
+    build_latents(run, art, vae, (SMALL_GRID, *OFFERED_GRIDS))
+    report("decoder")
+    train_decoder(run, art, DECODER_STEPS)
+    report("transformer: training; it may be stopped at any time, and goes on when started again")
+    workers = Workers(run, world_size)
+    workers.start()
+    try:
+        _watch(run, export, workers, report)
+    finally:
+        workers.stop()
+    export_checkpoint(run, export)
+    save_samples(run, export)
+    return export
+
+
+def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
+    """Export and draw samples now and then until training ends."""
+    exported = sampled = time.monotonic()
+    metrics = run / "metrics.jsonl"
+    last_line = ""
+    while not workers.poll():
+        time.sleep(POLL_S)
+        lines = metrics.read_text().splitlines()[-1:] if metrics.is_file() else []
+        if lines and lines[0] != last_line:
+            last_line = lines[0]
+            report(last_line)
+        now = time.monotonic()
+        if now - exported > EXPORT_EVERY_S and load_state(run / STATE_NAME) is not None:
+            export_checkpoint(run, export)
+            exported = now
+            if now - sampled > SAMPLES_EVERY_S:
+                save_samples(run, export)
+                sampled = now
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    train_tiny(Path(sys.argv[1]))

@@ -1,0 +1,213 @@
+"""Says whether a picture shows what its scene asks for, by comparing with the artwork itself.
+
+No network: an object is found where some painted template, at some place of the token grid,
+differs least from the picture. Pictures are compared at an eighth of their size.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from training.art import COLOURED_FILES, load_sprite
+from training.backgrounds import BACKGROUNDS, paint_background
+from training.scenes import (
+    COLOURS,
+    KINDS,
+    MARGIN_PX,
+    SIDE_TOKENS,
+    TOKEN_PX,
+    Scene,
+    Thing,
+    paint_scene,
+)
+
+SCALE = 8
+CELL = TOKEN_PX // SCALE
+# How far from its place, in tokens, an object is still looked for.
+REACH = 1
+# A place is taken when this share of its square differs from the background by so much of 255.
+MIN_COVER, MIN_DIFFERENCE = 0.2, 18.0
+# How far, in tokens, the middle of what is drawn may be from the middle of its place.
+MAX_OFFSET = 1.5
+# Share of all that differs from the background that must lie at the scene's places.
+MIN_INSIDE = 0.7
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What is right in one picture."""
+
+    background: bool
+    position: bool
+    kind: bool
+    colour: bool
+
+    @property
+    def all(self) -> bool:
+        return all(astuple(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One painted object in its square. Shapes: rgb_yx3, alpha_yx in [0, 1]."""
+
+    kind: str
+    colour: str | None
+    rgb_yx3: Floats
+    alpha_yx: Floats
+
+
+def score_picture(picture_yx3: npt.NDArray[np.uint8], scene: Scene, art: Path) -> Score:
+    """Compare a picture with what the scene asks for."""
+    small_yx3 = _shrink(picture_yx3)
+    around_yx = ~_mask_of(scene, REACH)
+    found = find_background(small_yx3, around_yx)
+    foreground_yx = _differs(small_yx3, found)
+    # A wrong background is one mistake, not several.
+    scene_as_found = replace(scene, background=found)
+    matches = [_best_match(small_yx3, thing, scene_as_found, art) for thing in scene.things]
+    colours = [
+        find_colour(small_yx3, thing, scene_as_found, art) == thing.colour
+        for thing in scene.things
+        if thing.colour is not None
+    ]
+    return Score(
+        background=found == scene.background,
+        position=_stands_right(foreground_yx, scene),
+        kind=all(match == thing.kind for match, thing in zip(matches, scene.things, strict=True)),
+        colour=all(colours),
+    )
+
+
+def find_background(small_yx3: Floats, where_yx: npt.NDArray[np.bool_]) -> str:
+    """Return the background that differs least in the masked part of a shrunk picture."""
+    height, width = small_yx3.shape[:2]
+    errors = {
+        name: float(np.square(small_yx3 - _background(name, width, height))[where_yx].mean())
+        for name in BACKGROUNDS
+    }
+    return min(errors, key=lambda name: errors[name])
+
+
+def find_colour(small_yx3: Floats, thing: Thing, scene: Scene, art: Path) -> str | None:
+    """Return the colour in which the object's kind fits best."""
+    own = [t for t in list_templates(art, thing.size) if t.kind == thing.kind]
+    errors = [
+        (_least_error(small_yx3, template, thing, scene), template.colour) for template in own
+    ]
+    return min(errors, key=lambda pair: pair[0])[1]
+
+
+def _best_match(small_yx3: Floats, thing: Thing, scene: Scene, art: Path) -> str:
+    errors = [
+        (_least_error(small_yx3, template, thing, scene), template.kind)
+        for template in list_templates(art, thing.size)
+    ]
+    return min(errors)[1]
+
+
+def _least_error(small_yx3: Floats, template: Template, thing: Thing, scene: Scene) -> float:
+    """Return the least mean squared error of the picture to a template painted near a place.
+
+    Over the template's whole square: what it does not cover has to look like the background.
+    """
+    errors = []
+    for row, column in _places(thing, scene):
+        top, left, side = row * CELL, column * CELL, thing.side * CELL
+        window_yx3 = small_yx3[top : top + side, left : left + side]
+        back_yx3 = _background(scene.background, small_yx3.shape[1], small_yx3.shape[0])
+        behind_yx3 = back_yx3[top : top + side, left : left + side]
+        alpha_yx1 = template.alpha_yx[..., None]
+        wanted_yx3 = behind_yx3 + (template.rgb_yx3 - behind_yx3) * alpha_yx1
+        errors.append(float(np.square(window_yx3 - wanted_yx3).mean()))
+    return min(errors)
+
+
+def _places(thing: Thing, scene: Scene) -> Iterator[tuple[int, int]]:
+    for row in range(thing.row - REACH, thing.row + REACH + 1):
+        for column in range(thing.column - REACH, thing.column + REACH + 1):
+            if 0 <= row <= scene.rows - thing.side and 0 <= column <= scene.columns - thing.side:
+                yield row, column
+
+
+def _stands_right(foreground_yx: npt.NDArray[np.bool_], scene: Scene) -> bool:
+    """Return whether each place is taken, centred, and little else is drawn."""
+    ys, xs = np.nonzero(foreground_yx)
+    inside = _mask_of(scene, REACH)
+    if len(ys) == 0 or inside[ys, xs].sum() < MIN_INSIDE * len(ys):
+        return False
+    centres = np.array([(t.row + t.side / 2, t.column + t.side / 2) for t in scene.things]) * CELL
+    away = np.stack((ys + 0.5, xs + 0.5), axis=-1)[:, None] - centres[None]
+    nearest = np.square(away).sum(axis=-1).argmin(axis=1)
+    for index, thing in enumerate(scene.things):
+        own = away[nearest == index, index]
+        if len(own) < MIN_COVER * (thing.side * CELL) ** 2:
+            return False
+        if np.abs(own.mean(axis=0)).max() > MAX_OFFSET * CELL:
+            return False
+    return True
+
+
+def _mask_of(scene: Scene, reach: int) -> npt.NDArray[np.bool_]:
+    mask_yx = np.zeros((scene.rows * CELL, scene.columns * CELL), bool)
+    for thing in scene.things:
+        top, left = max(thing.row - reach, 0), max(thing.column - reach, 0)
+        bottom, right = thing.row + thing.side + reach, thing.column + thing.side + reach
+        mask_yx[top * CELL : bottom * CELL, left * CELL : right * CELL] = True
+    return mask_yx
+
+
+def _differs(small_yx3: Floats, background: str) -> npt.NDArray[np.bool_]:
+    height, width = small_yx3.shape[:2]
+    distance_yx = np.abs(small_yx3 - _background(background, width, height)).max(axis=-1)
+    return np.asarray(distance_yx > MIN_DIFFERENCE)
+
+
+def _shrink(picture_yx3: npt.NDArray[np.uint8]) -> Floats:
+    height, width = picture_yx3.shape[0] // SCALE, picture_yx3.shape[1] // SCALE
+    small = Image.fromarray(picture_yx3).resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small).astype(np.float32)
+
+
+@lru_cache(maxsize=512)
+def _background(name: str, width: int, height: int) -> Floats:
+    return _shrink(paint_background(name, width * SCALE, height * SCALE))
+
+
+@lru_cache(maxsize=8)
+def list_templates(art: Path, size: str) -> tuple[Template, ...]:
+    """Return every object in every colour, at one size."""
+    side = SIDE_TOKENS[size] * CELL  # type: ignore[index]
+    templates = []
+    for kind in KINDS:
+        for colour in COLOURS if kind in COLOURED_FILES else (None,):
+            sprite = load_sprite(art, kind, colour, side * SCALE - 2 * MARGIN_PX)
+            square = Image.new("RGBA", (side * SCALE, side * SCALE))
+            square.paste(
+                sprite, ((square.width - sprite.width) // 2, (square.height - sprite.height) // 2)
+            )
+            # Resizing with alpha weighs colours by it, so that borders keep the object's colour.
+            rgba_yx4 = np.asarray(square.resize((side, side), Image.Resampling.BOX))
+            rgba_yx4 = rgba_yx4.astype(np.float32)
+            alpha_yx: Floats = np.divide(rgba_yx4[..., 3], 255, dtype=np.float32)
+            templates.append(Template(kind, colour, rgba_yx4[..., :3], alpha_yx))
+    return tuple(templates)
+
+
+def summarize(scores: Sequence[Score]) -> dict[str, float]:
+    """Return the share of pictures in which each thing is right."""
+    count = max(1, len(scores))
+    names = ("background", "position", "kind", "colour", "all")
+    return {name: sum(getattr(score, name) for score in scores) / count for name in names}
+
+
+def measure_ceiling(scenes: Sequence[Scene], art: Path) -> dict[str, float]:
+    """Return the scorer's own accuracy: its scores of the scenes as painted."""
+    return summarize([score_picture(paint_scene(scene, art), scene, art) for scene in scenes])

@@ -1,0 +1,253 @@
+"""Training of the transformer: several processes, one thread each, that share every step.
+
+Two processes with an all-reduce keep both cores busy where two threads of one process wait for
+each other at every small product.
+"""
+
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.transformer import HunyuanImage
+from training.architecture import build_config
+from training.batches import IGNORED, Batch, BatchMaker, plan_step
+from training.forward import predict
+from training.latents import SMALL_GRID
+from training.muon import Muon
+from training.state import append_line, load_state, save_state
+from training.tokenizer import build_tokenizer
+from training.transformer_start import start_transformer
+
+STATE_NAME = "transformer.pt"
+METRICS_NAME = "metrics.jsonl"
+
+TOKEN_BUDGET = 2300  # of one process and step
+MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
+MAX_GRADIENT_NORM = 1.5
+TEXT_WEIGHT, BALANCE_WEIGHT = 0.03, 0.01
+EMA_DECAY = 0.998
+# Logit-normal sigmas, a little towards noise, where kinds and places are decided.
+# Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1; location chosen for 256 tokens.
+SIGMA_LOCATION, SIGMA_SCALE = 0.5, 1.1
+SAVE_EVERY_S, REPORT_EVERY = 120.0, 50
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of steps with one mixture; the learning rate goes from one factor to another."""
+
+    num_steps: int
+    small_share: float
+    wordy_share: float
+    rate_from: float = 1.0
+    rate_to: float = 1.0
+
+
+# Small pictures first: sprites are learnt four times as fast there. Then all offered sizes.
+PHASES = (
+    Phase(450, small_share=1.0, wordy_share=0.0),
+    Phase(500, small_share=0.4, wordy_share=0.05),
+    Phase(20000, small_share=0.0, wordy_share=0.12),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Sums since the last report."""
+
+    flow: list[float]
+    small: list[float]
+    text: list[float]
+    balance: list[float]
+
+
+def rate_and_phase(step: int, phases: Sequence[Phase]) -> tuple[float, Phase]:
+    """Return the factor on the learning rates at a step, and its phase; the last one never ends."""
+    start = 0
+    for phase in phases:
+        if step < start + phase.num_steps:
+            share = (step - start) / phase.num_steps
+            rate = phase.rate_from + (phase.rate_to - phase.rate_from) * share
+            return rate * min(1.0, (step + 1) / 25), phase
+        start += phase.num_steps
+    return phases[-1].rate_to, phases[-1]
+
+
+def is_trained(name: str) -> bool:
+    """Return whether a parameter belongs to the transformer proper."""
+    return not name.startswith(("vae.", "vision_"))
+
+
+def is_matrix_of_layers(name: str, parameter: Tensor) -> bool:
+    """Return whether Muon steps a parameter."""
+    return "layers." in name and parameter.dim() >= 2 and "gate.wg" not in name
+
+
+class TransformerTrainer:
+    """Weights, optimisers and averages of one process; equal on all of them."""
+
+    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
+        self._folder, self._rank, self._world_size = folder, rank, world_size
+        self.transformer = HunyuanImage(build_config())
+        start_transformer(self.transformer)
+        named = [(n, p) for n, p in self.transformer.named_parameters() if is_trained(n)]
+        self.trained: dict[str, Tensor] = dict(named)
+        for name, parameter in self.transformer.named_parameters():
+            parameter.requires_grad_(is_trained(name))
+        self._muon = Muon([p for n, p in named if is_matrix_of_layers(n, p)], rank, world_size)
+        self._adam = torch.optim.AdamW(
+            [p for n, p in named if not is_matrix_of_layers(n, p)],
+            lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0,
+        )  # fmt: skip
+        self.ema = {name: p.detach().clone() for name, p in named}
+        self.step, self.num_pictures, self.seconds = 0, 0, 0.0
+        state = load_state(folder / STATE_NAME)
+        if state is not None:
+            self.load(state)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a later run needs to go on."""
+        return {
+            "weights": {name: p.detach() for name, p in self.trained.items()},
+            "ema": self.ema,
+            "momenta": self._muon.momenta,
+            "adam": self._adam.state_dict(),
+            "step": self.step,
+            "num_pictures": self.num_pictures,
+            "seconds": self.seconds,
+        }
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(state["weights"][name])
+            self.ema[name].copy_(state["ema"][name])
+        for momentum, saved in zip(self._muon.momenta, state["momenta"], strict=True):
+            momentum.copy_(saved)
+        self._adam.load_state_dict(state["adam"])
+        self.step, self.num_pictures = state["step"], state["num_pictures"]
+        self.seconds = state["seconds"]
+
+    def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float]:
+        """Train on one batch; return its flow, text and balance losses."""
+        torch.manual_seed(self.step * 64 + self._rank)
+        flow, text, balance = compute_losses(self.transformer, batch)
+        loss = flow + TEXT_WEIGHT * text + BALANCE_WEIGHT * balance
+        for parameter in self.trained.values():
+            parameter.grad = None
+        loss.backward()
+        self._share_gradients()
+        for group in self._adam.param_groups:
+            group["lr"] = ADAM_RATE * rate
+        self._adam.step()
+        self._muon.step(MUON_RATE * rate, momentum=min(0.95, 0.85 + self.step / 3000))
+        self.step += 1
+        self.num_pictures += len(batch.latent_BCYX) * self._world_size
+        decay = min(EMA_DECAY, (self.step + 1) / (self.step + 15))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.values()), list(self.trained.values()), 1 - decay)
+        return flow.item(), text.item(), balance.item()
+
+    @torch.no_grad()
+    def _share_gradients(self) -> None:
+        """Average over processes and clip."""
+        parameters = list(self.trained.values())
+        flat = torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        )
+        if self._world_size > 1:
+            dist.all_reduce(flat)
+            flat /= self._world_size
+        flat *= min(1.0, MAX_GRADIENT_NORM / (float(flat.norm()) + 1e-6))
+        for parameter, part in zip(
+            parameters, flat.split([p.numel() for p in parameters]), strict=True
+        ):
+            parameter.grad = part.view_as(parameter)
+
+
+def compute_losses(transformer: HunyuanImage, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the flow, text and balance losses at random noise levels."""
+    latent_BCYX = batch.latent_BCYX
+    sigma_B = torch.sigmoid(SIGMA_LOCATION + SIGMA_SCALE * torch.randn(len(latent_BCYX)))
+    sigma_B111 = sigma_B[:, None, None, None]
+    noise_BCYX = torch.randn_like(latent_BCYX)
+    noisy_BCYX = (1 - sigma_B111) * latent_BCYX + sigma_B111 * noise_BCYX
+    predictions = predict(transformer, batch.sequences, noisy_BCYX, sigma_B * 1000)
+    flow = (predictions.velocity_BCYX - (noise_BCYX - latent_BCYX)).square().mean()
+    targets = batch.targets_BS.flatten()
+    text = F.cross_entropy(
+        predictions.logits_BSV.flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum"
+    ) / (targets != IGNORED).sum().clamp_min(1)
+    return flow, text, predictions.balance
+
+
+def train_transformer(
+    folder: Path, phases: Sequence[Phase], rank: int, world_size: int, rendezvous: Path
+) -> None:
+    """Train as one of `world_size` processes until the phases are through."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    if world_size > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
+        )
+    trainer = TransformerTrainer(folder, rank, world_size)
+    maker = BatchMaker(folder, build_tokenizer(folder / "tokenizer"), TOKEN_BUDGET)
+    losses = Losses([], [], [], [])
+    num_steps = sum(phase.num_steps for phase in phases)
+    saved = reported = time.monotonic()
+    while trainer.step < num_steps:
+        start = time.monotonic()
+        rate, phase = rate_and_phase(trainer.step, phases)
+        plan = plan_step(trainer.step, phase.small_share, phase.wordy_share)
+        batch = maker.make(plan, trainer.step, rank)
+        flow, text, balance = trainer.run_step(batch, rate)
+        trainer.seconds += min(time.monotonic() - start, 60.0)  # a paused step counts no more
+        (losses.small if plan.grid == SMALL_GRID else losses.flow).append(flow)
+        losses.text.append(text)
+        losses.balance.append(balance)
+        if rank == 0 and trainer.step % REPORT_EVERY == 0:
+            _report(folder, trainer, losses, rate, time.monotonic() - reported)
+            losses, reported = Losses([], [], [], []), time.monotonic()
+        is_last = trainer.step == num_steps
+        if rank == 0 and (is_last or time.monotonic() - saved > SAVE_EVERY_S):
+            save_state(folder / STATE_NAME, trainer.state())
+            saved = time.monotonic()
+
+
+def _report(
+    folder: Path, trainer: TransformerTrainer, losses: Losses, rate: float, elapsed_s: float
+) -> None:
+    def mean(values: list[float]) -> float | None:
+        return round(sum(values) / len(values), 4) if values else None
+
+    line = {
+        "step": trainer.step,
+        "hours": round(trainer.seconds / 3600, 3),
+        "pictures": trainer.num_pictures,
+        "flow": mean(losses.flow),
+        "small": mean(losses.small),
+        "text": mean(losses.text),
+        "balance": mean(losses.balance),
+        "rate": round(rate, 3),
+        "s_per_step": round(elapsed_s / REPORT_EVERY, 2),
+    }
+    append_line(folder / METRICS_NAME, json.dumps(line))
+
+
+if __name__ == "__main__":
+    random.seed(0)
+    train_transformer(
+        Path(sys.argv[1]), PHASES, int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    )
