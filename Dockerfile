@@ -24,4 +24,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=2)"]
 # Inside a container the port is published, or not, by whoever runs it.
+ENV HYIMAGE_SERVER__IS_OPEN=true
 CMD ["hyimage", "serve", "--config", "configs/tiny.toml", "--host", "0.0.0.0"]

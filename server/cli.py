@@ -1,4 +1,4 @@
-"""`hyimage`: serve, generate, verify, bench. Parses, loads settings, starts; decides nothing."""
+"""`hyimage`: serve, generate, verify, keys, bench. Parses, loads settings; decides nothing."""
 
 import logging
 from pathlib import Path
@@ -17,6 +17,10 @@ app = typer.Typer(
 )
 bench = typer.Typer(no_args_is_help=True, help="Measure, as ratios within one run.")
 app.add_typer(bench, name="bench")
+keys = typer.Typer(
+    no_args_is_help=True, help="API keys; without any, everybody on this machine may."
+)
+app.add_typer(keys, name="keys")
 
 ConfigOption = Annotated[
     Path | None,
@@ -113,6 +117,38 @@ class reported_errors:  # noqa: N801 -- used as a `with` statement, like context
         if isinstance(error, TaskError | ValueError) and hasattr(error, "code"):
             Console(stderr=True).print(f"[red]error[/red] {error}", highlight=False)
             raise typer.Exit(2) from None
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shows up in logs.")],
+    config: ConfigOption = None,
+) -> None:
+    """Make a key and print it once; only its hash is kept."""
+    from server.api.auth import add_key
+
+    with reported_errors():
+        key = add_key(Path(load_settings(config).keys.file), name)
+        typer.echo(key)
+
+
+@keys.command("list")
+def keys_list(config: ConfigOption = None) -> None:
+    """Print the names of all keys."""
+    from server.api.auth import read_key_file
+
+    with reported_errors():
+        for name in sorted(read_key_file(Path(load_settings(config).keys.file)).values()):
+            typer.echo(name)
+
+
+@keys.command("remove")
+def keys_remove(name: Annotated[str, typer.Argument()], config: ConfigOption = None) -> None:
+    """Forget a key; a running server knows it until it is restarted."""
+    from server.api.auth import remove_key
+
+    with reported_errors():
+        remove_key(Path(load_settings(config).keys.file), name)
 
 
 @bench.command("step")

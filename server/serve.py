@@ -1,14 +1,16 @@
 """Start the HTTP server on the local engine."""
 
 import logging
+from pathlib import Path
 
 import uvicorn
 
 from server.api.app import create_app
+from server.api.auth import ENVIRONMENT, Keys
 from server.engine.local import LocalEngine
 from server.errors import TaskError
 from server.origin import check_origin
-from server.settings import Settings
+from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +21,12 @@ def serve_forever(settings: Settings) -> None:
     """Listen until stopped by a signal.
 
     Raises:
+        SettingsError: it would listen beyond loopback without any key.
         ConfigError: the checkpoint's configuration is missing or not usable.
         TaskError: the worker could not load the checkpoint.
     """
     check_origin()
+    _check_exposure(settings)
     failures: list[str] = []
 
     def stop_server(message: str) -> None:
@@ -36,6 +40,9 @@ def serve_forever(settings: Settings) -> None:
             host=settings.server.host,
             port=settings.server.port,
             log_level="info",
+            ws_max_size=settings.server.max_body_bytes,
+            proxy_headers=settings.server.trusts_proxy_headers,
+            forwarded_allow_ips="*" if settings.server.trusts_proxy_headers else None,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         )
     )
@@ -49,3 +56,13 @@ def serve_forever(settings: Settings) -> None:
     server.run()
     if failures:
         raise TaskError("workerFailed", failures[0])
+
+
+def _check_exposure(settings: Settings) -> None:
+    host = settings.server.host
+    is_loopback = host in ("localhost", "::1") or host.startswith("127.")
+    if not (is_loopback or settings.server.is_open or Keys.load(Path(settings.keys.file))):
+        raise SettingsError(
+            f"listening on {host} without an API key would let anybody draw; add a key with "
+            f"`hyimage keys add NAME` or {ENVIRONMENT}, or set server.is_open = true"
+        )

@@ -25,6 +25,15 @@ class ServerSettings(BaseModel):
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
+    max_connections: int = Field(1000, ge=1, description="Open WebSockets")
+    max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
+    is_open: bool = Field(
+        False, description="Listen beyond loopback although no API key is configured"
+    )
+    trusts_proxy_headers: bool = Field(
+        False, description="Take client address, scheme and Host from X-Forwarded-*"
+    )
+    logs_prompts: bool = False
 
 
 class WorkerSettings(BaseModel):
@@ -43,7 +52,65 @@ class ImageSettings(BaseModel):
     """Where finished images are kept for URL delivery."""
 
     model_config = _SECTION
-    folder: str = "data/images"
+    folder: str = Field("data/images", description="A folder, or a URL that fsspec understands")
+    ttl_s: int = Field(86400, ge=60, description="How long a URL works if a task does not say")
+
+
+class TaskSettings(BaseModel):
+    """How tasks are remembered."""
+
+    model_config = _SECTION
+    database_url: str = "sqlite+aiosqlite:///data/tasks.db"
+    retention_s: int = Field(
+        86400, ge=60, description="After this a task is forgotten and its UUID is free again"
+    )
+
+
+class KeySettings(BaseModel):
+    """Who may draw. Without any key everybody may, and the server stays on loopback."""
+
+    model_config = _SECTION
+    file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
+
+
+class PriceSettings(BaseModel):
+    """What `includeCost` reports, in USD per picture.
+
+    The default reproduces the four priced examples of the parameter page within 1.5 %.
+    """
+
+    model_config = _SECTION
+    per_megapixel_step: float = Field(0.00585, ge=0)
+    per_image: float = Field(0.0, ge=0)
+
+
+class SafetySettings(BaseModel):
+    """What content checking reports as NSFWContent."""
+
+    model_config = _SECTION
+    threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
+    labels: tuple[str, ...] = Field(
+        (
+            "FEMALE_BREAST_EXPOSED",
+            "FEMALE_GENITALIA_EXPOSED",
+            "MALE_GENITALIA_EXPOSED",
+            "BUTTOCKS_EXPOSED",
+            "ANUS_EXPOSED",
+        ),
+        description="Labels of NudeNet",
+    )
+
+
+class EgressSettings(BaseModel):
+    """Webhooks and uploads: where the server may go because a request says so."""
+
+    model_config = _SECTION
+    allowed_networks: tuple[str, ...] = Field(
+        (), description="Private networks that may be reached, for example 10.1.0.0/16"
+    )
+    timeout_s: float = Field(30.0, gt=0)
+    webhook_tries: int = Field(5, ge=1)
+    webhook_first_delay_s: float = Field(2.0, gt=0, description="Doubles with each try")
 
 
 class ApiSettings(BaseModel):
@@ -66,6 +133,11 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     worker: WorkerSettings = WorkerSettings()
     images: ImageSettings = ImageSettings()
+    tasks: TaskSettings = TaskSettings()
+    keys: KeySettings = KeySettings()
+    price: PriceSettings = PriceSettings()
+    safety: SafetySettings = SafetySettings()
+    egress: EgressSettings = EgressSettings()
     api: ApiSettings = ApiSettings()
 
     @classmethod

@@ -156,7 +156,8 @@ def run_experts(moe: MoE, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
     """
     x_TD = x_BSD.flatten(0, 1)
     gate = moe.gate
-    scores_TE = gate.wg(x_TD.float()).softmax(dim=-1)
+    with torch.autocast("cpu", enabled=False):  # float32, as in the product
+        scores_TE = gate.wg(x_TD.float()).softmax(dim=-1)
     weights_TK, experts_TK = scores_TE.topk(gate._top_k, dim=-1)
     if gate._normalize:
         weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True).clamp_min(1e-8)

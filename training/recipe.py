@@ -4,6 +4,7 @@ Artwork -> tokenizer -> closed-form autoencoder -> latents -> transformer and de
 Everything lies in one run folder outside the repository; each part is skipped when it is done.
 """
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from training.vae import build_started_vae, train_decoder
 DECODER_STEPS = 1500
 EXPORT_EVERY_S, SAMPLES_EVERY_S = 600.0, 1800.0
 POLL_S = 5.0
-NICENESS = 10
 
 Report = Callable[[str], None]
 
@@ -39,11 +39,13 @@ class Workers:
 
     def start(self) -> None:
         """Start every process at the last saved state."""
+        for stale in self._run.glob("rendezvous-*"):
+            stale.unlink()
         rendezvous = self._run / f"rendezvous-{time.time_ns()}"
         log = (self._run / "workers.log").open("ab")
         for rank in range(self._world_size):
             command = [
-                "nice", "-n", str(NICENESS), sys.executable, "-m", "training.transformer",
+                sys.executable, "-m", "training.transformer",
                 str(self._run), str(rank), str(self._world_size), str(rendezvous),
             ]  # fmt: skip
             self._processes.append(
@@ -76,9 +78,19 @@ def train_tiny(run: Path, report: Report = print, world_size: int = 2) -> Path:
     """Train the tiny checkpoint in the folder `run` and return the folder of its export.
 
     Raises:
-        RuntimeError: the artwork cannot be fetched.
+        RuntimeError: the artwork cannot be fetched, or another process trains in this folder.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another process already trains in {run}") from None
+        return _train(run, report, world_size)
+
+
+def _train(run: Path, report: Report, world_size: int) -> Path:
     art, export = run / "art", run / "export" / "tiny"
     report("artwork: fetching through npm")
     fetch_art(art)

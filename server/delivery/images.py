@@ -1,10 +1,12 @@
 """Finished pictures as files, under names that cannot be guessed."""
 
 import asyncio
-import os
 import re
-from pathlib import Path
+from collections.abc import Iterable
 
+import fsspec
+
+# A random UUID v4 has 122 random bits.
 _NAME = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.(jpg|png|webp)"
 )
@@ -12,25 +14,46 @@ _NAME = re.compile(
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
-class ImageStore:
-    """A folder of pictures. Disk work happens in threads, never on the event loop."""
+def media_type(name: str) -> str:
+    """Return the Content-Type of a stored picture."""
+    return MEDIA_TYPES[name.rsplit(".", 1)[-1]]
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+
+class ImageStore:
+    """A folder, or any place that fsspec reaches by URL. All of it runs in threads."""
+
+    def __init__(self, url: str) -> None:
+        self._filesystem, self._root = fsspec.core.url_to_fs(url, auto_mkdir=True)
 
     async def save(self, name: str, encoded: bytes) -> None:
         """Keep a picture under `name` = UUID.extension; a reader never sees half of it."""
         await asyncio.to_thread(self._write, name, encoded)
 
-    async def find(self, name: str) -> Path | None:
-        """Return the file of a picture, or None if there is none by that name."""
+    async def load(self, name: str) -> bytes | None:
+        """Return a picture's bytes, or None if there is none by that name."""
         if not _NAME.fullmatch(name):
             return None
-        path = self._folder / name
-        return path if await asyncio.to_thread(path.is_file) else None
+        return await asyncio.to_thread(self._read, name)
+
+    async def delete(self, names: Iterable[str]) -> None:
+        """Delete pictures; those that are gone already are none's concern."""
+        await asyncio.to_thread(self._remove, list(names))
 
     def _write(self, name: str, encoded: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f".{name}.part"
-        partial.write_bytes(encoded)
-        os.replace(partial, self._folder / name)
+        partial = f"{self._root}/{name}.part"
+        self._filesystem.pipe_file(partial, encoded)
+        self._filesystem.mv(partial, f"{self._root}/{name}")
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            content: bytes = self._filesystem.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return None
+        return content
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            try:
+                self._filesystem.rm_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                continue

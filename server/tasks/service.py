@@ -1,94 +1,238 @@
-"""The life of one imageInference task: admit, draw, deliver."""
+"""The life of one imageInference task: admit, remember, draw, remember each picture, end once.
 
-import base64
+A task outlives the connection that brought it. Whoever waits for it follows its outcomes; whoever
+asks later finds them in the store.
+"""
+
+import asyncio
+import logging
+import time
 import uuid
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
-from server.api.schemas import BLANK_PROMPT, ImageInference, parse_image_inference
-from server.delivery.images import MEDIA_TYPES, ImageStore
+from schedulers.catalog import CATALOG
+from server.api.schemas import BLANK_PROMPT, ImageInference
+from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
 from server.errors import TaskError
-from server.messages import ImageDone, Job, JobCancelled, JobFailed
+from server.messages import ImageDone, Job, JobCancelled, JobFailed, StepDone
+from server.safety import SafetyChecker
 from server.settings import Settings
+from server.tasks.items import processing_items, result_item, to_error_object
+from server.tasks.outbox import Outbox
 from server.tasks.seeds import image_seeds
+from server.tasks.store import (
+    FAILED,
+    RUNNING,
+    DuplicateTaskError,
+    ImageRow,
+    StoredTask,
+    TaskRow,
+    TaskStore,
+)
+
+log = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 30.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """A task that is being drawn in this process."""
+
+    owner: str
+    num_images: int
+    progress: int = 0
+    followers: list["asyncio.Queue[ImageRow | TaskError | None]"] = field(default_factory=list)
+
+    def tell(self, outcome: ImageRow | TaskError | None) -> None:
+        """Pass on a picture, or the end: a failure, or None for success."""
+        for follower in self.followers:
+            follower.put_nowait(outcome)
 
 
 class TaskService:
-    """Runs tasks on an engine; knows nothing of HTTP."""
+    """Runs tasks on an engine; knows nothing of HTTP or WebSockets."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, images: ImageStore, sizes: tuple[Size, ...]
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: TaskStore,
+        images: ImageStore,
+        outbox: Outbox,
+        safety: SafetyChecker,
+        sizes: tuple[Size, ...],
     ) -> None:
+        self.engine = engine
+        self.images = images
         self._settings = settings
-        self._engine = engine
-        self._images = images
+        self._store = store
+        self._outbox = outbox
+        self._safety = safety
         self._sizes = sizes
-        self._num_queued_images = 0
+        self._runs: dict[str, _Run] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+
+    # --- start and stop ---
+
+    async def open(self) -> None:
+        """Take up what an earlier process accepted and did not finish."""
+        await self._store.open()
+        for stored in await self._store.list_running():
+            log.info("task %s was accepted before a restart; drawing it", stored.row.task_uuid)
+            self._start(stored)
+        self._spawn(self._sweep_for_ever())
+
+    async def close(self) -> None:
+        """Stop; unfinished tasks stay in the store for the next start."""
+        self._is_draining = True
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._store.close()
+
+    # --- what requests ask for ---
+
+    async def admit(self, task: ImageInference, owner: str, base_url: str) -> str:
+        """Accept a task for good and start it; return its UUID.
+
+        Raises:
+            TaskError: it cannot be drawn, its UUID is taken, or too much is queued.
+        """
+        size = self._check(task, owner)
+        seeds = image_seeds(task.seed, task.numberResults)
+        request = task.model_dump(mode="json", exclude_unset=True)
+        request |= {"width": size.width_px, "height": size.height_px}
+        row = TaskRow(
+            task_uuid=task.taskUUID,
+            owner=owner,
+            request=request,
+            base_url=base_url,
+            seeds=[str(seed) for seed in seeds],
+            image_uuids=[str(uuid.uuid4()) for _ in seeds],
+            status=RUNNING,
+            error=None,
+            created_at=time.time(),
+        )
+        # Counted before the first await, so that no burst of requests slips past the limits.
+        self._runs[task.taskUUID] = _Run(owner, task.numberResults)
+        try:
+            await self._store.add(row)
+        except DuplicateTaskError:
+            del self._runs[task.taskUUID]
+            raise _conflict(task.taskUUID) from None
+        self._start(StoredTask(row, ()))
+        return task.taskUUID
+
+    async def follow(self, task_uuid: str) -> AsyncIterator[dict[str, Any]]:
+        """Yield the result items of a task admitted just now, each as it is finished.
+
+        Raises:
+            TaskError: the task failed.
+        """
+        run = self._runs[task_uuid]
+        outcomes: asyncio.Queue[ImageRow | TaskError | None] = asyncio.Queue()
+        run.followers.append(outcomes)
+        stored = await self._store.find(task_uuid)
+        assert stored is not None
+        while (outcome := await outcomes.get()) is not None:
+            if isinstance(outcome, TaskError):
+                raise outcome
+            yield await result_item(stored.row, outcome, self.images, self._settings)
+
+    async def poll(self, task_uuid: str, owner: str) -> list[dict[str, Any]]:
+        """Return one item per picture of a task: all in the making, or all finished.
+
+        Raises:
+            TaskError: the task is not known, or it failed.
+        """
+        stored = await self._find(task_uuid, owner)
+        if stored.row.status == FAILED:
+            raise _stored_failure(stored.row)
+        if stored.row.status == RUNNING:
+            run = self._runs.get(task_uuid)
+            return processing_items(stored.row, run.progress if run else 0)
+        return [
+            {
+                **await result_item(stored.row, image, self.images, self._settings),
+                "status": "success",
+            }
+            for image in stored.images
+        ]
+
+    async def details(self, task_uuid: str, owner: str) -> dict[str, Any]:
+        """Return a task as it was sent and what came of it.
+
+        Raises:
+            TaskError: the task is not known.
+        """
+        stored = await self._find(task_uuid, owner)
+        try:
+            response: dict[str, Any] = {"data": await self.poll(task_uuid, owner)}
+        except TaskError as e:
+            response = {"errors": [to_error_object(e, stored.row.request)]}
+        return {
+            "taskType": "getTaskDetails",
+            "taskUUID": task_uuid,
+            "request": [stored.row.request],
+            "response": response,
+        }
+
+    async def release(self, task_uuid: str) -> None:
+        """Forget a failed task whose client will send it again."""
+        await self._store.release(task_uuid)
+
+    def drain(self) -> None:
+        """Refuse new tasks; those accepted go on."""
+        self._is_draining = True
 
     @property
-    def engine(self) -> Engine:
-        return self._engine
+    def num_running_tasks(self) -> int:
+        return len(self._runs)
 
-    async def run(self, raw: dict[str, Any], base_url: str) -> list[dict[str, Any]]:
-        """Draw the pictures of one task and return its result items, in the order of their seeds.
+    # --- admission ---
 
-        Raises:
-            TaskError: the task was refused, or it failed.
-        """
-        task = parse_image_inference(raw)
-        job = self._admit(task)
-        self._num_queued_images += task.numberResults
-        try:
-            items = []
-            async for event in self._engine.submit(job):
-                if isinstance(event, JobFailed):
-                    raise TaskError(event.code, event.message)
-                if isinstance(event, JobCancelled):
-                    raise TaskError("taskCancelled", "The task was cancelled.")
-                if isinstance(event, ImageDone):
-                    items.append(await self._deliver(task, event, base_url))
-            return items
-        finally:
-            self._num_queued_images -= task.numberResults
-
-    def _admit(self, task: ImageInference) -> Job:
-        """Return the job for a task.
-
-        Raises:
-            TaskError: the model or size is not served, or too much is queued already.
-        """
-        if task.model != self._settings.api.model:
-            served = self._settings.api.model
+    def _check(self, task: ImageInference, owner: str) -> Size:
+        """Return the size to draw; all other checks that need no store happen here too."""
+        api, limits = self._settings.api, self._settings.server
+        if self._is_draining:
+            raise TaskError("serviceUnavailable", "The server is stopping; send the task again.")
+        if task.model != api.model:
             raise TaskError(
                 "invalidModel",
-                f"Invalid value for 'model' parameter. It must be '{served}'. "
+                f"Invalid value for 'model' parameter. It must be '{api.model}'. "
                 f"Got '{task.model[:80]}'.",
                 "model",
-                {"allowedValues": [served]},
+                {"allowedValues": [api.model]},
             )
         size = self._find_size(task)
-        limit = self._settings.server.max_queued_images
-        if self._num_queued_images + task.numberResults > limit:
+        _check_scheduler(task.scheduler)
+        if task.is_checked:
+            self._safety.require()
+        if task.taskUUID in self._runs:
+            raise _conflict(task.taskUUID)
+        queued = sum(run.num_images for run in self._runs.values())
+        if queued + task.numberResults > limits.max_queued_images:
             raise TaskError(
                 "rateLimitExceeded",
-                f"{self._num_queued_images} pictures are queued and {limit} is the limit; "
+                f"{queued} pictures are queued and {limits.max_queued_images} is the limit; "
                 "try again later.",
             )
-        negative = task.negativePrompt
-        return Job(
-            job_id=str(uuid.uuid4()),
-            prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
-            negative_prompt=None if negative == BLANK_PROMPT else negative,
-            width_px=size.width_px,
-            height_px=size.height_px,
-            num_steps=task.steps,
-            guidance=task.CFGScale,
-            seeds=image_seeds(task.seed, task.numberResults),
-            image_format=task.outputFormat,
-            quality=task.outputQuality,
-        )
+        own = sum(run.owner == owner for run in self._runs.values())
+        if own >= limits.max_tasks_per_key:
+            raise TaskError(
+                "rateLimitExceeded",
+                f"This key has {own} running tasks, which is its limit; try again later.",
+            )
+        return size
 
     def _find_size(self, task: ImageInference) -> Size:
         width, height = task.width, task.height
@@ -115,26 +259,158 @@ class TaskService:
                 {"allowedValues": allowed},
             ) from None
 
-    async def _deliver(
-        self, task: ImageInference, done: ImageDone, base_url: str
-    ) -> dict[str, Any]:
-        """Return the result item of one picture, in every form asked for."""
-        extension = task.outputFormat.lower()
-        image_uuid = str(uuid.uuid4())
-        item: dict[str, Any] = {
-            "taskType": task.taskType,
-            "taskUUID": task.taskUUID,
-            "imageUUID": image_uuid,
-            "seed": done.seed,
-        }
-        encoded = base64.b64encode(done.encoded).decode("ascii")
-        for output_type in task.outputType:
-            if output_type == "URL":
-                name = f"{image_uuid}.{extension}"
-                await self._images.save(name, done.encoded)
-                item["imageURL"] = f"{base_url}/images/{name}"
-            elif output_type == "base64Data":
-                item["imageBase64Data"] = encoded
-            else:
-                item["imageDataURI"] = f"data:{MEDIA_TYPES[extension]};base64,{encoded}"
-        return item
+    async def _find(self, task_uuid: str, owner: str) -> StoredTask:
+        stored = await self._store.find(task_uuid)
+        if stored is None or stored.row.owner != owner:
+            raise TaskError(
+                "taskFailedOrNotFound", f"There is no task '{task_uuid[:80]}'.", "taskUUID"
+            )
+        return stored
+
+    # --- drawing ---
+
+    def _start(self, stored: StoredTask) -> None:
+        row = stored.row
+        self._runs.setdefault(row.task_uuid, _Run(row.owner, len(row.seeds)))
+        self._spawn(self._draw(stored))
+
+    async def _draw(self, stored: StoredTask) -> None:
+        """Draw what is still missing and end the task exactly once."""
+        row, run = stored.row, self._runs[stored.row.task_uuid]
+        task = ImageInference.model_validate(row.request)
+        positions = _missing_positions(stored)
+        try:
+            failure = await self._draw_missing(task, row, positions)
+        except TaskError as e:
+            failure = e
+        except (OSError, SQLAlchemyError):
+            log.exception("task %s could not be stored", row.task_uuid)
+            failure = TaskError("internalServerError", "The pictures could not be stored.")
+        # A cancelled coroutine never gets here: the task stays in the store, for the next start.
+        await self._finish(task, row, failure)
+        run.tell(failure)
+        del self._runs[row.task_uuid]
+
+    async def _draw_missing(
+        self, task: ImageInference, row: TaskRow, positions: list[int]
+    ) -> TaskError | None:
+        """Draw and keep the pictures at these positions; return what went wrong, if anything."""
+        run = self._runs[row.task_uuid]
+        async for event in self.engine.submit(_to_job(task, row, positions)):
+            if isinstance(event, StepDone):
+                done = event.image * event.num_steps + event.step
+                run.progress = min(99, 100 * done // (event.num_steps * len(positions)))
+            elif isinstance(event, ImageDone):
+                run.tell(await self._keep(task, row, positions[event.image], event.encoded))
+            elif isinstance(event, JobFailed):
+                return TaskError(event.code, event.message)
+            elif isinstance(event, JobCancelled):
+                return TaskError("taskCancelled", "The task was cancelled.")
+        return None
+
+    async def _keep(
+        self, task: ImageInference, row: TaskRow, position: int, encoded: bytes
+    ) -> ImageRow:
+        """Store a picture, send it where it was asked to go, and note the call that tells of it."""
+        name = f"{row.image_uuids[position]}.{task.outputFormat.lower()}"
+        await self.images.save(name, encoded)
+        if task.uploadEndpoint is not None:
+            await self._outbox.upload(task.uploadEndpoint, name, encoded)
+        is_nsfw = await self._safety.is_nsfw(encoded) if task.is_checked else None
+        ttl_s = task.ttl or self._settings.images.ttl_s
+        image = ImageRow(
+            image_uuid=row.image_uuids[position],
+            task_uuid=row.task_uuid,
+            position=position,
+            name=name,
+            is_nsfw=is_nsfw,
+            expires_at=time.time() + ttl_s,
+        )
+        webhook = None
+        if task.webhookURL is not None:
+            item = await result_item(row, image, self.images, self._settings)
+            webhook = self._outbox.announce(
+                task.webhookURL, row.task_uuid, position, {"data": [item]}
+            )
+        await self._store.add_image(image, webhook)
+        self._outbox.wake()
+        return image
+
+    async def _finish(self, task: ImageInference, row: TaskRow, failure: TaskError | None) -> None:
+        if failure is None:
+            await self._store.finish(row.task_uuid)
+            return
+        error = to_error_object(failure, row.request)
+        webhook = None
+        if task.webhookURL is not None:
+            body = {"errors": [error]}
+            webhook = self._outbox.announce(task.webhookURL, row.task_uuid, -1, body)
+        await self._store.fail(row.task_uuid, error, webhook)
+        self._outbox.wake()
+
+    # --- housekeeping ---
+
+    async def _sweep_for_ever(self) -> None:
+        """Delete pictures whose time is over and tasks that ended long ago."""
+        while True:
+            expired = await self._store.list_expired_images(time.time())
+            forgotten = await self._store.purge(self._settings.tasks.retention_s)
+            await self.images.delete([*expired, *forgotten])
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _missing_positions(stored: StoredTask) -> list[int]:
+    finished = {image.position for image in stored.images}
+    return [position for position in range(len(stored.row.seeds)) if position not in finished]
+
+
+def _to_job(task: ImageInference, row: TaskRow, positions: list[int]) -> Job:
+    assert task.width is not None
+    assert task.height is not None
+    negative = task.negativePrompt
+    return Job(
+        job_id=row.task_uuid,
+        prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
+        negative_prompt=None if negative == BLANK_PROMPT else negative,
+        width_px=task.width,
+        height_px=task.height,
+        num_steps=task.steps,
+        guidance=task.CFGScale,
+        seeds=tuple(int(row.seeds[position]) for position in positions),
+        image_format=task.outputFormat,
+        quality=task.outputQuality,
+    )
+
+
+def _check_scheduler(name: str) -> None:
+    """Refuse what the pipeline cannot do yet, rather than draw something else in silence."""
+    wanted = CATALOG["Default"]
+    if (CATALOG[name].solver, CATALOG[name].grid) != (wanted.solver, wanted.grid):
+        ready = [
+            n for n, e in CATALOG.items() if (e.solver, e.grid) == (wanted.solver, wanted.grid)
+        ]
+        raise TaskError(
+            "unsupportedScheduler",
+            f"Scheduler '{name}' is not available yet. Use one of: {', '.join(map(repr, ready))}.",
+            "scheduler",
+            {"allowedValues": ready},
+        )
+
+
+def _conflict(task_uuid: str) -> TaskError:
+    return TaskError(
+        "conflictTaskUUID",
+        f"A task with UUID '{task_uuid}' exists already; use a new UUID, or poll it.",
+        "taskUUID",
+    )
+
+
+def _stored_failure(row: TaskRow) -> TaskError:
+    known = dict(row.error or {})
+    code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
+    return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})
