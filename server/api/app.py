@@ -43,10 +43,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         await tasks.open()
         calls = asyncio.create_task(outbox.run())
         yield
-        await tasks.close()  # before the engine: what is not finished is drawn after a restart
-        calls.cancel()
-        await asyncio.gather(calls, return_exceptions=True)
-        await engine.stop()
+        outbox.stop()
+        await calls
+        await tasks.close()
         await egress.close()
 
     app = FastAPI(

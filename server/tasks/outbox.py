@@ -30,6 +30,7 @@ class Outbox:
         self._store = store
         self._egress = egress
         self._wakeup = asyncio.Event()
+        self._is_stopping = False
 
     def announce(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> WebhookRow:
         """Return the call that tells `url` of a picture; whoever stores the picture stores it."""
@@ -46,6 +47,11 @@ class Outbox:
         """Look for due calls now."""
         self._wakeup.set()
 
+    def stop(self) -> None:
+        """Let `run` return after the calls in flight; the others stay in the store."""
+        self._is_stopping = True
+        self._wakeup.set()
+
     async def upload(self, url: str, name: str, encoded: bytes) -> None:
         """PUT a picture's bytes.
 
@@ -60,13 +66,13 @@ class Outbox:
             ) from None
 
     async def run(self) -> None:
-        """Send webhooks for ever."""
-        while True:
-            self._wakeup.clear()
+        """Send webhooks until stopped."""
+        while not self._is_stopping:
             due = await self._store.list_due_webhooks(time.time(), BATCH)
             await asyncio.gather(*(self._call(row) for row in due))
             if not due:
                 await self._sleep()
+            self._wakeup.clear()
 
     async def _sleep(self) -> None:
         try:

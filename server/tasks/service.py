@@ -5,6 +5,7 @@ asks later finds them in the store.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -80,6 +81,7 @@ class TaskService:
         self._runs: dict[str, _Run] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._is_draining = False
+        self._stopping = asyncio.Event()
 
     # --- start and stop ---
 
@@ -92,10 +94,10 @@ class TaskService:
         self._spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
-        """Stop; unfinished tasks stay in the store for the next start."""
+        """Stop the engine and then everything else; what is not finished stays in the store."""
         self._is_draining = True
-        for task in self._background:
-            task.cancel()
+        self._stopping.set()
+        await self.engine.stop()  # ends every job, and so every coroutine that draws
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._store.close()
 
@@ -286,9 +288,9 @@ class TaskService:
         except (OSError, SQLAlchemyError):
             log.exception("task %s could not be stored", row.task_uuid)
             failure = TaskError("internalServerError", "The pictures could not be stored.")
-        # A cancelled coroutine never gets here: the task stays in the store, for the next start.
-        await self._finish(task, row, failure)
-        run.tell(failure)
+        if failure is None or not self._stopping.is_set():
+            await self._finish(task, row, failure)
+        run.tell(failure)  # when stopping, the task stays in the store for the next start
         del self._runs[row.task_uuid]
 
     async def _draw_missing(
@@ -352,11 +354,13 @@ class TaskService:
 
     async def _sweep_for_ever(self) -> None:
         """Delete pictures whose time is over and tasks that ended long ago."""
-        while True:
+        while not self._stopping.is_set():
             expired = await self._store.list_expired_images(time.time())
             forgotten = await self._store.purge(self._settings.tasks.retention_s)
             await self.images.delete([*expired, *forgotten])
-            await asyncio.sleep(SWEEP_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_EVERY_S):
+                    await self._stopping.wait()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
