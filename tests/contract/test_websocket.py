@@ -1,0 +1,216 @@
+"""The WebSocket transport, with an engine that draws nothing."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketTestSession
+
+from server.api.app import create_app
+from server.api.auth import add_key
+from server.settings import Settings
+
+
+def make_task(**changes: Any) -> dict[str, Any]:
+    return {
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+        **changes,
+    }
+
+
+def ask(socket: WebSocketTestSession, *tasks: object) -> dict[str, Any]:
+    """Send a frame and return the next one."""
+    socket.send_text(json.dumps(tasks))
+    frame: dict[str, Any] = socket.receive_json()
+    return frame
+
+
+def authenticate(socket: WebSocketTestSession, **fields: str) -> str:
+    frame = ask(socket, {"taskType": "authentication", "apiKey": "any", **fields})
+    (item,) = frame["data"]
+    assert item["taskType"] == "authentication"
+    return str(item["connectionSessionUUID"])
+
+
+@pytest.fixture
+def socket(client: TestClient) -> Iterator[WebSocketTestSession]:
+    with client.websocket_connect("/v1?sdk=js&version=1.3.2") as socket:
+        authenticate(socket)
+        yield socket
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/"])
+def test_a_session_starts_with_its_own_uuid(client: TestClient, path: str) -> None:
+    with client.websocket_connect(path) as one, client.websocket_connect(path) as two:
+        assert uuid.UUID(authenticate(one)) != uuid.UUID(authenticate(two))
+
+
+def test_a_ping_is_answered_alone_in_its_frame(socket: WebSocketTestSession) -> None:
+    pong = {"taskType": "ping", "pong": True}
+    assert ask(socket, {"taskType": "ping", "ping": True}) == {"data": [pong]}
+
+
+def test_each_picture_is_a_frame_of_its_own(socket: WebSocketTestSession) -> None:
+    task = make_task(seed=4, numberResults=3)
+    frames = [ask(socket, task), socket.receive_json(), socket.receive_json()]
+    assert [len(frame["data"]) for frame in frames] == [1, 1, 1]
+    assert [frame["data"][0]["seed"] for frame in frames] == [4, 5, 6]
+    assert all("errors" not in frame and "error" not in frame for frame in frames)
+
+
+def test_an_error_is_alone_in_its_frame_and_names_its_task(socket: WebSocketTestSession) -> None:
+    bad = make_task(steps=0)
+    frame = ask(socket, bad)
+    assert frame.keys() == {"errors"}
+    assert [error["taskUUID"] for error in frame["errors"]] == [bad["taskUUID"]]
+
+
+def test_tasks_of_one_socket_run_side_by_side(socket: WebSocketTestSession, engine: Any) -> None:
+    engine.is_held = True
+    slow = make_task()
+    socket.send_text(json.dumps([slow]))
+    assert ask(socket, {"taskType": "ping"})["data"][0]["pong"]
+    engine.is_held = False
+    assert socket.receive_json()["data"][0]["taskUUID"] == slow["taskUUID"]
+
+
+def test_async_delivery_is_one_acknowledgement_and_then_polls(
+    socket: WebSocketTestSession, engine: Any
+) -> None:
+    engine.is_held = True
+    task = make_task(deliveryMethod="async", numberResults=2)
+    acknowledged = ask(socket, task)["data"]
+    assert acknowledged == [{"taskType": "imageInference", "taskUUID": task["taskUUID"]}]
+    poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
+    waiting = ask(socket, poll)["data"]
+    assert [item["status"] for item in waiting] == ["processing", "processing"]
+    assert len({item["imageUUID"] for item in waiting}) == 2
+    assert all("imageURL" not in item for item in waiting)
+    engine.is_held = False
+    deadline = time.monotonic() + 10
+    while (done := ask(socket, poll)["data"])[0]["status"] != "success":
+        assert time.monotonic() < deadline
+    assert {item["imageUUID"] for item in done} == {item["imageUUID"] for item in waiting}
+    assert all(item["imageURL"] for item in done)
+    details = ask(socket, {"taskType": "getTaskDetails", "taskUUID": task["taskUUID"]})["data"][0]
+    assert details["request"][0]["positivePrompt"] == task["positivePrompt"]
+    assert len(details["response"]["data"]) == 2
+
+
+def test_a_used_uuid_is_a_conflict_while_running_and_afterwards(
+    socket: WebSocketTestSession, engine: Any
+) -> None:
+    task = make_task()
+    engine.is_held = True
+    socket.send_text(json.dumps([task]))
+    assert ask(socket, task)["errors"][0]["code"] == "conflictTaskUUID"
+    engine.is_held = False
+    socket.receive_json()
+    assert ask(socket, task)["errors"][0]["code"] == "conflictTaskUUID"
+
+
+def test_a_failed_task_tells_so_to_whoever_polls(socket: WebSocketTestSession, engine: Any) -> None:
+    engine.failure = ("inferenceError", "it did not work")
+    task = make_task()
+    assert ask(socket, task)["errors"][0]["code"] == "inferenceError"
+    (error,) = ask(socket, {"taskType": "getResponse", "taskUUID": task["taskUUID"]})["errors"]
+    assert (error["code"], error["status"]) == ("inferenceError", "error")
+    assert error["taskUUID"] == task["taskUUID"]
+
+
+def test_an_unknown_task_is_not_found(socket: WebSocketTestSession) -> None:
+    (error,) = ask(socket, {"taskType": "getResponse", "taskUUID": str(uuid.uuid4())})["errors"]
+    assert error["code"] == "taskFailedOrNotFound"
+
+
+def test_results_of_a_dropped_socket_wait_for_the_sessions_return(
+    client: TestClient, engine: Any
+) -> None:
+    engine.is_held = True
+    task = make_task(numberResults=2)
+    with client.websocket_connect("/v1") as first:
+        session = authenticate(first)
+        first.send_text(json.dumps([task]))
+        ask(first, {"taskType": "ping"})
+    engine.is_held = False
+    deadline = time.monotonic() + 10
+    while client.app.state.tasks.num_running_tasks:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with client.websocket_connect("/v1") as second:
+        assert authenticate(second, connectionSessionUUID=session) == session
+        frames = [second.receive_json(), second.receive_json()]
+        assert [frame["data"][0]["taskUUID"] for frame in frames] == [task["taskUUID"]] * 2
+        assert ask(second, {"taskType": "ping"})["data"][0]["pong"]  # and nothing twice
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '[{"taskType": 5}]', "[[[", '"\\ud800"'])
+def test_a_frame_that_is_no_task_is_an_error_and_the_socket_lives(
+    socket: WebSocketTestSession, text: str
+) -> None:
+    socket.send_text(text)
+    assert socket.receive_json()["errors"]
+    assert ask(socket, {"taskType": "ping"})["data"]
+
+
+def test_a_task_before_authentication_is_refused_with_its_uuid(client: TestClient) -> None:
+    with client.websocket_connect("/v1") as socket:
+        task = make_task()
+        (error,) = ask(socket, task)["errors"]
+        assert (error["code"], error["taskUUID"]) == ("missingApiKey", task["taskUUID"])
+
+
+@pytest.fixture
+def locked(settings: Settings, engine: Any) -> Iterator[tuple[TestClient, str, str]]:
+    """A server with two keys; yields a client and the keys."""
+    file = Path(settings.keys.file)
+    ours, other = add_key(file, "ours"), add_key(file, "other")
+    with TestClient(create_app(settings, engine)) as client:
+        yield client, ours, other
+
+
+def test_a_wrong_key_is_refused_as_clients_expect_it(locked: tuple[TestClient, str, str]) -> None:
+    client, _, _ = locked
+    with client.websocket_connect("/v1") as socket:
+        frame = ask(socket, {"taskType": "authentication", "apiKey": "wrong"})
+        assert frame["error"] == frame["errors"][0]
+        error = frame["error"]
+        assert (error["code"], error["taskType"]) == ("invalidApiKey", "authentication")
+        assert "taskUUID" not in error
+
+
+def test_http_takes_a_key_from_the_header_or_the_first_task(
+    locked: tuple[TestClient, str, str],
+) -> None:
+    client, key, _ = locked
+    header = {"Authorization": f"Bearer {key}"}
+    assert client.post("/v1", json=[make_task()], headers=header).status_code == 200
+    first = {"taskType": "authentication", "apiKey": key}
+    answer = client.post("/v1", json=[first, make_task()])
+    assert (answer.status_code, len(answer.json()["data"])) == (200, 1)
+    for tasks, code in (
+        ([make_task()], "missingApiKey"),
+        ([{**first, "apiKey": "wrong"}, make_task()], "invalidApiKey"),
+    ):
+        refused = client.post("/v1", json=tasks)
+        assert refused.status_code == 401
+        assert refused.json()["errors"][0]["code"] == code
+        assert "taskUUID" not in refused.json()["errors"][0]
+
+
+def test_one_key_does_not_see_the_tasks_of_another(locked: tuple[TestClient, str, str]) -> None:
+    client, ours, other = locked
+    task = make_task()
+    client.post("/v1", json=[task], headers={"Authorization": f"Bearer {ours}"})
+    poll = [{"taskType": "getResponse", "taskUUID": task["taskUUID"]}]
+    for key, status in ((ours, 200), (other, 404)):
+        answer = client.post("/v1", json=poll, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == status
