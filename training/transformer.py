@@ -35,7 +35,7 @@ TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 MAX_GRADIENT_NORM = 1.5
 TEXT_WEIGHT, BALANCE_WEIGHT = 0.03, 0.01
-EMA_DECAY = 0.998
+EMA_DECAY = 0.99
 # Logit-normal sigmas, a little towards noise, where kinds and places are decided.
 # Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1; location chosen for 256 tokens.
 SIGMA_LOCATION, SIGMA_SCALE = 0.8, 1.3

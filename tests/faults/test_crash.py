@@ -1,0 +1,172 @@
+"""What was accepted is finished, once, whatever dies in between. Real processes and signals."""
+
+import base64
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def make_task(**changes: Any) -> dict[str, Any]:
+    return {
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+        "width": 256,
+        "height": 256,
+        "steps": 4,
+        "outputFormat": "PNG",
+        **changes,
+    }
+
+
+class Listener:
+    """A client's own server: takes webhooks and uploads, and fails as often as it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str, str, bytes]] = []
+        self.num_failures = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = 500 if outer.num_failures > 0 else 200
+                outer.num_failures -= 1
+                if status == 200:
+                    kind = self.headers["content-type"]
+                    outer.heard.append((self.command, self.path, kind, body))
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            do_POST = do_PUT = handle_any
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def wait_for(self, count: int, timeout_s: float = 60) -> list[tuple[str, str, str, bytes]]:
+        deadline = time.monotonic() + timeout_s
+        while len(self.heard) < count:
+            assert time.monotonic() < deadline, f"heard {len(self.heard)} of {count}"
+            time.sleep(0.05)
+        return self.heard
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@pytest.fixture
+def server(server_factory: Callable[..., Any], tiny_checkpoint: Path) -> Any:
+    server = server_factory(
+        tiny_checkpoint,
+        HYIMAGE_EGRESS__ALLOWED_NETWORKS='["127.0.0.0/8"]',
+        HYIMAGE_EGRESS__WEBHOOK_FIRST_DELAY_S="0.2",
+    )
+    server.start()
+    return server
+
+
+def pictures(server: Any, items: list[dict[str, Any]]) -> list[bytes]:
+    return [server.get(item["imageURL"])[0] for item in items]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_accepted_tasks_finish_after_a_restart_with_the_same_pixels(
+    server: Any, how: signal.Signals
+) -> None:
+    task = make_task(deliveryMethod="async", numberResults=2, seed=5, steps=15)
+    assert server.post(task)["data"] == [
+        {"taskType": "imageInference", "taskUUID": task["taskUUID"]}
+    ]
+    server.stop(how)
+    server.start()
+    assert server.post(task)["errors"][0]["code"] == "conflictTaskUUID"
+    items = server.wait_for(task["taskUUID"])
+    again = server.post({**task, "taskUUID": str(uuid.uuid4()), "deliveryMethod": "sync"})
+    assert [item["seed"] for item in items] == [item["seed"] for item in again["data"]] == [5, 6]
+    assert pictures(server, items) == pictures(server, again["data"])
+
+
+def test_a_killed_worker_costs_a_client_only_time(server: Any) -> None:
+    answers: list[dict[str, Any]] = []
+    task = make_task(numberResults=2, steps=20, seed=1)
+    client = threading.Thread(target=lambda: answers.append(server.post(task)))
+    client.start()
+    deadline = time.monotonic() + 30
+    while not server.post({"taskType": "getResponse", "taskUUID": task["taskUUID"]})["data"]:
+        assert time.monotonic() < deadline
+    for pid in server.children():
+        if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    client.join(timeout=120)
+    assert [item["seed"] for item in answers[0]["data"]] == [1, 2]
+
+
+def test_a_webhook_hears_of_each_picture_once(server: Any, listener: Listener) -> None:
+    listener.num_failures = 2
+    task = make_task(numberResults=3, webhookURL=f"{listener.url}/hook?secret=a%2Fb", seed=1)
+    assert server.post(task)["data"] == [
+        {"taskType": "imageInference", "taskUUID": task["taskUUID"]}
+    ]
+    listener.wait_for(3)
+    time.sleep(1)
+    assert {heard[:3] for heard in listener.heard} == {
+        ("POST", "/hook?secret=a%2Fb", "application/json")
+    }
+    items = [json.loads(body)["data"] for *_, body in listener.heard]
+    assert sorted(item["seed"] for (item,) in items) == [1, 2, 3]
+
+
+def test_a_webhook_that_could_not_be_made_is_made_after_a_restart(
+    server: Any, listener: Listener
+) -> None:
+    listener.num_failures = 10**6
+    task = make_task(webhookURL=f"{listener.url}/hook")
+    server.post(task)
+    server.wait_for(task["taskUUID"])
+    server.stop()
+    listener.num_failures = 0
+    server.start()
+    (heard,) = listener.wait_for(1)
+    assert json.loads(heard[3])["data"][0]["taskUUID"] == task["taskUUID"]
+    server.stop()
+    server.start()
+    time.sleep(1)
+    assert len(listener.heard) == 1
+
+
+def test_an_upload_gets_the_bytes_of_the_picture(server: Any, listener: Listener) -> None:
+    task = make_task(uploadEndpoint=f"{listener.url}/put?signature=x", outputType="base64Data")
+    (item,) = server.post(task)["data"]
+    (heard,) = listener.wait_for(1)
+    assert heard[:3] == ("PUT", "/put?signature=x", "image/png")
+    assert heard[3] == base64.b64decode(item["imageBase64Data"])
+
+
+def test_a_failed_upload_fails_its_task(server: Any, listener: Listener) -> None:
+    listener.num_failures = 10**6
+    (error,) = server.post(make_task(uploadEndpoint=f"{listener.url}/put"))["errors"]
+    assert error["code"] == "uploadFailed"
