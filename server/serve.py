@@ -40,6 +40,7 @@ def serve_forever(settings: Settings) -> None:
             host=settings.server.host,
             port=settings.server.port,
             log_level="info",
+            access_log=False,  # server/api/requests.py writes the line, with the request's id
             ws_max_size=settings.server.max_body_bytes,
             proxy_headers=settings.server.trusts_proxy_headers,
             forwarded_allow_ips="*" if settings.server.trusts_proxy_headers else None,

@@ -5,11 +5,14 @@ Everything lies in one run folder outside the repository; each part is skipped w
 """
 
 import fcntl
+import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
@@ -20,7 +23,7 @@ from training.latents import OFFERED_GRIDS, SMALL_GRID, build_latents
 from training.samples import save_samples
 from training.state import append_line, load_state
 from training.tokenizer import build_tokenizer
-from training.transformer import STATE_NAME
+from training.transformer import PHASES, STATE_NAME, Phase, cool_down
 from training.vae import build_started_vae, train_decoder
 
 DECODER_STEPS = 1500
@@ -33,8 +36,8 @@ Report = Callable[[str], None]
 class Workers:
     """The processes that train; all are started anew when one of them ends badly."""
 
-    def __init__(self, run: Path, world_size: int) -> None:
-        self._run, self._world_size = run, world_size
+    def __init__(self, run: Path, world_size: int, phases: tuple[Phase, ...]) -> None:
+        self._run, self._world_size, self._phases = run, world_size, phases
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -47,6 +50,7 @@ class Workers:
             command = [
                 sys.executable, "-m", "training.transformer",
                 str(self._run), str(rank), str(self._world_size), str(rendezvous),
+                json.dumps([asdict(phase) for phase in self._phases]),
             ]  # fmt: skip
             self._processes.append(
                 subprocess.Popen(command, env=training_environment(1), stdout=log, stderr=log)
@@ -103,7 +107,7 @@ def _train(run: Path, report: Report, world_size: int) -> Path:
     report("decoder")
     train_decoder(run, art, DECODER_STEPS)
     report("transformer: training; it may be stopped at any time, and goes on when started again")
-    workers = Workers(run, world_size)
+    workers = Workers(run, world_size, PHASES)
     workers.start()
     try:
         _watch(run, export, workers, report)
@@ -134,9 +138,37 @@ def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
                 sampled = now
 
 
+def export_cooled(run: Path, num_steps: int, world_size: int = 2) -> Path:
+    """Train a copy of the run to a falling learning rate, and export that instead.
+
+    The run itself is left as it is, to go on at the full rate later. Stop it before.
+    """
+    copy = run / "cooled"
+    state = load_state(run / STATE_NAME)
+    if state is None:
+        raise RuntimeError(f"{run / STATE_NAME} does not exist; train first")
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for name in ("art", "latents", "tokenizer", "vae.pt"):
+        (copy / name).symlink_to(run / name)
+    shutil.copyfile(run / STATE_NAME, copy / STATE_NAME)
+    workers = Workers(copy, world_size, cool_down(state["step"], num_steps))
+    workers.start()
+    try:
+        while not workers.poll():
+            time.sleep(POLL_S)
+    finally:
+        workers.stop()
+    export_checkpoint(copy, run / "export" / "tiny")
+    return run / "export" / "tiny"
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    train_tiny(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        export_cooled(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        train_tiny(Path(sys.argv[1]))

@@ -35,7 +35,7 @@ TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 MAX_GRADIENT_NORM = 1.5
 TEXT_WEIGHT, BALANCE_WEIGHT = 0.03, 0.01
-EMA_DECAY = 0.99
+EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
 # Logit-normal sigmas, a little towards noise, where kinds and places are decided.
 # Source: Esser et al. 2024 (arXiv 2403.03206), section 3.1; location chosen for 256 tokens.
 SIGMA_LOCATION, SIGMA_SCALE = 0.8, 1.3
@@ -61,6 +61,7 @@ PHASES = (
     Phase(200, small_share=0.4, wordy_share=0.05),
     Phase(500, small_share=0.1, wordy_share=0.1),
     Phase(20000, small_share=0.0, wordy_share=0.12),
+    Phase(3000, small_share=0.0, wordy_share=0.12, rate_to=0.03),
 )
 
 
@@ -159,7 +160,7 @@ class TransformerTrainer:
         self._muon.step(MUON_RATE * rate, momentum=min(0.95, 0.85 + self.step / 3000))
         self.step += 1
         self.num_pictures += len(batch.latent_BCYX) * self._world_size
-        decay = min(EMA_DECAY, (self.step + 1) / (self.step + 15))
+        decay = 1 - 1 / (1 + EMA_SHARE * self.step)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.trained.values()), 1 - decay)
         return flow.item(), text.item(), balance.item()
@@ -253,8 +254,22 @@ def _report(
     append_line(folder / METRICS_NAME, json.dumps(line))
 
 
-if __name__ == "__main__":
-    os.nice(NICENESS)
-    train_transformer(
-        Path(sys.argv[1]), PHASES, int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+def cool_down(step: int, num_steps: int) -> tuple[Phase, ...]:
+    """Return phases that end a run at `step` with a falling learning rate."""
+    mixture = PHASES[-2]
+    return (
+        Phase(step, mixture.small_share, mixture.wordy_share),
+        Phase(num_steps, mixture.small_share, mixture.wordy_share, 1.0, 0.03),
     )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train as one process: folder, rank, world size, rendezvous and phases, if any, as JSON."""
+    os.nice(NICENESS)
+    folder, rank, world_size, rendezvous, *rest = arguments
+    phases = tuple(Phase(**fields) for fields in json.loads(rest[0])) if rest else PHASES
+    train_transformer(Path(folder), phases, int(rank), int(world_size), Path(rendezvous))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -9,11 +9,13 @@ from fastapi import FastAPI
 
 from model.config import load_config
 from model.resolution import list_offered_sizes
-from server.api import http, websocket
+from server.api import http, openai, websocket
 from server.api.auth import Keys
+from server.api.requests import RequestIds
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
+from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
 from server.tasks.outbox import Outbox
@@ -35,7 +37,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     outbox = Outbox(settings.egress, store, egress)
     sizes = list_offered_sizes(config.image_base_size)
     safety = SafetyChecker(settings.safety)
-    tasks = TaskService(settings, engine, store, images, outbox, safety, sizes)
+    metrics = Metrics()
+    tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, sizes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +61,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.state.sessions = websocket.Sessions()
     app.state.background = set()
     app.state.tasks = tasks
+    app.state.metrics = metrics
     app.include_router(http.router)
     app.include_router(websocket.router)
+    app.include_router(openai.router)
+    app.add_middleware(RequestIds)
     return app

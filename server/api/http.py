@@ -13,6 +13,7 @@ from server.api.errors import error_envelope, http_status
 from server.api.schemas import task_schema
 from server.delivery.images import ImageStore, media_type
 from server.errors import TaskError
+from server.metrics import Metrics
 from server.settings import Settings
 from server.tasks.items import to_error_object
 from server.tasks.service import TaskService
@@ -98,6 +99,21 @@ async def ready(tasks: Tasks) -> JSONResponse:
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request, tasks: Tasks) -> Response:
+    """Return counters and timings for Prometheus."""
+    counters: Metrics = request.app.state.metrics
+    counters.running.set(tasks.num_running_tasks)
+    counters.sockets.set(request.app.state.sessions.num_connected)
+    counters.ready.set(tasks.engine.status.is_ready)
+    return Response(counters.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def bearer_key(header: str | None) -> str | None:
+    """Return the key of an Authorization header."""
+    return header[7:].strip() if header and header.lower().startswith("bearer ") else None
+
+
 def public_base_url(settings: Settings, own_url: str) -> str:
     """Return the address under which image URLs are given out."""
     return settings.server.public_url.rstrip("/") or own_url.rstrip("/")
@@ -140,7 +156,7 @@ async def _run_one(
 
 def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], str | None]:
     """Return the tasks without an authentication, and the key that was given."""
-    key = header[7:].strip() if header and header.lower().startswith("bearer ") else None
+    key = bearer_key(header)
     first = tasks[0]
     if isinstance(first, dict) and first.get("taskType") == "authentication":
         given = first.get("apiKey")

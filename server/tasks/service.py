@@ -23,6 +23,7 @@ from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
 from server.errors import TaskError
 from server.messages import ImageDone, Job, JobCancelled, JobFailed, StepDone
+from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
 from server.tasks.items import processing_items, result_item, to_error_object
@@ -69,6 +70,7 @@ class TaskService:
         images: ImageStore,
         outbox: Outbox,
         safety: SafetyChecker,
+        metrics: Metrics,
         sizes: tuple[Size, ...],
     ) -> None:
         self.engine = engine
@@ -77,6 +79,7 @@ class TaskService:
         self._store = store
         self._outbox = outbox
         self._safety = safety
+        self._metrics = metrics
         self._sizes = sizes
         self._runs: dict[str, _Run] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -109,7 +112,11 @@ class TaskService:
         Raises:
             TaskError: it cannot be drawn, its UUID is taken, or too much is queued.
         """
-        size = self._check(task, owner)
+        try:
+            size = self._check(task, owner)
+        except TaskError as e:
+            self._metrics.refusals.labels(e.code).inc()
+            raise
         seeds = image_seeds(task.seed, task.numberResults)
         request = task.model_dump(mode="json", exclude_unset=True)
         request |= {"width": size.width_px, "height": size.height_px}
@@ -300,6 +307,7 @@ class TaskService:
         run = self._runs[row.task_uuid]
         async for event in self.engine.submit(_to_job(task, row, positions)):
             if isinstance(event, StepDone):
+                self._metrics.steps.inc()
                 done = event.image * event.num_steps + event.step
                 run.progress = min(99, 100 * done // (event.num_steps * len(positions)))
             elif isinstance(event, ImageDone):
@@ -336,12 +344,16 @@ class TaskService:
             )
         await self._store.add_image(image, webhook)
         self._outbox.wake()
+        self._metrics.images.inc()
         return image
 
     async def _finish(self, task: ImageInference, row: TaskRow, failure: TaskError | None) -> None:
         if failure is None:
             await self._store.finish(row.task_uuid)
+            self._metrics.tasks.labels("success").inc()
+            self._metrics.task_seconds.observe(time.time() - row.created_at)
             return
+        self._metrics.tasks.labels(failure.code).inc()
         error = to_error_object(failure, row.request)
         webhook = None
         if task.webhookURL is not None:

@@ -307,3 +307,91 @@ def test_a_stranger_named_like_our_package_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert b"'cache' comes from" in done.stderr
+
+
+def test_a_request_id_comes_back_or_is_made(client: TestClient) -> None:
+    assert (
+        client.get("/health", headers={"X-Request-ID": "abc-1"}).headers["x-request-id"] == "abc-1"
+    )
+    made = [client.get("/health").headers["x-request-id"] for _ in range(2)]
+    assert made[0] != made[1]
+    forged = client.get("/health", headers={"X-Request-ID": "a b"}).headers["x-request-id"]
+    assert " " not in forged
+
+
+def test_metrics_count_pictures_and_refusals(client: TestClient) -> None:
+    client.post("/v1", json=[make_task(numberResults=3), make_task(model="other")])
+    page = client.get("/metrics").text
+    assert "hyimage_images_total 3.0" in page
+    assert 'hyimage_tasks_total{end="success"} 1.0' in page
+    assert 'hyimage_refusals_total{code="invalidModel"} 1.0' in page
+    assert "hyimage_ready 1.0" in page
+
+
+def test_the_openai_form_draws_the_same_task(client: TestClient, engine: Any) -> None:
+    body = {"prompt": "a red fox", "n": 2, "size": "1280x768", "response_format": "b64_json"}
+    answer = client.post("/v1/images/generations", json=body)
+    assert answer.status_code == 200
+    assert len(answer.json()["data"]) == 2
+    assert base64.b64decode(answer.json()["data"][0]["b64_json"]).startswith(b"picture")
+    (job,) = engine.jobs
+    assert (job.prompt, job.width_px, job.height_px, job.image_format) == (
+        "a red fox", 1280, 768, "PNG"
+    )  # fmt: skip
+    url = client.post("/v1/images/generations", json={"prompt": "a red fox"}).json()
+    assert client.get(url["data"][0]["url"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "parameter"),
+    [
+        ({"size": "512x512"}, 400, None),
+        ({"size": "big"}, 400, "size"),
+        ({"prompt": "x"}, 400, "positivePrompt"),
+        ({"model": "dall-e-3"}, 400, "model"),
+        ({"style": "vivid"}, 422, None),
+    ],
+)
+def test_the_openai_form_is_refused_in_its_own_words(
+    client: TestClient, changes: dict[str, Any], status: int, parameter: str | None
+) -> None:
+    answer = client.post("/v1/images/generations", json={"prompt": "a red fox", **changes})
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["error"]["param"] == parameter
+        assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "cost"),
+    [
+        ((1536, 512), 32, 0.1453),
+        ((1280, 768), 30, 0.1735),
+        ((1472, 576), 30, 0.1491),
+        ((1344, 704), 30, 0.1671),
+    ],
+)
+def test_the_default_prices_are_those_of_the_published_examples(
+    client: TestClient, size: tuple[int, int], steps: int, cost: float
+) -> None:
+    task = make_task(width=size[0], height=size[1], steps=steps, includeCost=True)
+    (item,) = client.post("/v1", json=[task]).json()["data"]
+    assert item["cost"] == pytest.approx(cost, rel=0.03)
+
+
+def test_a_check_that_cannot_be_made_is_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    monkeypatch.setattr("server.safety.importlib.util.find_spec", lambda name: None)
+    error = refusal(client, safety={"checkContent": True})
+    assert (error["code"], error["parameter"]) == ("unsupportedSafetyCheck", "safety")
+    assert refusal(client, checkNSFW=True)["parameter"] == "safety"
+
+
+def test_a_scheduler_that_is_not_there_yet_is_refused_by_name(client: TestClient) -> None:
+    assert refusal(client, scheduler="Heun")["code"] == "unsupportedScheduler"
+    assert refusal(client, scheduler="Nonsense")["code"] == "invalidScheduler"
+    reason = refusal(client, scheduler="DPMSolverMultistepInverse")["message"]
+    assert "from a picture to noise" in reason
+    assert client.post("/v1", json=[make_task(scheduler="Euler")]).status_code == 200
