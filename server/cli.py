@@ -112,6 +112,7 @@ class reported_errors:  # noqa: N801 -- used as a `with` statement, like context
 
     def __enter__(self) -> None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TaskError | ValueError) and hasattr(error, "code"):
@@ -194,6 +195,31 @@ def bench_step(
     )
     if json_file is not None:
         write_result(json_file, settings, result)
+
+
+@bench.command("serve")
+def bench_serve(
+    num_requests: Annotated[int, typer.Option("--requests", min=10)] = 500,
+    concurrency: Annotated[int, typer.Option(min=1)] = 16,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write figures here.")
+    ] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Time everything but the drawing, beside a bare FastAPI route that validates the same body."""
+    from server.bench.serve import run_serve_bench, write_result
+
+    console = Console(highlight=False)
+    with reported_errors(), console.status(f"3 rounds of {num_requests} requests to two servers"):
+        result = run_serve_bench(_settings(config, checkpoint), num_requests, concurrency)
+    console.print(
+        f"one request   {result.ours_ms:8.2f} ms   bare route {result.bare_ms:8.2f} ms\n"
+        f"many at once  {result.ours_per_s:8.0f} /s   bare route {result.bare_per_s:8.0f} /s\n"
+        f"ratio         {result.ratio:8.2f}"
+    )
+    if json_file is not None:
+        write_result(json_file, result)
 
 
 @bench.command("adherence")

@@ -60,7 +60,7 @@ class TaskSettings(BaseModel):
     """How tasks are remembered."""
 
     model_config = _SECTION
-    database_url: str = "sqlite+aiosqlite:///data/tasks.db"
+    database_url: str = "sqlite:///data/tasks.db"
     retention_s: int = Field(
         86400, ge=60, description="After this a task is forgotten and its UUID is free again"
     )

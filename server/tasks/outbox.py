@@ -14,7 +14,7 @@ from server.delivery.egress import Egress, EgressError
 from server.delivery.images import media_type
 from server.errors import TaskError
 from server.settings import EgressSettings
-from server.tasks.store import TaskStore, WebhookRow
+from server.tasks.store import DueWebhook, TaskStore, Webhook
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class Outbox:
         self._wakeup = asyncio.Event()
         self._is_stopping = False
 
-    def announce(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> WebhookRow:
+    def announce(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> Webhook:
         """Return the call that tells `url` of a picture; whoever stores the picture stores it."""
-        return WebhookRow(
+        return Webhook(
             task_uuid=task_uuid,
             position=position,
             url=url,
@@ -81,7 +81,7 @@ class Outbox:
         except TimeoutError:
             return
 
-    async def _call(self, row: WebhookRow) -> None:
+    async def _call(self, row: DueWebhook) -> None:
         try:
             await self._egress.send_json("POST", row.url, row.body)
         except EgressError as e:

@@ -48,7 +48,7 @@ SWEEP_EVERY_S = 30.0
 class _Run:
     """A task that is being drawn in this process."""
 
-    owner: str
+    row: TaskRow
     num_images: int
     progress: int = 0
     followers: list["asyncio.Queue[ImageRow | TaskError | None]"] = field(default_factory=list)
@@ -132,7 +132,7 @@ class TaskService:
             created_at=time.time(),
         )
         # Counted before the first await, so that no burst of requests slips past the limits.
-        self._runs[task.taskUUID] = _Run(owner, task.numberResults)
+        self._runs[task.taskUUID] = _Run(row, task.numberResults)
         try:
             await self._store.add(row)
         except DuplicateTaskError:
@@ -150,12 +150,10 @@ class TaskService:
         run = self._runs[task_uuid]
         outcomes: asyncio.Queue[ImageRow | TaskError | None] = asyncio.Queue()
         run.followers.append(outcomes)
-        stored = await self._store.find(task_uuid)
-        assert stored is not None
         while (outcome := await outcomes.get()) is not None:
             if isinstance(outcome, TaskError):
                 raise outcome
-            yield await result_item(stored.row, outcome, self.images, self._settings)
+            yield await result_item(run.row, outcome, self.images, self._settings)
 
     async def poll(self, task_uuid: str, owner: str) -> list[dict[str, Any]]:
         """Return one item per picture of a task: all in the making, or all finished.
@@ -235,7 +233,7 @@ class TaskService:
                 f"{queued} pictures are queued and {limits.max_queued_images} is the limit; "
                 "try again later.",
             )
-        own = sum(run.owner == owner for run in self._runs.values())
+        own = sum(run.row.owner == owner for run in self._runs.values())
         if own >= limits.max_tasks_per_key:
             raise TaskError(
                 "rateLimitExceeded",
@@ -280,7 +278,7 @@ class TaskService:
 
     def _start(self, stored: StoredTask) -> None:
         row = stored.row
-        self._runs.setdefault(row.task_uuid, _Run(row.owner, len(row.seeds)))
+        self._runs.setdefault(row.task_uuid, _Run(row, len(row.seeds)))
         self._spawn(self._draw(stored))
 
     async def _draw(self, stored: StoredTask) -> None:
@@ -311,7 +309,9 @@ class TaskService:
                 done = event.image * event.num_steps + event.step
                 run.progress = min(99, 100 * done // (event.num_steps * len(positions)))
             elif isinstance(event, ImageDone):
-                run.tell(await self._keep(task, row, positions[event.image], event.encoded))
+                is_last = event.image == len(positions) - 1
+                position = positions[event.image]
+                run.tell(await self._keep(task, row, position, event.encoded, is_last))
             elif isinstance(event, JobFailed):
                 return TaskError(event.code, event.message)
             elif isinstance(event, JobCancelled):
@@ -319,7 +319,7 @@ class TaskService:
         return None
 
     async def _keep(
-        self, task: ImageInference, row: TaskRow, position: int, encoded: bytes
+        self, task: ImageInference, row: TaskRow, position: int, encoded: bytes, is_last: bool
     ) -> ImageRow:
         """Store a picture, send it where it was asked to go, and note the call that tells of it."""
         name = f"{row.image_uuids[position]}.{task.outputFormat.lower()}"
@@ -342,14 +342,13 @@ class TaskService:
             webhook = self._outbox.announce(
                 task.webhookURL, row.task_uuid, position, {"data": [item]}
             )
-        await self._store.add_image(image, webhook)
+        await self._store.add_image(image, webhook, is_last=is_last)
         self._outbox.wake()
         self._metrics.images.inc()
         return image
 
     async def _finish(self, task: ImageInference, row: TaskRow, failure: TaskError | None) -> None:
         if failure is None:
-            await self._store.finish(row.task_uuid)
             self._metrics.tasks.labels("success").inc()
             self._metrics.task_seconds.observe(time.time() - row.created_at)
             return

@@ -1,73 +1,107 @@
 """Tasks, their pictures and their pending webhook calls, on disk before anybody is told of them.
 
-SQLite by default, any database that SQLAlchemy's asyncio drivers reach by URL. Seeds are stored as
-text: the API's largest lies beyond a signed 64-bit integer.
+SQLite by default, any database that SQLAlchemy reaches by URL. Seeds are stored as text: the API's
+largest lies beyond a signed 64-bit integer.
 """
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Float, ForeignKey, Integer, String, delete, event, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from server.tasks.writer import Writer
 
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
 
+Result = TypeVar("Result")
 
-class Base(DeclarativeBase):
-    """All tables."""
+_METADATA = sa.MetaData()
 
-    type_annotation_map: ClassVar[dict[Any, Any]] = {dict[str, Any]: JSON, list[str]: JSON}
+_TASKS = sa.Table(
+    "tasks",
+    _METADATA,
+    sa.Column("task_uuid", sa.String(36), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("base_url", sa.Text, nullable=False),
+    sa.Column("seeds", sa.JSON, nullable=False),
+    sa.Column("image_uuids", sa.JSON, nullable=False),
+    sa.Column("status", sa.String(8), nullable=False, index=True),
+    sa.Column("error", sa.JSON),
+    sa.Column("created_at", sa.Float, nullable=False, index=True),
+)
+_IMAGES = sa.Table(
+    "images",
+    _METADATA,
+    sa.Column("image_uuid", sa.String(36), primary_key=True),
+    sa.Column("task_uuid", sa.String(36), nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("is_nsfw", sa.Boolean),
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),
+)
+_WEBHOOKS = sa.Table(
+    "webhooks",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("task_uuid", sa.String(36), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("num_tries", sa.Integer, nullable=False),
+    sa.Column("next_try_at", sa.Float, nullable=False, index=True),
+)
 
 
-class TaskRow(Base):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRow:
     """One accepted task."""
 
-    __tablename__ = "tasks"
-    task_uuid: Mapped[str] = mapped_column(String(36), primary_key=True)
-    owner: Mapped[str] = mapped_column(String(64))
-    request: Mapped[dict[str, Any]]
-    base_url: Mapped[str]
-    seeds: Mapped[list[str]]
-    image_uuids: Mapped[list[str]]
-    status: Mapped[str] = mapped_column(String(8), index=True)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    created_at: Mapped[float] = mapped_column(Float, index=True)
+    task_uuid: str
+    owner: str
+    request: dict[str, Any]
+    base_url: str
+    seeds: list[str]
+    image_uuids: list[str]
+    status: str
+    error: dict[str, Any] | None
+    created_at: float
 
 
-class ImageRow(Base):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRow:
     """One finished picture; the file lies in the image store under `name`."""
 
-    __tablename__ = "images"
-    image_uuid: Mapped[str] = mapped_column(String(36), primary_key=True)
-    task_uuid: Mapped[str] = mapped_column(ForeignKey("tasks.task_uuid", ondelete="CASCADE"))
-    position: Mapped[int] = mapped_column(Integer)
-    name: Mapped[str]
-    is_nsfw: Mapped[bool | None]
-    expires_at: Mapped[float] = mapped_column(Float, index=True)
+    image_uuid: str
+    task_uuid: str
+    position: int
+    name: str
+    is_nsfw: bool | None
+    expires_at: float
 
 
-class WebhookRow(Base):
-    """One call that has to be made; gone once it was answered with 2xx or given up."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook:
+    """A call that has to be made."""
 
-    __tablename__ = "webhooks"
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    task_uuid: Mapped[str] = mapped_column(String(36))
-    position: Mapped[int] = mapped_column(Integer)
-    url: Mapped[str]
-    body: Mapped[dict[str, Any]]
-    num_tries: Mapped[int] = mapped_column(Integer, default=0)
-    next_try_at: Mapped[float] = mapped_column(Float, index=True)
+    task_uuid: str
+    position: int
+    url: str
+    body: dict[str, Any]
+    num_tries: int
+    next_try_at: float
 
 
-class DuplicateTaskError(ValueError):
-    """A task with this UUID is remembered already."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueWebhook(Webhook):
+    """A call that stands in the outbox."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +112,34 @@ class StoredTask:
     images: tuple[ImageRow, ...]
 
 
+class DuplicateTaskError(ValueError):
+    """A task with this UUID is remembered already."""
+
+
 class TaskStore:
-    """Every call is one transaction."""
+    """Writes go through one thread and are committed in groups; reads have threads of their own."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(url)
-        self._session = async_sessionmaker(self._engine, expire_on_commit=False)
-        self._file = make_url(url).database if url.startswith("sqlite") else None
+        parsed = sa.make_url(url)
+        self._file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+        self._engine = sa.create_engine(parsed)
         if self._file is not None:
-            event.listen(self._engine.sync_engine, "connect", _prepare_sqlite)
+            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        self._writer = Writer(self._engine)
 
     async def open(self) -> None:
         """Create what is missing."""
-        if self._file and self._file != ":memory:":
+        if self._file:
             Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        async with self._engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
+        await asyncio.to_thread(_METADATA.create_all, self._engine)
+        self._writer.start()
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        """Finish what is being written."""
+        await self._writer.stop()
+        await asyncio.to_thread(self._engine.dispose)
+
+    # --- tasks ---
 
     async def add(self, row: TaskRow) -> None:
         """Remember a task.
@@ -104,125 +147,146 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        try:
-            async with self._transaction() as session:
-                session.add(row)
-        except IntegrityError:
-            raise DuplicateTaskError(row.task_uuid) from None
+        if not await self._writer.run(lambda c: _insert_new(c, _TASKS, asdict(row))):
+            raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
-        async with self._session() as session:
-            row = await session.get(TaskRow, task_uuid)
-            if row is None:
-                return None
-            images = await session.scalars(
-                select(ImageRow).where(ImageRow.task_uuid == task_uuid).order_by(ImageRow.position)
-            )
-            return StoredTask(row, tuple(images))
+        """Return a task with its finished pictures in order."""
+        return await self._read(lambda connection: _find(connection, task_uuid))
 
     async def list_running(self) -> list[StoredTask]:
         """Return the accepted tasks that have not ended, oldest first."""
-        async with self._session() as session:
-            uuids = await session.scalars(
-                select(TaskRow.task_uuid)
-                .where(TaskRow.status == RUNNING)
-                .order_by(TaskRow.created_at)
-            )
-            found = [await self.find(task_uuid) for task_uuid in uuids]
-        return [task for task in found if task is not None]
 
-    async def add_image(self, image: ImageRow, webhook: WebhookRow | None) -> None:
-        """Remember a finished picture together with the call that announces it.
+        def read(connection: Connection) -> list[StoredTask]:
+            running = sa.select(_TASKS.c.task_uuid).where(_TASKS.c.status == RUNNING)
+            uuids = connection.scalars(running.order_by(_TASKS.c.created_at)).all()
+            found = [_find(connection, task_uuid) for task_uuid in uuids]
+            return [task for task in found if task is not None]
+
+        return await self._read(read)
+
+    async def add_image(
+        self, image: ImageRow, webhook: Webhook | None, *, is_last: bool = False
+    ) -> None:
+        """Remember a finished picture, the call that announces it, and maybe its task's success.
 
         A picture that is there already, from before a crash, is left as it is.
         """
-        try:
-            async with self._transaction() as session:
-                session.add(image)
-                await session.flush()
-                if webhook is not None:
-                    session.add(webhook)
-        except IntegrityError:
-            return
 
-    async def finish(self, task_uuid: str) -> None:
-        await self._end(task_uuid, SUCCESS, None, None)
+        def write(connection: Connection) -> None:
+            if _insert_new(connection, _IMAGES, asdict(image)) and webhook is not None:
+                connection.execute(sa.insert(_WEBHOOKS), asdict(webhook))
+            if is_last:
+                _end(connection, image.task_uuid, SUCCESS, None)
+
+        await self._writer.run(write)
 
     async def fail(
-        self, task_uuid: str, error: dict[str, Any], webhook: WebhookRow | None = None
+        self, task_uuid: str, error: dict[str, Any], webhook: Webhook | None = None
     ) -> None:
-        await self._end(task_uuid, FAILED, error, webhook)
+        """End a running task with an error."""
+
+        def write(connection: Connection) -> None:
+            if _end(connection, task_uuid, FAILED, error) and webhook is not None:
+                connection.execute(sa.insert(_WEBHOOKS), asdict(webhook))
+
+        await self._writer.run(write)
 
     async def release(self, task_uuid: str) -> None:
         """Forget a task, so that its UUID can be used again."""
-        async with self._transaction() as session:
-            await session.execute(delete(TaskRow).where(TaskRow.task_uuid == task_uuid))
-
-    async def list_due_webhooks(self, now: float, limit: int) -> Sequence[WebhookRow]:
-        async with self._session() as session:
-            due = select(WebhookRow).where(WebhookRow.next_try_at <= now).limit(limit)
-            return (await session.scalars(due.order_by(WebhookRow.next_try_at))).all()
-
-    async def delay_webhook(self, webhook_id: int, num_tries: int, next_try_at: float) -> None:
-        async with self._transaction() as session:
-            await session.execute(
-                update(WebhookRow)
-                .where(WebhookRow.id == webhook_id)
-                .values(num_tries=num_tries, next_try_at=next_try_at)
-            )
-
-    async def drop_webhook(self, webhook_id: int) -> None:
-        async with self._transaction() as session:
-            await session.execute(delete(WebhookRow).where(WebhookRow.id == webhook_id))
-
-    async def list_expired_images(self, now: float) -> list[str]:
-        """Return the names of pictures whose time is over."""
-        async with self._session() as session:
-            names = await session.scalars(select(ImageRow.name).where(ImageRow.expires_at <= now))
-            return list(names)
+        await self._writer.run(lambda c: _forget(c, _TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
         """Forget tasks that ended long ago; return the names of their pictures."""
         before = time.time() - retention_s
-        async with self._transaction() as session:
-            old = select(TaskRow.task_uuid).where(
-                TaskRow.status != RUNNING, TaskRow.created_at <= before
-            )
-            names = await session.scalars(select(ImageRow.name).where(ImageRow.task_uuid.in_(old)))
-            found = list(names)
-            await session.execute(delete(ImageRow).where(ImageRow.task_uuid.in_(old)))
-            await session.execute(
-                delete(TaskRow).where(TaskRow.status != RUNNING, TaskRow.created_at <= before)
-            )
-        return found
+        old = sa.and_(_TASKS.c.status != RUNNING, _TASKS.c.created_at <= before)
+        return await self._writer.run(lambda connection: _forget(connection, old))
 
-    async def _end(
-        self,
-        task_uuid: str,
-        status: str,
-        error: dict[str, Any] | None,
-        webhook: WebhookRow | None,
-    ) -> None:
-        """End a running task; one that has ended stays as it ended."""
-        async with self._transaction() as session:
-            result = await session.execute(
-                update(TaskRow)
-                .where(TaskRow.task_uuid == task_uuid, TaskRow.status == RUNNING)
-                .values(status=status, error=error)
-                .returning(TaskRow.task_uuid)
-            )
-            if result.first() is not None and webhook is not None:
-                session.add(webhook)
+    async def list_expired_images(self, now: float) -> list[str]:
+        """Return the names of pictures whose time is over."""
+        expired = sa.select(_IMAGES.c.name).where(_IMAGES.c.expires_at <= now)
+        return await self._read(lambda connection: list(connection.scalars(expired)))
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncSession]:
-        async with self._session() as session, session.begin():
-            yield session
+    # --- webhooks ---
+
+    async def list_due_webhooks(self, now: float, limit: int) -> list[DueWebhook]:
+        """Return calls whose time has come, the longest waiting first."""
+        due = sa.select(_WEBHOOKS).where(_WEBHOOKS.c.next_try_at <= now)
+        due = due.order_by(_WEBHOOKS.c.next_try_at).limit(limit)
+        return await self._read(
+            lambda connection: [DueWebhook(**row) for row in connection.execute(due).mappings()]
+        )
+
+    async def delay_webhook(self, webhook_id: int, num_tries: int, next_try_at: float) -> None:
+        """Try a call again later."""
+        change = sa.update(_WEBHOOKS).where(_WEBHOOKS.c.id == webhook_id)
+        change = change.values(num_tries=num_tries, next_try_at=next_try_at)
+        await self._writer.run(lambda connection: connection.execute(change).rowcount)
+
+    async def drop_webhook(self, webhook_id: int) -> None:
+        """Forget a call: it was answered, or it is given up."""
+        change = sa.delete(_WEBHOOKS).where(_WEBHOOKS.c.id == webhook_id)
+        await self._writer.run(lambda connection: connection.execute(change).rowcount)
+
+    async def _read(self, operation: Callable[[Connection], Result]) -> Result:
+        def read() -> Result:
+            with self._engine.connect() as connection:
+                return operation(connection)
+
+        return await asyncio.to_thread(read)
+
+
+def _find(connection: Connection, task_uuid: str) -> StoredTask | None:
+    row = (
+        connection.execute(sa.select(_TASKS).where(_TASKS.c.task_uuid == task_uuid))
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    images = sa.select(_IMAGES).where(_IMAGES.c.task_uuid == task_uuid)
+    found = connection.execute(images.order_by(_IMAGES.c.position)).mappings()
+    return StoredTask(TaskRow(**row), tuple(ImageRow(**image) for image in found))
+
+
+def _insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
+    """Insert a row unless its key is taken; return whether it was inserted.
+
+    Without an exception, which would undo the other writes of the transaction.
+    """
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+
+        statement: Any = insert_postgresql(table).on_conflict_do_nothing()
+    else:
+        statement = sa.insert(table).prefix_with("OR IGNORE", dialect="sqlite")
+    return connection.execute(statement, values).rowcount == 1
+
+
+def _end(connection: Connection, task_uuid: str, status: str, error: dict[str, Any] | None) -> bool:
+    """End a running task; one that has ended stays as it ended. Return whether it was running."""
+    running = sa.and_(_TASKS.c.task_uuid == task_uuid, _TASKS.c.status == RUNNING)
+    change = sa.update(_TASKS).where(running).values(status=status, error=error)
+    return connection.execute(change).rowcount == 1
+
+
+def _forget(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
+    """Delete tasks and their pictures' rows; return the pictures' names."""
+    uuids = sa.select(_TASKS.c.task_uuid).where(which).scalar_subquery()
+    own = _IMAGES.c.task_uuid.in_(uuids)
+    names = list(connection.scalars(sa.select(_IMAGES.c.name).where(own)))
+    connection.execute(sa.delete(_IMAGES).where(own))
+    connection.execute(sa.delete(_TASKS).where(which))
+    return names
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    """Write ahead, so that readers never wait; and wait rather than fail for another writer."""
+    """Write ahead, so that readers never wait, and survive the death of any process.
+
+    NORMAL does not wait for the disk at each commit: what a killed process wrote is safe with the
+    kernel; a power cut may cost the last moments. FULL costs a flush for each group of commits.
+    """
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

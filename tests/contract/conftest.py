@@ -56,7 +56,7 @@ def settings(tmp_path: Path) -> Settings:
     base = load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint"))
     images = base.images.model_copy(update={"folder": str(tmp_path / "images")})
     server = base.server.model_copy(update={"max_body_bytes": 100_000, "max_queued_images": 25})
-    database = f"sqlite+aiosqlite:///{tmp_path}/tasks.db"
+    database = f"sqlite:///{tmp_path}/tasks.db"
     return base.model_copy(
         update={
             "images": images,

@@ -32,7 +32,7 @@ class ServerProcess:
         self.environment = {
             **os.environ,
             "HYIMAGE_IMAGES__FOLDER": str(folder / "images"),
-            "HYIMAGE_TASKS__DATABASE_URL": f"sqlite+aiosqlite:///{folder}/tasks.db",
+            "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{folder}/tasks.db",
             "HYIMAGE_KEYS__FILE": str(folder / "keys.json"),
             **environment,
         }
