@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from server.tasks.writer import Writer
 
@@ -255,12 +257,10 @@ def _insert_new(connection: Connection, table: sa.Table, values: dict[str, Any])
     Without an exception, which would undo the other writes of the transaction.
     """
     if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-
         statement: Any = insert_postgresql(table).on_conflict_do_nothing()
     else:
-        statement = sa.insert(table).prefix_with("OR IGNORE", dialect="sqlite")
-    return connection.execute(statement, values).rowcount == 1
+        statement = insert_sqlite(table).on_conflict_do_nothing()
+    return connection.execute(statement.returning(*table.primary_key), values).first() is not None
 
 
 def _end(connection: Connection, task_uuid: str, status: str, error: dict[str, Any] | None) -> bool:

@@ -1,0 +1,153 @@
+"""The store on SQLite, and on PostgreSQL where one is installed."""
+
+import asyncio
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.tasks.store import (
+    FAILED,
+    RUNNING,
+    SUCCESS,
+    DuplicateTaskError,
+    ImageRow,
+    TaskRow,
+    TaskStore,
+    Webhook,
+)
+
+TASK = TaskRow(
+    task_uuid="t1",
+    owner="anybody",
+    request={"positivePrompt": "a red fox", "seed": 9223372036854776000},
+    base_url="http://x",
+    seeds=["9223372036854776000", "0"],
+    image_uuids=["i1", "i2"],
+    status=RUNNING,
+    error=None,
+    created_at=1.0,
+)
+IMAGE = ImageRow(
+    image_uuid="i1", task_uuid="t1", position=0, name="i1.png", is_nsfw=None, expires_at=50.0
+)
+CALL = Webhook(
+    task_uuid="t1", position=0, url="http://x", body={"a": 1}, num_tries=0, next_try_at=5.0
+)
+
+
+def find_postgres() -> Path | None:
+    found = shutil.which("initdb") or next(
+        iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None
+    )
+    return Path(found).parent if found else None
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of our own; yields its URL."""
+    binaries = find_postgres()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    folder = tmp_path_factory.mktemp("postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        for path in (folder, *folder.parents[:2]):
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data = str(folder / "data")
+    subprocess.run(
+        [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "--auth=trust"],
+        check=True, capture_output=True, timeout=120, cwd="/",
+    )  # fmt: skip
+    server = subprocess.Popen(
+        [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", data],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert server.poll() is None
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        time.sleep(1)
+        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tasks.db"
+    return str(request.getfixturevalue("postgres"))
+
+
+def test_a_task_lives_in_the_store_from_acceptance_to_being_forgotten(url: str) -> None:
+    async def scenario() -> None:
+        store = TaskStore(url)
+        await store.open()
+        await store.add(TASK)
+        with pytest.raises(DuplicateTaskError):
+            await store.add(TASK)
+        (running,) = await store.list_running()
+        assert running.row == TASK
+        await store.add_image(IMAGE, CALL)
+        await store.add_image(IMAGE, CALL)  # again, after a crash
+        (call,) = await store.list_due_webhooks(now=10.0, limit=10)
+        await store.delay_webhook(call.id, 1, 20.0)
+        assert await store.list_due_webhooks(now=10.0, limit=10) == []
+        assert (await store.list_due_webhooks(now=20.0, limit=10))[0].num_tries == 1
+        await store.drop_webhook(call.id)
+        second = replace(IMAGE, image_uuid="i2", position=1, name="i2.png")
+        await store.add_image(second, None, is_last=True)
+        await store.fail("t1", {"code": "late"})  # a task that has ended stays as it ended
+        stored = await store.find("t1")
+        assert stored is not None
+        assert (stored.row.status, stored.row.error) == (SUCCESS, None)
+        assert [image.name for image in stored.images] == ["i1.png", "i2.png"]
+        assert sorted(await store.list_expired_images(now=50.0)) == ["i1.png", "i2.png"]
+        assert await store.list_running() == []
+        assert sorted(await store.purge(retention_s=60)) == ["i1.png", "i2.png"]
+        assert await store.find("t1") is None
+        await store.add(TASK)  # its UUID is free again
+        await store.fail("t1", {"code": "x"}, CALL)
+        failed = await store.find("t1")
+        assert failed is not None
+        assert (failed.row.status, failed.row.error) == (FAILED, {"code": "x"})
+        await store.release("t1")
+        assert await store.find("t1") is None
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_writes_at_once_are_all_there_afterwards(url: str) -> None:
+    async def scenario() -> list[bool]:
+        store = TaskStore(url)
+        await store.open()
+        rows = [replace(TASK, task_uuid=f"many-{i % 90}") for i in range(100)]
+        outcomes = await asyncio.gather(*map(store.add, rows), return_exceptions=True)
+        assert all([await store.find(row.task_uuid) for row in rows])
+        for row in rows[:90]:
+            await store.release(row.task_uuid)
+        await store.close()
+        return [isinstance(outcome, DuplicateTaskError) for outcome in outcomes]
+
+    assert asyncio.run(scenario()).count(True) == 10
