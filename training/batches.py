@@ -43,20 +43,24 @@ class StepPlan:
 class Batch:
     """One process's part of a step.
 
+    `first_ratio` is the id from which on all tokens are shapes.
     Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED.
     """
 
     sequences: Sequences
     latent_BCYX: Tensor
     targets_BS: Tensor
+    first_ratio: int
 
 
-def plan_step(step: int, small_share: float, wordy_share: float) -> StepPlan:
+def plan_step(
+    step: int, small_share: float, wordy_share: float, square_share: float = 0.3
+) -> StepPlan:
     """Return the plan of a step, which depends on nothing but the arguments."""
     rng = random.Random(seed_of("step", step))
     if rng.random() < small_share:
         return StepPlan(SMALL_GRID, is_wordy=False, num_characters=0)
-    grid = SQUARE_GRID if rng.random() < 0.3 else rng.choice(OFFERED_GRIDS)
+    grid = SQUARE_GRID if rng.random() < square_share else rng.choice(OFFERED_GRIDS)
     is_wordy = rng.random() < wordy_share
     return StepPlan(grid, is_wordy, choose_length(rng) if is_wordy else 0)
 
@@ -88,7 +92,9 @@ class BatchMaker:
         ids_BS = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in pairs])
         targets_BS = torch.tensor([t + [IGNORED] * (length - len(t)) for _, t in pairs])
         lengths_B = torch.tensor([len(ids) for ids, _ in pairs])
-        return Batch(Sequences(ids_BS, lengths_B, (rows, columns)), latent_BCYX, targets_BS)
+        first_ratio = self._tokenizer.control_id("<img_ratio_0>")
+        sequences = Sequences(ids_BS, lengths_B, (rows, columns))
+        return Batch(sequences, latent_BCYX, targets_BS, first_ratio)
 
     def _encode(
         self, scene: Scene, plan: StepPlan, rng: random.Random

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from server.errors import TaskError
 from server.settings import SettingsError
+from server.tasks.service import ANYBODY
 
 ENVIRONMENT = "HYIMAGE_API_KEYS"
-ANYBODY = "anybody"  # the owner of tasks while no key is configured
 
 
 def hash_key(key: str) -> str:

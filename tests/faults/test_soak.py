@@ -35,6 +35,7 @@ async def over_http(url: str, count: int) -> list[str]:
         done = []
         for _ in range(count):
             answer = await client.post(f"{url}/v1", json=[make_task()])
+            answer.raise_for_status()
             done += [item["taskUUID"] for item in answer.json()["data"]]
         return done
 

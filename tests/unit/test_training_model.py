@@ -56,6 +56,7 @@ def make_batch(seed: int) -> Batch:
         Sequences(ids_BS, torch.tensor([4, 7, 6]), (3, 5)),
         torch.randn(3, 12, 3, 5, generator=generator),
         torch.where(torch.arange(7) < 4, ids_BS, IGNORED),
+        first_ratio=60,
     )
 
 
