@@ -10,7 +10,7 @@ from pathlib import Path
 
 from server.errors import TaskError
 from server.settings import SettingsError
-from server.tasks.service import ANYBODY
+from server.tasks.admission import ANYBODY
 
 ENVIRONMENT = "HYIMAGE_API_KEYS"
 

@@ -15,17 +15,16 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from model.errors import ModelError
-from model.resolution import Size, find_size
-from schedulers.catalog import CATALOG
-from server.api.schemas import BLANK_PROMPT, ImageInference
+from model.resolution import Size
+from server.api.schemas import ImageInference
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
 from server.errors import TaskError
-from server.messages import ImageDone, Job, JobCancelled, JobFailed, StepDone
+from server.messages import ImageDone, JobCancelled, JobFailed, StepDone
 from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
+from server.tasks.admission import check_limits, check_task, conflict, to_job
 from server.tasks.items import processing_items, result_item, to_error_object
 from server.tasks.outbox import Outbox
 from server.tasks.seeds import image_seeds
@@ -42,7 +41,6 @@ from server.tasks.store import (
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 30.0
-ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 
 
 @dataclass(slots=True)
@@ -138,7 +136,7 @@ class TaskService:
             await self._store.add(row)
         except DuplicateTaskError:
             del self._runs[task.taskUUID]
-            raise _conflict(task.taskUUID) from None
+            raise conflict(task.taskUUID) from None
         self._start(StoredTask(row, ()))
         return task.taskUUID
 
@@ -209,63 +207,22 @@ class TaskService:
     # --- admission ---
 
     def _check(self, task: ImageInference, owner: str) -> Size:
-        """Return the size to draw; all other checks that need no store happen here too."""
-        api, limits = self._settings.api, self._settings.server
+        """Return the size to draw, for a task that can be drawn now.
+
+        Raises:
+            TaskError: it cannot, or not now.
+        """
         if self._is_draining:
             raise TaskError("serviceUnavailable", "The server is stopping; send the task again.")
-        if task.model != api.model:
-            raise TaskError(
-                "invalidModel",
-                f"Invalid value for 'model' parameter. It must be '{api.model}'. "
-                f"Got '{task.model[:80]}'.",
-                "model",
-                {"allowedValues": [api.model]},
-            )
-        size = self._find_size(task)
-        _check_scheduler(task.scheduler)
+        size = check_task(task, self._settings.api, self._sizes)
         if task.is_checked:
             self._safety.require()
         if task.taskUUID in self._runs:
-            raise _conflict(task.taskUUID)
+            raise conflict(task.taskUUID)
         queued = sum(run.num_images for run in self._runs.values())
-        if queued + task.numberResults > limits.max_queued_images:
-            raise TaskError(
-                "rateLimitExceeded",
-                f"{queued} pictures are queued and {limits.max_queued_images} is the limit; "
-                "try again later.",
-            )
         own = sum(run.row.owner == owner for run in self._runs.values())
-        if own >= limits.max_tasks_per_key and owner != ANYBODY:
-            raise TaskError(
-                "rateLimitExceeded",
-                f"This key has {own} running tasks, which is its limit; try again later.",
-            )
+        check_limits(self._settings.server, task.numberResults, queued, owner, own)
         return size
-
-    def _find_size(self, task: ImageInference) -> Size:
-        width, height = task.width, task.height
-        if (width is None) != (height is None):
-            missing = "width" if width is None else "height"
-            raise TaskError(
-                f"missing{missing.capitalize()}",
-                "The parameters 'width' and 'height' must be used together; "
-                f"'{missing}' is missing.",
-                missing,
-            )
-        if width is None or height is None:
-            width, height = map(int, self._settings.api.default_size.split("x"))
-        try:
-            return find_size(self._sizes, width, height)
-        except ModelError as e:
-            allowed = [str(size) for size in self._sizes]
-            raise TaskError(
-                e.code,
-                "Unsupported use of width/height parameters. The specified dimensions are not "
-                f"supported for the selected model: {e}. "
-                f"Supported values are: {', '.join(map(repr, allowed))}.",
-                ["width", "height"],
-                {"allowedValues": allowed},
-            ) from None
 
     async def _find(self, task_uuid: str, owner: str) -> StoredTask:
         stored = await self._store.find(task_uuid)
@@ -304,7 +261,7 @@ class TaskService:
     ) -> TaskError | None:
         """Draw and keep the pictures at these positions; return what went wrong, if anything."""
         run = self._runs[row.task_uuid]
-        async for event in self.engine.submit(_to_job(task, row, positions)):
+        async for event in self.engine.submit(to_job(task, row, positions)):
             if isinstance(event, StepDone):
                 self._metrics.steps.inc()
                 done = event.image * event.num_steps + event.step
@@ -383,47 +340,6 @@ class TaskService:
 def _missing_positions(stored: StoredTask) -> list[int]:
     finished = {image.position for image in stored.images}
     return [position for position in range(len(stored.row.seeds)) if position not in finished]
-
-
-def _to_job(task: ImageInference, row: TaskRow, positions: list[int]) -> Job:
-    assert task.width is not None
-    assert task.height is not None
-    negative = task.negativePrompt
-    return Job(
-        job_id=row.task_uuid,
-        prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
-        negative_prompt=None if negative == BLANK_PROMPT else negative,
-        width_px=task.width,
-        height_px=task.height,
-        num_steps=task.steps,
-        guidance=task.CFGScale,
-        seeds=tuple(int(row.seeds[position]) for position in positions),
-        image_format=task.outputFormat,
-        quality=task.outputQuality,
-    )
-
-
-def _check_scheduler(name: str) -> None:
-    """Refuse what the pipeline cannot do yet, rather than draw something else in silence."""
-    wanted = CATALOG["Default"]
-    if (CATALOG[name].solver, CATALOG[name].grid) != (wanted.solver, wanted.grid):
-        ready = [
-            n for n, e in CATALOG.items() if (e.solver, e.grid) == (wanted.solver, wanted.grid)
-        ]
-        raise TaskError(
-            "unsupportedScheduler",
-            f"Scheduler '{name}' is not available yet. Use one of: {', '.join(map(repr, ready))}.",
-            "scheduler",
-            {"allowedValues": ready},
-        )
-
-
-def _conflict(task_uuid: str) -> TaskError:
-    return TaskError(
-        "conflictTaskUUID",
-        f"A task with UUID '{task_uuid}' exists already; use a new UUID, or poll it.",
-        "taskUUID",
-    )
 
 
 def _stored_failure(row: TaskRow) -> TaskError:

@@ -1,0 +1,118 @@
+"""Whether a task can be drawn, and as which job. Says no early and clearly; holds no state."""
+
+from collections.abc import Sequence
+
+from model.errors import ModelError
+from model.resolution import Size, find_size
+from schedulers.catalog import CATALOG
+from server.api.schemas import BLANK_PROMPT, ImageInference
+from server.errors import TaskError
+from server.messages import Job
+from server.settings import ApiSettings, ServerSettings
+from server.tasks.store import TaskRow
+
+ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
+
+
+def check_task(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) -> Size:
+    """Return the size to draw.
+
+    Raises:
+        TaskError: the model, size or scheduler is not served.
+    """
+    if task.model != api.model:
+        raise TaskError(
+            "invalidModel",
+            f"Invalid value for 'model' parameter. It must be '{api.model}'. "
+            f"Got '{task.model[:80]}'.",
+            "model",
+            {"allowedValues": [api.model]},
+        )
+    size = _find_size(task, api, sizes)
+    _check_scheduler(task.scheduler)
+    return size
+
+
+def check_limits(
+    limits: ServerSettings, num_images: int, num_queued: int, owner: str, num_own_tasks: int
+) -> None:
+    """Check that there is room for one more task.
+
+    Raises:
+        TaskError: the queue is full, or the key has enough running already.
+    """
+    if num_queued + num_images > limits.max_queued_images:
+        raise TaskError(
+            "rateLimitExceeded",
+            f"{num_queued} pictures are queued and {limits.max_queued_images} is the limit; "
+            "try again later.",
+        )
+    if num_own_tasks >= limits.max_tasks_per_key and owner != ANYBODY:
+        raise TaskError(
+            "rateLimitExceeded",
+            f"This key has {num_own_tasks} running tasks, which is its limit; try again later.",
+        )
+
+
+def to_job(task: ImageInference, row: TaskRow, positions: Sequence[int]) -> Job:
+    """Return the job that draws the pictures at these positions of an admitted task."""
+    negative = task.negativePrompt
+    return Job(
+        job_id=row.task_uuid,
+        prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
+        negative_prompt=None if negative == BLANK_PROMPT else negative,
+        width_px=row.request["width"],
+        height_px=row.request["height"],
+        num_steps=task.steps,
+        guidance=task.CFGScale,
+        seeds=tuple(int(row.seeds[position]) for position in positions),
+        image_format=task.outputFormat,
+        quality=task.outputQuality,
+    )
+
+
+def conflict(task_uuid: str) -> TaskError:
+    """Return the error for a UUID that is taken."""
+    return TaskError(
+        "conflictTaskUUID",
+        f"A task with UUID '{task_uuid}' exists already; use a new UUID, or poll it.",
+        "taskUUID",
+    )
+
+
+def _find_size(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) -> Size:
+    width, height = task.width, task.height
+    if (width is None) != (height is None):
+        missing = "width" if width is None else "height"
+        raise TaskError(
+            f"missing{missing.capitalize()}",
+            f"The parameters 'width' and 'height' must be used together; '{missing}' is missing.",
+            missing,
+        )
+    if width is None or height is None:
+        width, height = map(int, api.default_size.split("x"))
+    try:
+        return find_size(sizes, width, height)
+    except ModelError as e:
+        allowed = [str(size) for size in sizes]
+        raise TaskError(
+            e.code,
+            "Unsupported use of width/height parameters. The specified dimensions are not "
+            f"supported for the selected model: {e}. "
+            f"Supported values are: {', '.join(map(repr, allowed))}.",
+            ["width", "height"],
+            {"allowedValues": allowed},
+        ) from None
+
+
+def _check_scheduler(name: str) -> None:
+    """Refuse what the pipeline cannot do yet, rather than draw something else in silence."""
+    wanted = CATALOG["Default"]
+    ready = [n for n, e in CATALOG.items() if (e.solver, e.grid) == (wanted.solver, wanted.grid)]
+    if name not in ready:
+        raise TaskError(
+            "unsupportedScheduler",
+            f"Scheduler '{name}' is not available yet. Use one of: {', '.join(map(repr, ready))}.",
+            "scheduler",
+            {"allowedValues": ready},
+        )
