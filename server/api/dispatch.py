@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from server.api.errors import http_status
 from server.api.validation import parse_image_inference
 from server.errors import TaskError
 from server.settings import Settings
@@ -34,6 +35,9 @@ class Caller:
 
     owner: str
     base_url: str
+    # HTTP clients send a task that failed with a 5xx again under its old UUID; those on a socket
+    # ask what became of it.
+    repeats_failures: bool
 
 
 async def answer(
@@ -89,8 +93,13 @@ async def _draw(tasks: TaskService, task: dict[str, Any], caller: Caller) -> Asy
         # Nothing more: a client would take an imageUUID here for the finished picture.
         yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
         return
-    async for item in tasks.follow(task_uuid):
-        yield [item]
+    try:
+        async for item in tasks.follow(task_uuid):
+            yield [item]
+    except TaskError as e:
+        if caller.repeats_failures and http_status(e.code) >= 500:
+            await tasks.release(task_uuid)
+        raise
 
 
 def _task_uuid(task: dict[str, Any]) -> str:
@@ -137,7 +146,7 @@ async def _store_upload(
         )
     image_uuid = str(uuid.uuid4())
     name = f"{image_uuid}.{extension}"
-    await tasks.images.save(name, content)
+    await tasks.keep_upload(image_uuid, name, content)
     return {
         "taskType": task["taskType"],
         **_own_uuid(task),

@@ -64,7 +64,8 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
         owner = keys.check(key)
     except TaskError as e:
         return _failure([to_error_object(e)], e.code)
-    caller = Caller(owner, public_base_url(settings, str(request.base_url)))
+    base_url = public_base_url(settings, str(request.base_url))
+    caller = Caller(owner, base_url, repeats_failures=True)
     outcomes = await asyncio.gather(*(_run_one(tasks, settings, b, caller) for b in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
@@ -104,7 +105,7 @@ async def metrics(request: Request, tasks: Tasks) -> Response:
     """Return counters and timings for Prometheus."""
     counters: Metrics = request.app.state.metrics
     counters.running.set(tasks.num_running_tasks)
-    counters.sockets.set(request.app.state.sessions.num_connected)
+    counters.sockets.set(request.app.state.sessions.num_sockets)
     counters.ready.set(tasks.engine.status.is_ready)
     return Response(counters.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -127,7 +128,8 @@ def parse_tasks(body: bytes | str) -> list[object]:
     """
     try:
         value = json.loads(body, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
+        if ("\\u" if isinstance(body, str) else b"\\u") in body:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
         raise TaskError("invalidJSON", f"The request is not valid JSON: {e}.") from None
     tasks = value if isinstance(value, list) else [value]
@@ -145,12 +147,7 @@ async def _run_one(
         async for batch in answer(tasks, settings, body, caller):
             items += batch
     except TaskError as e:
-        error = to_error_object(e, body)
-        is_drawing = isinstance(body, dict) and body.get("taskType") == "imageInference"
-        if http_status(e.code) >= 500 and is_drawing and not items:
-            # The client will send it again under the same UUID.
-            await tasks.release(error.get("taskUUID", ""))
-        return items, error
+        return items, to_error_object(e, body)
     return items, None
 
 

@@ -70,6 +70,7 @@ class Sessions:
     """The sessions of this process by UUID; left ones are forgotten after a while."""
 
     def __init__(self) -> None:
+        self.num_sockets = 0
         self._sessions: dict[str, Session] = {}
 
     def open(self, owner: str, wanted: object) -> Session:
@@ -81,10 +82,6 @@ class Sessions:
         session = Session(str(uuid.uuid4()), owner)
         self._sessions[session.session_uuid] = session
         return session
-
-    @property
-    def num_connected(self) -> int:
-        return sum(session.socket is not None for session in self._sessions.values())
 
     def _forget_left(self) -> None:
         oldest = time.monotonic() - UNDELIVERED_S
@@ -98,10 +95,13 @@ class Sessions:
 async def serve_socket(socket: WebSocket) -> None:
     """Serve one socket until it closes or falls silent."""
     connection = Connection(socket)
+    sessions: Sessions = socket.app.state.sessions
+    settings: Settings = socket.app.state.settings
     await socket.accept()
-    if connection.is_over_limit:
+    if sessions.num_sockets >= settings.server.max_connections:
         await socket.close(TRY_AGAIN_LATER)
         return
+    sessions.num_sockets += 1
     try:
         while True:
             async with asyncio.timeout(IDLE_S):
@@ -112,6 +112,7 @@ async def serve_socket(socket: WebSocket) -> None:
     except TimeoutError:
         await socket.close()
     finally:
+        sessions.num_sockets -= 1
         connection.leave()
 
 
@@ -127,10 +128,6 @@ class Connection:
         self._sessions: Sessions = state.sessions
         self._background: set[asyncio.Task[None]] = state.background
         self._session: Session | None = None
-
-    @property
-    def is_over_limit(self) -> bool:
-        return self._sessions.num_connected >= self._settings.server.max_connections
 
     def leave(self) -> None:
         if self._session is not None:
@@ -172,7 +169,8 @@ class Connection:
         url = self._socket.base_url.replace(
             scheme={"ws": "http", "wss": "https"}[self._socket.url.scheme]
         )
-        caller = Caller(session.owner, public_base_url(self._settings, str(url)))
+        base_url = public_base_url(self._settings, str(url))
+        caller = Caller(session.owner, base_url, repeats_failures=False)
         try:
             async for batch in answer(self._tasks, self._settings, body, caller):
                 await session.send({"data": batch})

@@ -5,6 +5,7 @@ or tried often enough; so it survives a restart and is not made again after it s
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -68,8 +69,10 @@ class Outbox:
     async def run(self) -> None:
         """Send webhooks until stopped."""
         while not self._is_stopping:
-            due = await self._store.list_due_webhooks(time.time(), BATCH)
-            await asyncio.gather(*(self._call(row) for row in due))
+            due: list[DueWebhook] = []
+            with contextlib.suppress(TaskError):  # the store says why in the log
+                due = await self._store.list_due_webhooks(time.time(), BATCH)
+                await asyncio.gather(*(self._call(row) for row in due))
             if not due:
                 await self._sleep()
             self._wakeup.clear()

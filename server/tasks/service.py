@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from model.resolution import Size
 from server.api.schemas import ImageInference
 from server.delivery.images import ImageStore
@@ -31,6 +29,7 @@ from server.tasks.seeds import image_seeds
 from server.tasks.store import (
     FAILED,
     RUNNING,
+    UPLOAD,
     DuplicateTaskError,
     ImageRow,
     StoredTask,
@@ -40,7 +39,7 @@ from server.tasks.store import (
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 30.0
+SWEEP_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -134,9 +133,9 @@ class TaskService:
         self._runs[task.taskUUID] = _Run(row, task.numberResults)
         try:
             await self._store.add(row)
-        except DuplicateTaskError:
+        except (DuplicateTaskError, TaskError) as e:
             del self._runs[task.taskUUID]
-            raise conflict(task.taskUUID) from None
+            raise (e if isinstance(e, TaskError) else conflict(task.taskUUID)) from None
         self._start(StoredTask(row, ()))
         return task.taskUUID
 
@@ -191,6 +190,20 @@ class TaskService:
             "request": [stored.row.request],
             "response": response,
         }
+
+    async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
+        """Keep a picture that a client sent, as long as pictures are kept."""
+        await self.images.save(name, content)
+        expires_at = time.time() + self._settings.images.ttl_s
+        row = ImageRow(
+            image_uuid=image_uuid,
+            task_uuid=UPLOAD,
+            position=0,
+            name=name,
+            is_nsfw=None,
+            expires_at=expires_at,
+        )
+        await self._store.add_image(row, None)
 
     async def release(self, task_uuid: str) -> None:
         """Forget a failed task whose client will send it again."""
@@ -248,12 +261,16 @@ class TaskService:
             failure = await self._draw_missing(task, row, positions)
         except TaskError as e:
             failure = e
-        except (OSError, SQLAlchemyError):
+        except OSError:
             log.exception("task %s could not be stored", row.task_uuid)
             failure = TaskError("internalServerError", "The pictures could not be stored.")
-        if failure is None or not self._stopping.is_set():
-            await self._finish(task, row, failure)
-        run.tell(failure)  # when stopping, the task stays in the store for the next start
+        try:
+            # When stopping, a task that is not finished stays in the store for the next start.
+            if failure is None or not self._stopping.is_set():
+                await self._finish(task, row, failure)
+        except TaskError as e:
+            failure = e
+        run.tell(failure)
         del self._runs[row.task_uuid]
 
     async def _draw_missing(
@@ -324,9 +341,13 @@ class TaskService:
     async def _sweep_for_ever(self) -> None:
         """Delete pictures whose time is over and tasks that ended long ago."""
         while not self._stopping.is_set():
-            expired = await self._store.list_expired_images(time.time())
-            forgotten = await self._store.purge(self._settings.tasks.retention_s)
-            await self.images.delete([*expired, *forgotten])
+            with contextlib.suppress(TaskError):  # the store says why in the log
+                now = time.time()
+                expired = await self._store.list_expired_images(now)
+                forgotten = await self._store.purge(self._settings.tasks.retention_s)
+                await self.images.delete([*expired, *forgotten])
+                if expired:
+                    await self._store.note_deleted_images(now)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SWEEP_EVERY_S):
                     await self._stopping.wait()

@@ -5,6 +5,7 @@ largest lies beyond a signed 64-bit integer.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,10 +16,16 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
+from server.errors import TaskError
 from server.tasks.writer import Writer
 
+log = logging.getLogger(__name__)
+
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
+UPLOAD = "upload"  # stands for the task of a picture that a client sent
+FOREVER = 1e18
 
 Result = TypeVar("Result")
 
@@ -119,7 +126,10 @@ class DuplicateTaskError(ValueError):
 
 
 class TaskStore:
-    """Writes go through one thread and are committed in groups; reads have threads of their own."""
+    """Writes go through one thread and are committed in groups; reads have threads of their own.
+
+    Every call raises a TaskError if the database does not work.
+    """
 
     def __init__(self, url: str) -> None:
         parsed = sa.make_url(url)
@@ -149,7 +159,7 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        if not await self._writer.run(lambda c: _insert_new(c, _TASKS, asdict(row))):
+        if not await self._write(lambda c: _insert_new(c, _TASKS, asdict(row))):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
@@ -181,7 +191,7 @@ class TaskStore:
             if is_last:
                 _end(connection, image.task_uuid, SUCCESS, None)
 
-        await self._writer.run(write)
+        await self._write(write)
 
     async def fail(
         self, task_uuid: str, error: dict[str, Any], webhook: Webhook | None = None
@@ -192,22 +202,32 @@ class TaskStore:
             if _end(connection, task_uuid, FAILED, error) and webhook is not None:
                 connection.execute(sa.insert(_WEBHOOKS), asdict(webhook))
 
-        await self._writer.run(write)
+        await self._write(write)
 
     async def release(self, task_uuid: str) -> None:
         """Forget a task, so that its UUID can be used again."""
-        await self._writer.run(lambda c: _forget(c, _TASKS.c.task_uuid == task_uuid))
+        await self._write(lambda c: _forget(c, _TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
         """Forget tasks that ended long ago; return the names of their pictures."""
         before = time.time() - retention_s
         old = sa.and_(_TASKS.c.status != RUNNING, _TASKS.c.created_at <= before)
-        return await self._writer.run(lambda connection: _forget(connection, old))
+        return await self._write(lambda connection: _forget(connection, old))
 
     async def list_expired_images(self, now: float) -> list[str]:
-        """Return the names of pictures whose time is over."""
+        """Return the names of pictures whose time is over and whose bytes may still be there."""
         expired = sa.select(_IMAGES.c.name).where(_IMAGES.c.expires_at <= now)
         return await self._read(lambda connection: list(connection.scalars(expired)))
+
+    async def note_deleted_images(self, now: float) -> None:
+        """Remember that the bytes of all pictures expired by `now` are gone."""
+        expired = _IMAGES.c.expires_at <= now
+
+        def write(connection: Connection) -> None:
+            connection.execute(sa.delete(_IMAGES).where(expired, _IMAGES.c.task_uuid == UPLOAD))
+            connection.execute(sa.update(_IMAGES).where(expired).values(expires_at=FOREVER))
+
+        await self._write(write)
 
     # --- webhooks ---
 
@@ -223,19 +243,34 @@ class TaskStore:
         """Try a call again later."""
         change = sa.update(_WEBHOOKS).where(_WEBHOOKS.c.id == webhook_id)
         change = change.values(num_tries=num_tries, next_try_at=next_try_at)
-        await self._writer.run(lambda connection: connection.execute(change).rowcount)
+        await self._write(lambda connection: connection.execute(change).rowcount)
 
     async def drop_webhook(self, webhook_id: int) -> None:
         """Forget a call: it was answered, or it is given up."""
         change = sa.delete(_WEBHOOKS).where(_WEBHOOKS.c.id == webhook_id)
-        await self._writer.run(lambda connection: connection.execute(change).rowcount)
+        await self._write(lambda connection: connection.execute(change).rowcount)
 
     async def _read(self, operation: Callable[[Connection], Result]) -> Result:
         def read() -> Result:
             with self._engine.connect() as connection:
                 return operation(connection)
 
-        return await asyncio.to_thread(read)
+        try:
+            return await asyncio.to_thread(read)
+        except SQLAlchemyError:
+            raise _unreachable() from None
+
+    async def _write(self, operation: Callable[[Connection], Result]) -> Result:
+        try:
+            return await self._writer.run(operation)
+        except SQLAlchemyError:
+            raise _unreachable() from None
+
+
+def _unreachable() -> TaskError:
+    """Return the error for a database that does not work; its own words go to the log."""
+    log.exception("the task store does not work")
+    return TaskError("serviceUnavailable", "The task store cannot be reached; try again later.")
 
 
 def _find(connection: Connection, task_uuid: str) -> StoredTask | None:

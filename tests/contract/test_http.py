@@ -1,5 +1,6 @@
 import base64
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,8 +16,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from server.api.schemas import ImageInference
+from server.settings import Settings
 from server.tasks.seeds import MAX_SEED
 
+TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 SEED_REQUESTS = json.loads((Path(__file__).parent / "seed_requests.json").read_text())
 
 
@@ -395,3 +398,55 @@ def test_a_scheduler_that_is_not_there_yet_is_refused_by_name(client: TestClient
     reason = refusal(client, scheduler="DPMSolverMultistepInverse")["message"]
     assert "from a picture to noise" in reason
     assert client.post("/v1", json=[make_task(scheduler="Euler")]).status_code == 200
+
+
+def test_a_broken_store_is_503_and_the_task_can_be_sent_again(
+    client: TestClient, settings: Settings, engine: Any
+) -> None:
+    database = Path(settings.tasks.database_url.removeprefix("sqlite:///"))
+    with sqlite3.connect(database) as connection:
+        connection.execute("ALTER TABLE tasks RENAME TO hidden")
+    task = make_task()
+    answer = client.post("/v1", json=[task])
+    assert answer.status_code == 503
+    assert answer.json()["errors"][0]["code"] == "serviceUnavailable"
+    assert "sqlite" not in answer.text.lower()
+    with sqlite3.connect(database) as connection:
+        connection.execute("ALTER TABLE hidden RENAME TO tasks")
+    connection.close()
+    assert client.post("/v1", json=[task]).status_code == 200
+    assert len(engine.jobs) == 1
+
+
+def test_a_task_that_failed_with_5xx_frees_its_uuid_but_nobody_elses(
+    client: TestClient, engine: Any
+) -> None:
+    task = make_task()
+    engine.failure = ("inferenceError", "it did not work")
+    assert client.post("/v1", json=[task]).status_code == 500
+    engine.failure = None
+    assert client.post("/v1", json=[task]).status_code == 200
+    client.app.state.tasks.drain()  # type: ignore[attr-defined]
+    assert client.post("/v1", json=[task]).status_code == 503
+    poll = [{"taskType": "getResponse", "taskUUID": task["taskUUID"]}]
+    assert client.post("/v1", json=poll).json()["data"][0]["status"] == "success"
+
+
+def test_a_picture_is_gone_when_its_time_is_over(
+    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tasks.service.SWEEP_EVERY_S", 0.05)
+    upload = {"taskType": "imageUpload", "image": f"data:image/png;base64,{TINY_PNG}"}
+    (sent,) = client.post("/v1", json=[upload]).json()["data"]
+    (drawn,) = client.post("/v1", json=[make_task(ttl=60)]).json()["data"]
+    for url in (sent["imageURL"], drawn["imageURL"]):
+        assert client.get(url).status_code == 200
+    database = settings.tasks.database_url.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE images SET expires_at = 1")
+    connection.close()
+    deadline = time.monotonic() + 20
+    while any(client.get(url).status_code == 200 for url in (sent["imageURL"], drawn["imageURL"])):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert not [f for f in Path(settings.images.folder).rglob("*") if f.is_file()]
