@@ -54,9 +54,8 @@ async def create_images(
     try:
         owner = keys.check(bearer_key(authorization))
         task = _to_task(body, settings.api.model)
-        async for batch in answer(
-            tasks, settings, task, Caller(owner, base_url, repeats_failures=False)
-        ):
+        caller = Caller(owner, base_url, repeats_failures=False)
+        async for batch in answer(tasks, settings, task, caller):
             items += batch
     except TaskError as e:
         return _failure(e)

@@ -19,7 +19,10 @@ from server.api.schemas import ImageInference
 from server.settings import Settings
 from server.tasks.seeds import MAX_SEED
 
-TINY_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+TINY_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
+    "gg=="
+)
 SEED_REQUESTS = json.loads((Path(__file__).parent / "seed_requests.json").read_text())
 
 
