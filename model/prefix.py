@@ -23,18 +23,35 @@ class Prefix:
     layers: tuple[KeysValues, ...]
     hidden_1SD: Tensor
 
+    @property
+    def length(self) -> int:
+        return self.layers[0].k_BGSH.shape[2]
 
-def compute_prefix(transformer: HunyuanImage, ids: Sequence[int]) -> Prefix:
-    """Run the layers over the ids of one prompt."""
-    positions_S2 = torch.arange(len(ids)).unsqueeze(1).expand(-1, 2)
+
+def compute_prefix(
+    transformer: HunyuanImage, ids: Sequence[int], past: Prefix | None = None
+) -> Prefix:
+    """Run the layers over the ids of one prompt, or over those that follow a `past` one.
+
+    The result holds the keys and values of all of them, and the hidden states of the new ones.
+    """
+    start = past.length if past else 0
+    positions_S2 = torch.arange(start, start + len(ids)).unsqueeze(1).expand(-1, 2)
     kept: list[KeysValues] = []
     group = RowGroup(
         rows=slice(0, 1),
         rope=_table(transformer, positions_S2),
-        spans=(Span(0, len(ids), is_causal=True),),
+        # A single token sees all there is; no mask is needed for that.
+        spans=(Span(0, len(ids), is_causal=len(ids) > 1),),
+        past=past.layers if past else (),
         kept=kept,
     )
     hidden_1SD = transformer.run_layers(transformer.embed_ids(ids), [group])
+    if past:
+        kept = [
+            KeysValues(*old.followed_by(new.k_BGSH, new.v_BGSH))
+            for old, new in zip(past.layers, kept, strict=True)
+        ]
     return Prefix(tuple(kept), hidden_1SD)
 
 

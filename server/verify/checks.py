@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Source: `uint8_tolerance` of the recorded cases.
+MAX_PIXEL_ERROR = 2
+MEAN_PIXEL_ERROR = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -42,6 +46,19 @@ def compare_values(group: str, name: str, ours: object, recorded: object) -> Che
     is_ok = ours == recorded
     note = "" if is_ok else f"ours {str(ours)[:120]}, recorded {str(recorded)[:120]}"
     return Check(group, name, "", None if is_ok else 1.0, "exact", is_ok, note)
+
+
+def compare_pictures(group: str, name: str, ours_yx3: Tensor, recorded_yx3: Tensor) -> Check:
+    """Compare two pictures, uint8, allowing for rounding."""
+    shape = "x".join(map(str, recorded_yx3.shape))
+    tolerance = f"max {MAX_PIXEL_ERROR}, mean {MEAN_PIXEL_ERROR}"
+    if ours_yx3.shape != recorded_yx3.shape:
+        note = f"our shape is {list(ours_yx3.shape)}"
+        return Check(group, name, shape, None, tolerance, is_ok=False, note=note)
+    error = (ours_yx3.float() - recorded_yx3.float()).abs()
+    is_ok = bool(error.max() <= MAX_PIXEL_ERROR and error.mean() <= MEAN_PIXEL_ERROR)
+    note = f"mean {error.mean():.4f}"
+    return Check(group, name, shape, error.max().item(), tolerance, is_ok, note)
 
 
 def left_out(group: str, names: Iterable[str]) -> list[Check]:

@@ -23,16 +23,18 @@ from model.template import Prompt, Template
 from model.vae import to_uint8
 from schedulers.euler import Euler
 from schedulers.grids import shifted_sigmas, timesteps_of
-from server.verify.checks import Check, compare_tensors, compare_values, left_out
+from server.verify.checks import (
+    Check,
+    compare_pictures,
+    compare_tensors,
+    compare_values,
+    left_out,
+)
 from server.verify.full_sequence import trace_full_sequence
 from server.verify.recording import Recording
 from server.verify.sizes import parse_reference_size
 from server.worker.parts import Parts
 from server.worker.pipeline import denoise
-
-# Source: `uint8_tolerance` of the recorded cases.
-MAX_PIXEL_ERROR = 2
-MEAN_PIXEL_ERROR = 0.02
 
 _INPUTS = {"latents_init"}
 _STEP = re.compile(r"(pred|latents|inputs_embeds|backbone_out)_step(\d+)")
@@ -244,17 +246,8 @@ class ImageCase:
             yield compare_values(self._name, name, ours[name], self._case[name])
 
     def _picture_check(self, file_name: str, index: int) -> Check:
-        recorded_yx3 = self._recording.read_picture(file_name).float()
-        ours_yx3 = to_uint8(self._rgb)[index].float()
-        shape = "x".join(map(str, recorded_yx3.shape))
-        tolerance = f"max {MAX_PIXEL_ERROR}, mean {MEAN_PIXEL_ERROR}"
-        if ours_yx3.shape != recorded_yx3.shape:
-            note = f"our shape is {list(ours_yx3.shape)}"
-            return Check(self._name, file_name, shape, None, tolerance, is_ok=False, note=note)
-        error = (ours_yx3 - recorded_yx3).abs()
-        is_ok = bool(error.max() <= MAX_PIXEL_ERROR and error.mean() <= MEAN_PIXEL_ERROR)
-        note = f"mean {error.mean():.4f}"
-        return Check(self._name, file_name, shape, error.max().item(), tolerance, is_ok, note)
+        recorded_yx3 = self._recording.read_picture(file_name)
+        return compare_pictures(self._name, file_name, to_uint8(self._rgb)[index], recorded_yx3)
 
 
 def _visible_in_step(row: ImageSequence) -> Tensor:

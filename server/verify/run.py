@@ -7,6 +7,7 @@ from server.verify import groups
 from server.verify.checks import Check
 from server.verify.image_case import ImageCase
 from server.verify.recording import Recording
+from server.verify.text_group import check_auto_case, check_text
 from server.worker.parts import Parts
 
 GroupCheck = Callable[[Parts, Recording], Iterator[Check]]
@@ -19,6 +20,7 @@ _GROUPS: dict[str, tuple[str, GroupCheck]] = {
     "tokens": ("tokens.json", groups.check_tokens),
     "vae": ("vae.safetensors", groups.check_vae),
     "vit": ("vit.safetensors", groups.check_vit),
+    "ar": ("ar.safetensors", check_text),
 }
 
 
@@ -38,11 +40,9 @@ def list_groups(parts: Parts, recording: Recording, only: set[str]) -> Iterator[
             yield _limited(Group(name, check(parts, recording)), only)
     for name, case in recording.cases.items():
         if case.get("image_size") == "auto":
-            yield Group(name, iter(()), "size `auto` needs text generation, not implemented yet")
+            yield _limited(Group(name, check_auto_case(parts, recording, name)), only)
         else:
             yield _limited(Group(name, _check_case(parts, recording, name)), only)
-    if recording.has("ar.safetensors"):
-        yield Group("ar", iter(()), "text generation is not implemented yet")
 
 
 def _check_case(parts: Parts, recording: Recording, name: str) -> Iterator[Check]:

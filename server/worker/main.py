@@ -24,6 +24,8 @@ from server.worker.pipeline import draw
 
 log = logging.getLogger(__name__)
 
+TINY = 10**9  # parameters; the real checkpoint has 83 times as many
+
 
 def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None:
     """Load the checkpoint and draw until the server closes the pipe or dies."""
@@ -44,8 +46,9 @@ def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None
 def describe(parts: Parts, settings: WorkerSettings) -> str:
     """Return one line on what this worker draws with."""
     num_parameters = sum(p.numel() for p in parts.transformer.parameters())
+    what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
-        f"{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}, "
+        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}, "
         f"{settings.device})"
     )
 
