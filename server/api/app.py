@@ -28,7 +28,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
     Raises:
         ConfigError: the checkpoint's config.json is missing or not usable.
-        SettingsError: the key file is not readable.
+        SettingsError: the key file or the database cannot be used.
     """
     config = load_config(Path(settings.worker.checkpoint))
     store = TaskStore(settings.tasks.database_url)

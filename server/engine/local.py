@@ -4,6 +4,7 @@ Pipes block, so a thread reads and a thread writes; the event loop only sees fin
 """
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import multiprocessing
@@ -159,8 +160,10 @@ class LocalEngine:
                 loop.call_soon_threadsafe(self._on_event, event)
         except (EOFError, OSError):
             worker.process.join(STOP_TIMEOUT_S)
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to tell
                 loop.call_soon_threadsafe(self._on_death, worker)
+        except RuntimeError:
+            log.debug("the event loop is closed; the worker's last words are lost")
 
     def _on_event(self, event: WorkerEvent) -> None:
         if isinstance(event, WorkerReady):

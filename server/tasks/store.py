@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.errors import TaskError
+from server.settings import SettingsError
 from server.tasks.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -132,18 +133,29 @@ class TaskStore:
     """
 
     def __init__(self, url: str) -> None:
-        parsed = sa.make_url(url)
-        self._file = parsed.database if parsed.get_backend_name() == "sqlite" else None
-        self._engine = sa.create_engine(parsed)
-        if self._file is not None:
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
+        """Reach the database and create what is missing.
+
+        Raises:
+            SettingsError: the URL is not understood, or the database cannot be used.
+        """
+        try:
+            parsed = sa.make_url(url)
+            self._engine = sa.create_engine(parsed)
+            if parsed.get_backend_name() == "sqlite":
+                sa.event.listen(self._engine, "connect", _prepare_sqlite)
+                Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
+            _METADATA.create_all(self._engine)
+        except (SQLAlchemyError, ImportError, OSError) as e:
+            shown = url.partition("://")[0]  # the rest may hold a password
+            reason = str(e).partition("\n")[0]
+            raise SettingsError(
+                f"tasks.database_url ({shown}://...) cannot be used: {reason}; "
+                "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
+            ) from None
         self._writer = Writer(self._engine)
 
     async def open(self) -> None:
-        """Create what is missing."""
-        if self._file:
-            Path(self._file).parent.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(_METADATA.create_all, self._engine)
+        """Start writing."""
         self._writer.start()
 
     async def close(self) -> None:

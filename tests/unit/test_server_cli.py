@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.settings import SettingsError, load_settings
+from server.tasks.store import TaskStore
 
 RUNNER = CliRunner()
 
@@ -106,6 +107,15 @@ def test_a_faulty_settings_file_names_the_field(tmp_path: Path, text: str, compl
     with pytest.raises(SettingsError, match=complaint) as caught:
         load_settings(file)
     assert "settings.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite:///x.db", "nonsense", "oracle://x", "sqlite:////proc/x/y.db"]
+)
+def test_a_database_that_cannot_be_used_is_one_sentence(url: str) -> None:
+    with pytest.raises(SettingsError, match="database_url") as caught:
+        TaskStore(url)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tiny.toml", "hunyuan_image_3.toml"])
