@@ -42,6 +42,7 @@ def serve_forever(settings: Settings) -> None:
             log_level="info",
             access_log=False,  # server/api/requests.py writes the line, with the request's id
             ws_max_size=settings.server.max_body_bytes,
+            ws_per_message_deflate=False,  # pictures do not shrink, and it blocks the event loop
             proxy_headers=settings.server.trusts_proxy_headers,
             forwarded_allow_ips="*" if settings.server.trusts_proxy_headers else None,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
