@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
+from starlette.websockets import WebSocketDisconnect
 
 from server.api.app import create_app
 from server.api.auth import add_key
@@ -214,3 +215,31 @@ def test_one_key_does_not_see_the_tasks_of_another(locked: tuple[TestClient, str
     for key, status in ((ours, 200), (other, 404)):
         answer = client.post("/v1", json=poll, headers={"Authorization": f"Bearer {key}"})
         assert answer.status_code == status
+
+
+def test_a_silent_socket_is_closed(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.api.websocket.IDLE_S", 0.2)
+    with client.websocket_connect("/v1") as socket:
+        authenticate(socket)
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+
+
+def test_sockets_over_the_limit_are_told_to_come_back_later(
+    settings: Settings, engine: Any
+) -> None:
+    limited = settings.model_copy(
+        update={"server": settings.server.model_copy(update={"max_connections": 1})}
+    )
+    with (
+        TestClient(create_app(limited, engine)) as client,
+        client.websocket_connect("/v1") as first,
+    ):
+        authenticate(first)
+        with (
+            client.websocket_connect("/v1") as second,
+            pytest.raises(WebSocketDisconnect) as caught,
+        ):
+            second.receive_json()
+        assert caught.value.code == 1013
+        assert ask(first, {"taskType": "ping"})["data"]
