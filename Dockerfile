@@ -13,9 +13,9 @@ COPY schedulers schedulers
 COPY cache cache
 COPY training training
 COPY configs configs
+COPY checkpoints checkpoints
 RUN pip install --no-cache-dir -c constraints.txt torch \
     && pip install --no-cache-dir -c constraints.txt . \
-    && python -m training.random_checkpoint checkpoints/tiny-random \
     && useradd --create-home hyimage \
     && install -d -o hyimage data
 USER hyimage

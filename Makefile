@@ -7,11 +7,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TINY := checkpoints/tiny-random/config.json
 
 .PHONY: setup serve test check format test-gpu image clean
 
-setup: $(STAMP) $(TINY)
+setup: $(STAMP)
 
 serve: setup
 	$(BIN)/hyimage serve --config $(CONFIG) --host $(HOST) --port $(PORT)
@@ -36,7 +35,7 @@ image:
 	docker build -t hyimage .
 
 clean:
-	rm -rf $(VENV) checkpoints data
+	rm -rf $(VENV) data
 
 # torch first and by itself, so that nothing else decides which build of it is taken.
 $(STAMP): pyproject.toml constraints.txt
@@ -45,6 +44,3 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt torch
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	touch $@
-
-$(TINY): training/random_checkpoint.py | $(STAMP)
-	$(BIN)/python -m training.random_checkpoint $(dir $@)

@@ -40,7 +40,7 @@ class WorkerSettings(BaseModel):
     """What the worker loads and how it holds it."""
 
     model_config = _SECTION
-    checkpoint: str = Field("checkpoints/tiny-random", description="Folder with config.json")
+    checkpoint: str = Field("checkpoints/tiny", description="Folder with config.json")
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

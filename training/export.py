@@ -24,7 +24,7 @@ from training.vae import load_ema_vae
 
 NUM_SHARDS = 2
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-# Source: comparison of shifts by the scorer, docs/tiny_checkpoint.md.
+# Source: the official base checkpoint; other shifts have not been compared for this one yet.
 GENERATION_FIELDS: dict[str, Any] = {
     **GENERATION_CONFIG,
     "flow_shift": 3.0,

@@ -1,6 +1,6 @@
 """A tiny checkpoint with random weights in the official layout: it loads and runs, and draws noise.
 
-Made at set-up, so that the server can be tried before a trained checkpoint is at hand.
+For tests, and to try another architecture: `python -m training.random_checkpoint DIR`.
 """
 
 import json

@@ -4,6 +4,7 @@ Artwork -> tokenizer -> closed-form autoencoder -> latents -> transformer and de
 Everything lies in one run folder outside the repository; each part is skipped when it is done.
 """
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -168,7 +169,8 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        export_cooled(Path(sys.argv[1]), int(sys.argv[2]))
-    else:
-        train_tiny(Path(sys.argv[1]))
+    with contextlib.suppress(KeyboardInterrupt):
+        if len(sys.argv) > 2:
+            export_cooled(Path(sys.argv[1]), int(sys.argv[2]))
+        else:
+            train_tiny(Path(sys.argv[1]))
