@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve test check format test-gpu image clean
+.PHONY: setup serve test check format image clean
 
 setup: $(STAMP)
 
@@ -27,9 +27,6 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-test-gpu: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu -q
 
 image:
 	docker build -t hyimage .

@@ -33,7 +33,6 @@ class ServerSettings(BaseModel):
     trusts_proxy_headers: bool = Field(
         False, description="Take client address, scheme and Host from X-Forwarded-*"
     )
-    logs_prompts: bool = False
 
 
 class WorkerSettings(BaseModel):
