@@ -10,13 +10,11 @@ import ipaddress
 import json
 import socket
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
 from server.settings import EgressSettings
-
-MAX_ANSWER_BYTES = 64 * 1024
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -52,15 +50,18 @@ class Egress:
         Raises:
             EgressError: the place is forbidden, cannot be reached, or did not answer 2xx.
         """
-        parts = urlsplit(url)
-        address = await self._resolve(parts.hostname or "", parts.port, parts.scheme)
+        parts, port = _split(url)
+        address = await self._resolve(parts.hostname or "", port, parts.scheme)
         host = f"[{address}]" if address.version == 6 else str(address)
-        target = url.replace(parts.netloc, host + (f":{parts.port}" if parts.port else ""), 1)
+        user, at, name = parts.netloc.rpartition("@")
+        start = url.index("//") + 2
+        authority = f"{user}{at}{host}" + (f":{port}" if port else "")
+        target = url[:start] + authority + url[start + len(parts.netloc) :]
         request = self._client.build_request(
             method,
             target,
             content=body,
-            headers={"Content-Type": content_type, "Host": parts.netloc.rpartition("@")[2]},
+            headers={"Content-Type": content_type, "Host": name},
             extensions={"sni_hostname": parts.hostname},
         )
         try:
@@ -87,7 +88,7 @@ class Egress:
             found = await asyncio.get_running_loop().getaddrinfo(
                 host, port or 0, type=socket.SOCK_STREAM
             )
-        except OSError:
+        except (OSError, UnicodeError):
             raise EgressError(f"{host} has no address", is_worth_retrying=True) from None
         addresses = [ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found]
         for address in addresses:
@@ -104,3 +105,16 @@ class Egress:
         if any(address in network for network in self._allowed):
             return True
         return address.is_global and not address.is_multicast
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    """Return the parts of a URL and its port.
+
+    Raises:
+        EgressError: it is not a URL.
+    """
+    try:
+        parts = urlsplit(url)
+        return parts, parts.port
+    except ValueError as e:
+        raise EgressError(f"the URL is not valid ({e})", is_worth_retrying=False) from None

@@ -257,6 +257,17 @@ class TaskService:
         row, run = stored.row, self._runs[stored.row.task_uuid]
         task = ImageInference.model_validate(row.request)
         positions = _missing_positions(stored)
+        outcome: TaskError | None = TaskError("internalServerError", "The task was cut short.")
+        try:
+            outcome = await self._draw_and_end(task, row, positions)
+        finally:  # whatever went wrong, nobody waits for ever
+            run.tell(outcome)
+            del self._runs[row.task_uuid]
+
+    async def _draw_and_end(
+        self, task: ImageInference, row: TaskRow, positions: list[int]
+    ) -> TaskError | None:
+        """Draw, and note the end in the store; return what went wrong, if anything."""
         try:
             failure = await self._draw_missing(task, row, positions)
         except TaskError as e:
@@ -270,8 +281,7 @@ class TaskService:
                 await self._finish(task, row, failure)
         except TaskError as e:
             failure = e
-        run.tell(failure)
-        del self._runs[row.task_uuid]
+        return failure
 
     async def _draw_missing(
         self, task: ImageInference, row: TaskRow, positions: list[int]

@@ -1,6 +1,7 @@
 """The guarded door, with a real listener on loopback."""
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -75,12 +76,34 @@ def test_bytes_arrive_with_their_type_and_the_query_verbatim() -> None:
         "ftp://example.com/x",
         "file:///etc/passwd",
         "http:///x",
+        "http://127.0.0.1:99999/x",
+        "http://[half/x",
     ],
 )
 def test_places_inside_are_closed_and_not_tried_again(url: str) -> None:
     with pytest.raises(EgressError) as caught:
         asyncio.run(send(EgressSettings(), url))
     assert not caught.value.is_worth_retrying
+
+
+def test_a_name_that_also_stands_elsewhere_in_the_url_is_replaced_only_as_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> bytes:
+        async with listener(b"HTTP/1.1 204 No Content\r\n\r\n") as (port, heard):
+            egress = Egress(LOOPBACK)
+
+            async def resolve(*_: object) -> ipaddress.IPv4Address:
+                return ipaddress.IPv4Address("127.0.0.1")
+
+            monkeypatch.setattr(egress, "_resolve", resolve)
+            await egress.send("POST", f"http://h:{port}/h?h", b"x", "text/plain")
+            await egress.close()
+            return heard[0]
+
+    sent = asyncio.run(scenario())
+    assert sent.startswith(b"POST /h?h HTTP/1.1\r\n")
+    assert b"host: h:" in sent.lower()
 
 
 @pytest.mark.parametrize(
