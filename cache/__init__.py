@@ -1,1 +1,1 @@
-"""Step cache policies: when a denoising step may reuse the last one's work."""
+"""Step caches: when a step may reuse earlier ones' work, and what it puts in its place."""

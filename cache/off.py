@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
-from cache.protocol import RunLayers
+from cache.protocol import Evaluation, Moment, RunFirst, RunRest
 
 
 class Off:
     """Runs every layer at every step."""
 
-    def run(self, step: int, x_BSD: Tensor, run_layers: RunLayers) -> Tensor:
+    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
         """Return the layers' computed output."""
-        return run_layers(x_BSD)
+        first_BSD = yield RunFirst(x_BSD)
+        return (yield RunRest(first_BSD))

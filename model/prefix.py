@@ -1,8 +1,7 @@
 """Prompts computed once: their keys and values, shared by every row and step that follows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,32 +54,50 @@ def compute_prefix(
     return Prefix(tuple(kept), hidden_1SD)
 
 
+def build_row_group(
+    transformer: HunyuanImage, row: ImageSequence, prefixes: dict[tuple[int, ...], Prefix]
+) -> RowGroup:
+    """Return the group of one row of a denoising step.
+
+    `prefixes` holds the prompts computed so far; a prompt that is not among them is computed and
+    put there.
+    """
+    ids = row.prefix_ids
+    if ids not in prefixes:
+        prefixes[ids] = compute_prefix(transformer, ids)
+    positions_S2 = grid_positions(row, row.image_stop)
+    return RowGroup(
+        rows=slice(0, 1),
+        rope=_table(transformer, positions_S2[row.prefix_length :]),
+        spans=tuple(list_step_spans(row)),
+        past=prefixes[ids].layers,
+    )
+
+
+def merge_groups(groups: Sequence[RowGroup]) -> tuple[RowGroup, ...]:
+    """Lay groups of rows one below the other; neighbours over the same prompt and grid become one.
+
+    Rows of the same prompt that are not neighbours stay separate groups over the same keys and
+    values.
+    """
+    merged: list[RowGroup] = []
+    for group in groups:
+        start = merged[-1].rows.stop if merged else 0
+        stop = start + group.rows.stop - group.rows.start
+        last = merged[-1] if merged else None
+        if last is not None and last.past is group.past and last.spans == group.spans:
+            merged[-1] = replace(last, rows=slice(last.rows.start, stop))
+        else:
+            merged.append(replace(group, rows=slice(start, stop)))
+    return tuple(merged)
+
+
 def build_step_groups(
     transformer: HunyuanImage, rows: Sequence[ImageSequence]
 ) -> tuple[RowGroup, ...]:
-    """Return the row groups of a denoising step, each distinct prompt computed once.
-
-    Neighbouring rows with the same prompt form a group; rows of the same prompt that are not
-    neighbours are separate groups over the same keys and values.
-    """
+    """Return the row groups of a denoising step, each distinct prompt computed once."""
     prefixes: dict[tuple[int, ...], Prefix] = {}
-    groups: list[RowGroup] = []
-    start = 0
-    for ids, members in groupby(rows, key=lambda row: row.prefix_ids):
-        same = list(members)
-        if ids not in prefixes:
-            prefixes[ids] = compute_prefix(transformer, ids)
-        positions_S2 = grid_positions(same[0], same[0].image_stop)
-        groups.append(
-            RowGroup(
-                rows=slice(start, start + len(same)),
-                rope=_table(transformer, positions_S2[same[0].prefix_length :]),
-                spans=list_step_spans(same[0]),
-                past=prefixes[ids].layers,
-            )
-        )
-        start += len(same)
-    return tuple(groups)
+    return merge_groups([build_row_group(transformer, row, prefixes) for row in rows])
 
 
 def _table(transformer: HunyuanImage, positions_S2: Tensor) -> RotaryTable:

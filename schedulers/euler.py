@@ -1,17 +1,120 @@
-"""Euler's method: the reference's own solver."""
+"""Solvers that look at one step only: Euler, Heun, the midpoint, and their ancestral forms."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from schedulers.protocol import DrawNoise, Node, Point, StepGenerator
+
 
 @dataclass(frozen=True, slots=True)
 class Euler:
-    """First order, one model evaluation a step."""
+    """First order, one evaluation a step: the reference's own solver."""
 
-    sigmas: Tensor
+    sigmas: tuple[float, ...]
 
-    def step(self, latent_BCYX: Tensor, velocity_BCYX: Tensor, step: int) -> Tensor:
-        """Return the float32 latent at sigmas[step + 1] for the one at sigmas[step]."""
-        d_sigma = self.sigmas[step + 1] - self.sigmas[step]
-        return latent_BCYX.float() + d_sigma * velocity_BCYX.float()
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
+        velocity_BCYX = yield Point(latent_BCYX, sigma)
+        return latent_BCYX + (next_sigma - sigma) * velocity_BCYX
+
+
+@dataclass(frozen=True, slots=True)
+class Heun:
+    """Second order: the mean of the velocities at both ends of the step. The last step is Euler's.
+
+    At sigma 0 there is nothing left to ask the model about.
+    """
+
+    sigmas: tuple[float, ...]
+
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
+        velocity_BCYX = yield Point(latent_BCYX, sigma)
+        end_BCYX = latent_BCYX + (next_sigma - sigma) * velocity_BCYX
+        if next_sigma == 0:
+            return end_BCYX
+        end_velocity_BCYX = yield Point(end_BCYX, next_sigma)
+        return latent_BCYX + (next_sigma - sigma) * 0.5 * (velocity_BCYX + end_velocity_BCYX)
+
+
+@dataclass(frozen=True, slots=True)
+class Midpoint:
+    """Second order: the velocity half-way. The last step is Euler's."""
+
+    sigmas: tuple[float, ...]
+
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
+        if next_sigma == 0:
+            velocity_BCYX = yield Point(latent_BCYX, sigma)
+            return latent_BCYX - sigma * velocity_BCYX
+        end_BCYX = yield from _to_midpoint_and_on(latent_BCYX, sigma, next_sigma)
+        return end_BCYX
+
+
+@dataclass(frozen=True, slots=True)
+class EulerAncestral:
+    """Euler a little further than the next sigma, then fresh noise up to it."""
+
+    sigmas: tuple[float, ...]
+
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
+        down = sigma_below(sigma, next_sigma)
+        velocity_BCYX = yield Point(latent_BCYX, sigma)
+        return add_noise(
+            latent_BCYX + (down - sigma) * velocity_BCYX, down, next_sigma, draw_noise()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MidpointAncestral:
+    """The midpoint method a little further than the next sigma, then fresh noise up to it."""
+
+    sigmas: tuple[float, ...]
+
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
+        if next_sigma == 0:
+            velocity_BCYX = yield Point(latent_BCYX, sigma)
+            return latent_BCYX - sigma * velocity_BCYX
+        down = sigma_below(sigma, next_sigma)
+        down_BCYX = yield from _to_midpoint_and_on(latent_BCYX, sigma, down)
+        return add_noise(down_BCYX, down, next_sigma, draw_noise())
+
+
+def _to_midpoint_and_on(latent_BCYX: Tensor, sigma: float, end: float) -> StepGenerator:
+    middle = 0.5 * (sigma + end)
+    velocity_BCYX = yield Point(latent_BCYX, sigma)
+    velocity_BCYX = yield Point(latent_BCYX + (middle - sigma) * velocity_BCYX, middle)
+    return latent_BCYX + (end - sigma) * velocity_BCYX
+
+
+def sigma_below(sigma: float, next_sigma: float) -> float:
+    """Return the sigma from which fresh noise leads back up to the next one.
+
+    The flow form of the ancestral step: the further the step, the more of its noise is fresh.
+    """
+    return next_sigma * next_sigma / sigma
+
+
+def add_noise(latent_BCYX: Tensor, down: float, sigma: float, noise_BCYX: Tensor) -> Tensor:
+    """Return a latent at `down` with as much fresh noise as makes it one at `sigma`.
+
+    Scaling by s turns (1 - down) into (1 - sigma) of picture; variances then add up to sigma^2.
+    """
+    scale = (1 - sigma) / (1 - down)
+    added = math.sqrt(max(sigma * sigma - (scale * down) ** 2, 0.0))
+    return scale * latent_BCYX + added * noise_BCYX

@@ -1,7 +1,23 @@
-"""Sigma grids: where the solver stops between pure noise (1) and the picture (0)."""
+"""Sigma grids: where the solver stops between pure noise (1) and the picture (0).
+
+`shifted` is the reference's own. The others spread the same number of steps between its first
+sigma and its last one above 0, so that none of them leaves more noise in the picture.
+"""
+
+import math
 
 import torch
 from torch import Tensor
+
+from schedulers.catalog import Grid
+
+# Source: Karras et al. 2022 (arXiv 2206.00364), equation 5.
+KARRAS_RHO = 7.0
+# Source: Lee et al. 2024 (arXiv 2407.12173), section 4.2: alpha = beta = 0.6.
+BETA_SHAPE = 0.6
+# Below this many steps there is nothing to spread: all grids are `shifted`.
+MIN_SPREAD_STEPS = 3
+_BETA_NODES = 4096
 
 
 def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
@@ -23,6 +39,45 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
     sigmas = (shift * linear / (1.0 + (shift - 1.0) * linear)).float()
     sigmas[0], sigmas[-1] = 1.0, 0.0
     return sigmas
+
+
+def build_sigmas(grid: Grid, num_steps: int, shift: float) -> Tensor:
+    """Return a grid by its name, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
+
+    Raises:
+        ValueError: fewer than one step, or a shift that is not positive.
+    """
+    shifted = shifted_sigmas(num_steps, shift)
+    if grid == "shifted" or num_steps < MIN_SPREAD_STEPS:
+        return shifted
+    high, low = float(shifted[0]), float(shifted[-2])
+    way = torch.linspace(0.0, 1.0, num_steps, dtype=torch.float64)
+    match grid:
+        case "karras":
+            root_high, root_low = high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO)
+            inner = (root_high + way * (root_low - root_high)) ** KARRAS_RHO
+        case "exponential":
+            inner = torch.exp(math.log(high) + way * (math.log(low) - math.log(high)))
+        case "beta":
+            inner = low + (high - low) * _beta_quantiles(1.0 - way)
+    sigmas = torch.cat((inner.float(), torch.zeros(1)))
+    sigmas[0], sigmas[-2] = shifted[0], shifted[-2]
+    return sigmas
+
+
+def _beta_quantiles(shares: Tensor) -> Tensor:
+    """Return the quantiles of the symmetric beta distribution, by quadrature.
+
+    With x = sin^2(angle) the density has no pole: (sin * cos)^(2 * BETA_SHAPE - 1).
+    """
+    angle = torch.linspace(0.0, math.pi / 2, _BETA_NODES, dtype=torch.float64)
+    density = (angle.sin() * angle.cos()).clamp_min(0.0) ** (2 * BETA_SHAPE - 1)
+    mass = torch.cumulative_trapezoid(density, angle)
+    mass = torch.cat((torch.zeros(1, dtype=torch.float64), mass / mass[-1]))
+    right = torch.searchsorted(mass, shares).clamp(1, _BETA_NODES - 1)
+    share = (shares - mass[right - 1]) / (mass[right] - mass[right - 1])
+    angles = angle[right - 1] + share * (angle[right] - angle[right - 1])
+    return angles.sin() ** 2
 
 
 def timesteps_of(sigmas: Tensor) -> Tensor:

@@ -1,22 +1,61 @@
-"""What a solver is: a pure step over an explicit sigma grid."""
+"""What a solver is: a pure step over an explicit sigma grid, which asks for velocities.
 
+The model predicts the velocity `noise - picture` at `x = (1 - sigma) * picture + sigma * noise`.
+A step is a generator: it yields the points at which it wants the velocity, is sent each velocity,
+and returns the latent at the next sigma. So one loop drives solvers with one evaluation a step and
+with two, and several pictures can share each evaluation. A solver holds no state of a picture: its
+history is a list of nodes that belongs to the picture.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+DrawNoise = Callable[[], Tensor]
 
-class Solver(Protocol):
-    """Moves a latent along a sigma grid.
 
-    The model predicts the velocity `noise - picture` at
-    `x = (1 - sigma) * picture + sigma * noise`. A solver holds no cursor, so jobs may share it.
-    """
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a velocity is wanted. Shapes: latent_BCYX float32."""
+
+    latent_BCYX: Tensor
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What the model said at a step that is done. Shapes: all _BCYX, float32."""
+
+    sigma: float
+    latent_BCYX: Tensor
+    velocity_BCYX: Tensor
 
     @property
-    def sigmas(self) -> Tensor:
-        """Return the grid, float32 [num_steps + 1], from 1 to 0."""
+    def picture(self) -> Tensor:
+        """Return the estimate of the picture without noise. Shapes: -> x_BCYX."""
+        return self.latent_BCYX - self.sigma * self.velocity_BCYX
+
+
+StepGenerator = Generator[Point, Tensor, Tensor]
+
+
+class Solver(Protocol):
+    """Moves a latent along a sigma grid."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Return the grid, num_steps + 1 values from 1 to 0."""
         ...
 
-    def step(self, latent_BCYX: Tensor, velocity_BCYX: Tensor, step: int) -> Tensor:
-        """Return the float32 latent at sigmas[step + 1] for the one at sigmas[step]."""
+    def step(
+        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+    ) -> StepGenerator:
+        """Yield points, be sent velocities, and return the float32 latent at sigmas[step + 1].
+
+        `history` holds the nodes of earlier steps, newest last; the step appends its own.
+        `draw_noise` returns standard normal noise of the latent's shape; a stochastic solver
+        calls it once a step.
+        """
         ...

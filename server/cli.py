@@ -62,23 +62,42 @@ def generate(
     guidance: Annotated[float, typer.Option(help="1 turns guidance off.", min=1, max=50)] = 7.0,
     seed: Annotated[int | None, typer.Option(help="Random if left out.", min=0)] = None,
     quality: Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)] = 95,
+    scheduler: Annotated[str, typer.Option(help="One of the API's names.")] = "Default",
+    acceleration: Annotated[str, typer.Option(help="none, low, medium or high.")] = "medium",
+    tea_cache: Annotated[
+        float | None, typer.Option(help="TeaCache with this distance, 0 to 1.")
+    ] = None,
+    fb_cache: Annotated[
+        float | None, typer.Option(help="FBCache with this threshold, 0 to 1.")
+    ] = None,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Print how it was drawn, as JSON.")
+    ] = False,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Draw one picture without a server."""
-    from server.generate import generate_picture
+    from server.generate import Sampling, generate_picture
 
+    sampling = Sampling(
+        num_steps=steps,
+        guidance=guidance,
+        scheduler=scheduler,
+        acceleration=acceleration,
+        tea_distance=tea_cache,
+        fb_threshold=fb_cache,
+    )
     with reported_errors():
         generate_picture(
             _settings(config, checkpoint),
             prompt=prompt,
             negative=negative,
             size=size,
-            steps=steps,
-            guidance=guidance,
+            sampling=sampling,
             seed=seed,
             quality=quality,
             output=output,
+            has_diagnostics=diagnostics,
         )
 
 

@@ -1,14 +1,20 @@
 """Draw one picture in this process, with a progress bar."""
 
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cache.plan import CachePlan
 from model.errors import UnsupportedSizeError
+from server.api.validation import parse_image_inference
 from server.errors import TaskError
 from server.messages import ImageDone, ImageFormat, Job, StepDone
 from server.settings import Settings
+from server.tasks.cache_plan import build_cache_plan
 from server.tasks.seeds import image_seeds
 from server.worker.parts import build_parts
 from server.worker.pipeline import draw
@@ -18,35 +24,52 @@ _FORMATS: dict[str, ImageFormat] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How to walk from noise to picture, in the API's values."""
+
+    num_steps: int
+    guidance: float
+    scheduler: str = "Default"
+    acceleration: str = "medium"
+    tea_distance: float | None = None
+    fb_threshold: float | None = None
+
+
 def generate_picture(
     settings: Settings,
     *,
     prompt: str,
     negative: str | None,
     size: str,
-    steps: int,
-    guidance: float,
+    sampling: Sampling,
     seed: int | None,
     quality: int,
     output: Path,
+    has_diagnostics: bool,
 ) -> None:
     """Draw `prompt` into the file `output`, whose ending names the format.
 
     Raises:
-        TaskError: the file's ending is not a known format, or its folder does not exist.
+        TaskError: the file's ending is not a known format, its folder does not exist, or a value
+            is not one of the API's.
         ModelError: the checkpoint, the size or a prompt is not usable.
     """
+    plan, warnings = _plan_caches(prompt, sampling, settings)
     job = Job(
         job_id="generate",
         prompt=prompt,
         negative_prompt=negative,
         width_px=parse_size(size)[0],
         height_px=parse_size(size)[1],
-        num_steps=steps,
-        guidance=guidance,
+        num_steps=sampling.num_steps,
+        guidance=sampling.guidance,
         seeds=image_seeds(seed, 1),
         image_format=_format_of(output),
         quality=quality,
+        scheduler=sampling.scheduler,
+        cache=plan,
+        warnings=warnings,
     )
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -57,13 +80,43 @@ def generate_picture(
             settings.worker,
             lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
         )
-        drawing = progress.add_task("drawing", total=steps)
+        drawing = progress.add_task("drawing", total=sampling.num_steps)
+        told: dict[str, Any] = {}
         for event in draw(parts, job):
             if isinstance(event, StepDone):
                 progress.update(drawing, completed=event.step)
             elif isinstance(event, ImageDone):
                 output.write_bytes(event.encoded)
+                told = event.diagnostics
+    if has_diagnostics:
+        Console().print_json(data=told)
     Console().print(f"{output} ({size}, seed {job.seeds[0]})", highlight=False)
+
+
+def _plan_caches(
+    prompt: str, sampling: Sampling, settings: Settings
+) -> tuple[CachePlan, tuple[str, ...]]:
+    """Return the plan that the API would make of the same values, and its warnings.
+
+    Raises:
+        TaskError: the API would refuse them.
+    """
+    options: dict[str, Any] = {}
+    if sampling.tea_distance is not None:
+        options |= {"teaCache": True, "teaCacheDistance": sampling.tea_distance}
+    if sampling.fb_threshold is not None:
+        options |= {"fbCache": True, "fbCacheThreshold": sampling.fb_threshold}
+    task = parse_image_inference({
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": settings.api.model,
+        "positivePrompt": prompt,
+        "steps": sampling.num_steps,
+        "scheduler": sampling.scheduler,
+        "acceleration": sampling.acceleration,
+        "acceleratorOptions": options,
+    })  # fmt: skip
+    return build_cache_plan(task, settings.cache)
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """What crosses the border between the server and its worker: a Job, and the events about it."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cache.plan import NO_REUSE, CachePlan
 
 ImageFormat = Literal["JPG", "PNG", "WEBP"]
 
@@ -20,6 +22,9 @@ class Job:
     seeds: tuple[int, ...]
     image_format: ImageFormat
     quality: int
+    scheduler: str = "Default"
+    cache: CachePlan = NO_REUSE
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +67,7 @@ class ImageDone:
     image: int
     seed: int
     encoded: bytes
+    diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

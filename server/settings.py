@@ -45,6 +45,22 @@ class WorkerSettings(BaseModel):
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
+    batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")
+
+
+class CacheSettings(BaseModel):
+    """What the acceleration parameters mean."""
+
+    model_config = _SECTION
+    fb_cache_threshold_meaning: Literal["documented", "original"] = Field(
+        "documented", description="documented: lower reuses more; original: higher reuses more"
+    )
+    tea_signal: Literal["input", "schedule"] = Field(
+        "input", description="schedule: TeaCache looks at the noise level alone"
+    )
+    low_tea_distance: float = Field(0.5, ge=0, le=1, description="TeaCache of acceleration low")
+    high_forecast_order: int = Field(1, ge=1, le=2, description="Forecast of acceleration high")
+    high_forecast_interval: int = Field(3, ge=2, le=5, description="Every n-th step is computed")
 
 
 class ImageSettings(BaseModel):
@@ -131,6 +147,7 @@ class Settings(BaseSettings):
     )
     server: ServerSettings = ServerSettings()
     worker: WorkerSettings = WorkerSettings()
+    cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
     tasks: TaskSettings = TaskSettings()
     keys: KeySettings = KeySettings()

@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from model.loading.build import LoadOptions
 from server.messages import Job
@@ -17,6 +18,10 @@ from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_CHECKPOINT = GOLDEN / "model"
 FLOAT32 = LoadOptions(dtype=torch.float32)
+
+# A busy machine must not fail a property for being slow; runaway tests are bounded by CI.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The only tolerances in the suite: a looser one carries a comment at its place.
 TOLERANCE = {

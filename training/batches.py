@@ -22,6 +22,7 @@ from training.latents import (
     load_latents,
     train_scene,
 )
+from training.layout_probe import answer_scenes
 from training.scenes import Scene, seed_of
 
 # Share of rows whose prompt is dropped, and share of wordy steps whose prose says nothing known.
@@ -44,12 +45,14 @@ class Batch:
     """One process's part of a step.
 
     `first_ratio` is the id from which on all tokens are shapes.
-    Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED.
+    Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED,
+    answers_BS4 int64 for the layout probe.
     """
 
     sequences: Sequences
     latent_BCYX: Tensor
     targets_BS: Tensor
+    answers_BS4: Tensor
     first_ratio: int
 
 
@@ -86,7 +89,8 @@ class BatchMaker:
         indices = [rng.randrange(COUNTS[plan.grid]) for _ in range(num_rows)]
         latents = load_latents(self._folder, plan.grid)
         latent_BCYX = torch.from_numpy(latents[indices].astype(np.float32))
-        pairs = [self._encode(train_scene(plan.grid, i), plan, rng) for i in indices]
+        scenes = [train_scene(plan.grid, index) for index in indices]
+        pairs = [self._encode(scene, plan, rng) for scene in scenes]
         length = max(len(ids) for ids, _ in pairs)
         pad = self._tokenizer.control_id("<pad>")
         ids_BS = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in pairs])
@@ -94,7 +98,7 @@ class BatchMaker:
         lengths_B = torch.tensor([len(ids) for ids, _ in pairs])
         first_ratio = self._tokenizer.control_id("<img_ratio_0>")
         sequences = Sequences(ids_BS, lengths_B, (rows, columns))
-        return Batch(sequences, latent_BCYX, targets_BS, first_ratio)
+        return Batch(sequences, latent_BCYX, targets_BS, answer_scenes(scenes), first_ratio)
 
     def _encode(
         self, scene: Scene, plan: StepPlan, rng: random.Random

@@ -18,7 +18,6 @@ from model.template import Prompt, Template
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 from model.vae import to_uint8
-from schedulers.euler import Euler
 from schedulers.grids import shifted_sigmas, timesteps_of
 
 
@@ -61,11 +60,11 @@ class Painter:
         grid = (rows[0].grid_height, rows[0].grid_width)
         groups = build_step_groups(self.transformer, rows)
         shift = sampling.flow_shift or self._generation.flow_shift
-        solver = Euler(shifted_sigmas(sampling.num_steps, shift))
+        sigmas = shifted_sigmas(sampling.num_steps, shift)
         generator = torch.Generator().manual_seed(sampling.seed)
         shape = (1, self.config.vae.latent_channels, *grid)
         latent_BCYX = torch.randn(shape, generator=generator)
-        for step, timestep in enumerate(timesteps_of(solver.sigmas)):
+        for step, timestep in enumerate(timesteps_of(sigmas)):
             timestep_B = timestep.expand(len(rows))
             x_BSD = self.transformer.embed_step(latent_BCYX, timestep_B[:1])
             x_BSD = self.transformer.run_layers(x_BSD.repeat(len(rows), 1, 1), groups)
@@ -74,7 +73,7 @@ class Painter:
             if len(rows) == 2:
                 other = velocity_BCYX[1:]
                 guided = other + sampling.guidance * (guided - other)
-            latent_BCYX = solver.step(latent_BCYX, guided, step)
+            latent_BCYX = latent_BCYX + (sigmas[step + 1] - sigmas[step]) * guided
         pixels: npt.NDArray[np.uint8] = to_uint8(self.transformer.vae.decode(latent_BCYX))[
             0
         ].numpy()

@@ -18,6 +18,7 @@ from model.moe import MoE
 from model.rope import RotaryTable, build_rotary_table
 from model.sequence import ImageSequence, grid_positions
 from model.transformer import DecoderLayer, HunyuanImage
+from training.layout_probe import PROBED_DEPTH
 
 MASKED = -1e9
 
@@ -57,10 +58,12 @@ class Layout:
 class Predictions:
     """What a batch is trained on.
 
-    Shapes: velocity_BCYX, logits_BSV of the prompt's positions, balance a scalar.
+    Shapes: velocity_BCYX, features_BSD of the image tokens half-way, logits_BSV of the prompt's
+    positions, balance a scalar.
     """
 
     velocity_BCYX: Tensor
+    features_BSD: Tensor
     logits_BSV: Tensor
     balance: Tensor
 
@@ -72,16 +75,20 @@ def predict(
     layout = build_layout(transformer, sequences)
     text_BSD = transformer.model.wte(sequences.ids_BS)
     x_BSD = torch.cat((text_BSD, transformer.embed_step(latent_BCYX, timestep_B)), dim=1)
-    balances = []
-    for module in transformer.model.layers:
+    length = sequences.padded_length
+    features_BSD, balances = x_BSD, []
+    probed = round(PROBED_DEPTH * len(transformer.model.layers))
+    for index, module in enumerate(transformer.model.layers):
         layer = cast(DecoderLayer, module)
         x_BSD = x_BSD + attend(layer.self_attn, layer.input_layernorm(x_BSD), layout)
         experts_BSD, balance = run_experts(layer.mlp, layer.post_attention_layernorm(x_BSD))
         x_BSD = x_BSD + experts_BSD
         balances.append(balance)
-    length = sequences.padded_length
+        if index + 1 == probed:
+            features_BSD = x_BSD[:, length + 1 :]
     return Predictions(
         velocity_BCYX=transformer.predict_velocity(x_BSD[:, length:], timestep_B, sequences.grid),
+        features_BSD=features_BSD,
         logits_BSV=transformer.text_logits(x_BSD[:, :length]),
         balance=torch.stack(balances).mean(),
     )

@@ -23,6 +23,7 @@ from training.architecture import build_config
 from training.batches import IGNORED, Batch, BatchMaker, plan_step
 from training.forward import predict
 from training.latents import SMALL_GRID
+from training.layout_probe import LayoutProbe
 from training.muon import Muon
 from training.state import append_line, load_state, save_state
 from training.tokenizer import build_tokenizer
@@ -34,7 +35,7 @@ METRICS_NAME = "metrics.jsonl"
 TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 MAX_GRADIENT_NORM = 1.5
-TEXT_WEIGHT, BALANCE_WEIGHT = 0.03, 0.01
+TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.1
 RATIO_WEIGHT = 6.0
 EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
 # Logit-normal sigmas, a little towards noise, where kinds and places are decided.
@@ -52,7 +53,7 @@ class Phase:
     num_steps: int
     small_share: float
     wordy_share: float
-    square_share: float = 0.3
+    square_share: float = 0.4
     rate_from: float = 1.0
     rate_to: float = 1.0
 
@@ -75,6 +76,7 @@ class Losses:
     small: list[float]
     text: list[float]
     balance: list[float]
+    layout: list[float]
 
 
 def rate_and_phase(step: int, phases: Sequence[Phase]) -> tuple[float, Phase]:
@@ -108,11 +110,12 @@ class TransformerTrainer:
         start_transformer(self.transformer)
         named = [(n, p) for n, p in self.transformer.named_parameters() if is_trained(n)]
         self.trained: dict[str, Tensor] = dict(named)
+        self._probe = LayoutProbe(self.transformer.config.hidden_size)
         for name, parameter in self.transformer.named_parameters():
             parameter.requires_grad_(is_trained(name))
         self._muon = Muon([p for n, p in named if is_matrix_of_layers(n, p)], rank, world_size)
         self._adam = torch.optim.AdamW(
-            [p for n, p in named if not is_matrix_of_layers(n, p)],
+            [p for n, p in named if not is_matrix_of_layers(n, p)] + list(self._probe.parameters()),
             lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0,
         )  # fmt: skip
         self.ema = {name: p.detach().clone() for name, p in named}
@@ -126,6 +129,7 @@ class TransformerTrainer:
         return {
             "weights": {name: p.detach() for name, p in self.trained.items()},
             "ema": self.ema,
+            "probe": self._probe.state_dict(),
             "momenta": self._muon.momenta,
             "adam": self._adam.state_dict(),
             "step": self.step,
@@ -141,18 +145,19 @@ class TransformerTrainer:
             self.ema[name].copy_(state["ema"][name])
         for momentum, saved in zip(self._muon.momenta, state["momenta"], strict=True):
             momentum.copy_(saved)
+        self._probe.load_state_dict(state["probe"])
         self._adam.load_state_dict(state["adam"])
         self.step, self.num_pictures = state["step"], state["num_pictures"]
         self.seconds = state["seconds"]
 
-    def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float]:
-        """Train on one batch; return its flow, text and balance losses."""
+    def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float, float]:
+        """Train on one batch; return its flow, text, balance and layout losses."""
         torch.manual_seed(self.step * 64 + self._rank)
         # A third faster where the processor multiplies bfloat16, with the same loss to 0.2 %.
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            flow, text, balance = compute_losses(self.transformer, batch)
-        loss = flow + TEXT_WEIGHT * text + BALANCE_WEIGHT * balance
-        for parameter in self.trained.values():
+            flow, text, balance, layout = compute_losses(self.transformer, self._probe, batch)
+        loss = flow + TEXT_WEIGHT * text + BALANCE_WEIGHT * balance + LAYOUT_WEIGHT * layout
+        for parameter in self._all_parameters():
             parameter.grad = None
         loss.backward()
         self._share_gradients()
@@ -165,12 +170,15 @@ class TransformerTrainer:
         decay = 1 - 1 / (1 + EMA_SHARE * self.step)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.trained.values()), 1 - decay)
-        return flow.item(), text.item(), balance.item()
+        return flow.item(), text.item(), balance.item(), layout.item()
+
+    def _all_parameters(self) -> list[Tensor]:
+        return [*self.trained.values(), *self._probe.parameters()]
 
     @torch.no_grad()
     def _share_gradients(self) -> None:
         """Average over processes and clip."""
-        parameters = list(self.trained.values())
+        parameters = self._all_parameters()
         flat = torch.cat(
             [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         )
@@ -184,8 +192,10 @@ class TransformerTrainer:
             parameter.grad = part.view_as(parameter)
 
 
-def compute_losses(transformer: HunyuanImage, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the flow, text and balance losses at random noise levels."""
+def compute_losses(
+    transformer: HunyuanImage, probe: LayoutProbe, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the flow, text, balance and layout losses at random noise levels."""
     latent_BCYX = batch.latent_BCYX
     sigma_B = torch.sigmoid(SIGMA_LOCATION + SIGMA_SCALE * torch.randn(len(latent_BCYX)))
     sigma_B111 = sigma_B[:, None, None, None]
@@ -200,7 +210,8 @@ def compute_losses(transformer: HunyuanImage, batch: Batch) -> tuple[Tensor, Ten
     # The shape is one token among many, and the only one that is ever asked for.
     weights = torch.where(targets >= batch.first_ratio, RATIO_WEIGHT, 1.0)
     text = (surprise * weights).sum() / (targets != IGNORED).sum().clamp_min(1)
-    return flow, text, predictions.balance
+    layout = probe(predictions.features_BSD, batch.answers_BS4)
+    return flow, text, predictions.balance, layout
 
 
 def train_transformer(
@@ -216,7 +227,7 @@ def train_transformer(
         )
     trainer = TransformerTrainer(folder, rank, world_size)
     maker = BatchMaker(folder, build_tokenizer(folder / "tokenizer"), TOKEN_BUDGET)
-    losses = Losses([], [], [], [])
+    losses = Losses([], [], [], [], [])
     num_steps = sum(phase.num_steps for phase in phases)
     saved = reported = time.monotonic()
     # An orphan stops: whoever starts the run again would otherwise train against it.
@@ -225,14 +236,15 @@ def train_transformer(
         rate, phase = rate_and_phase(trainer.step, phases)
         plan = plan_step(trainer.step, phase.small_share, phase.wordy_share, phase.square_share)
         batch = maker.make(plan, trainer.step, rank)
-        flow, text, balance = trainer.run_step(batch, rate)
+        flow, text, balance, layout = trainer.run_step(batch, rate)
         trainer.seconds += min(time.monotonic() - start, 60.0)  # a paused step counts no more
         (losses.small if plan.grid == SMALL_GRID else losses.flow).append(flow)
         losses.text.append(text)
         losses.balance.append(balance)
+        losses.layout.append(layout)
         if rank == 0 and trainer.step % REPORT_EVERY == 0:
             _report(folder, trainer, losses, rate, time.monotonic() - reported)
-            losses, reported = Losses([], [], [], []), time.monotonic()
+            losses, reported = Losses([], [], [], [], []), time.monotonic()
         is_last = trainer.step == num_steps
         if rank == 0 and (is_last or time.monotonic() - saved > SAVE_EVERY_S):
             save_state(folder / STATE_NAME, trainer.state())
@@ -253,6 +265,7 @@ def _report(
         "small": mean(losses.small),
         "text": mean(losses.text),
         "balance": mean(losses.balance),
+        "layout": mean(losses.layout),
         "rate": round(rate, 3),
         "s_per_step": round(elapsed_s / REPORT_EVERY, 2),
     }

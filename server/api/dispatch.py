@@ -38,6 +38,7 @@ class Caller:
     # HTTP clients send a task that failed with a 5xx again under its old UUID; those on a socket
     # ask what became of it.
     repeats_failures: bool
+    has_diagnostics: bool = False
 
 
 async def answer(
@@ -54,7 +55,7 @@ async def answer(
             async for batch in _draw(tasks, task, caller):
                 yield batch
         case "getResponse":
-            yield await tasks.poll(_task_uuid(task), caller.owner)
+            yield await tasks.poll(_task_uuid(task), caller.owner, caller.has_diagnostics)
         case "getTaskDetails":
             yield [await tasks.details(_task_uuid(task), caller.owner)]
         case "ping":
@@ -94,7 +95,7 @@ async def _draw(tasks: TaskService, task: dict[str, Any], caller: Caller) -> Asy
         yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
         return
     try:
-        async for item in tasks.follow(task_uuid):
+        async for item in tasks.follow(task_uuid, caller.has_diagnostics):
             yield [item]
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import HTTPConnection
 
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
@@ -65,7 +66,7 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
     except TaskError as e:
         return _failure([to_error_object(e)], e.code)
     base_url = public_base_url(settings, str(request.base_url))
-    caller = Caller(owner, base_url, repeats_failures=True)
+    caller = Caller(owner, base_url, repeats_failures=True, has_diagnostics=asks_why(request))
     outcomes = await asyncio.gather(*(_run_one(tasks, settings, b, caller) for b in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
@@ -108,6 +109,12 @@ async def metrics(request: Request, tasks: Tasks) -> Response:
     counters.sockets.set(request.app.state.sessions.num_sockets)
     counters.ready.set(tasks.engine.status.is_ready)
     return Response(counters.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def asks_why(connection: HTTPConnection) -> bool:
+    """Return whether a client wants diagnostics with its results, by header or query."""
+    values = (connection.headers.get("x-diagnostics"), connection.query_params.get("diagnostics"))
+    return any(value in ("1", "true") for value in values)
 
 
 def bearer_key(header: str | None) -> str | None:

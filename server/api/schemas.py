@@ -1,6 +1,6 @@
 """The body of an imageInference task: every bound once, with the words for the OpenAPI page."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -101,6 +101,23 @@ class AcceleratorOptions(BaseModel):
         return _without(off, values)
 
 
+class ForecastOptions(BaseModel):
+    """A step cache of this server: forecast what the layers add instead of holding it."""
+
+    model_config = _STRICT
+    order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
+    interval: int = Field(3, ge=2, le=5, description="Every n-th step is computed.")
+
+
+class HunyuanOptions(BaseModel):
+    """What this server can do beyond the hosted API."""
+
+    model_config = _STRICT
+    forecast: ForecastOptions | None = Field(
+        None, description="Forecast most steps; replaces the other step caches."
+    )
+
+
 class ImageInference(BaseModel):
     """Draw pictures from a prompt."""
 
@@ -159,6 +176,9 @@ class ImageInference(BaseModel):
         "medium", description="Preset of the accelerator options; explicit options win."
     )
     acceleratorOptions: AcceleratorOptions = Field(AcceleratorOptions(), description="Step caches.")
+    hunyuan: HunyuanOptions = Field(
+        HunyuanOptions(), description="Extensions of this server; not part of the hosted API."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -182,31 +202,45 @@ def task_schema() -> dict[str, Any]:
     schema = ImageInference.model_json_schema()
     parts = schema.pop("$defs")
 
-    def inlined(field: dict[str, Any]) -> dict[str, Any]:
-        part = parts.get(field.get("$ref", "").rpartition("/")[2], {})
-        return {**part, **{k: v for k, v in field.items() if k != "$ref"}}
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        part = parts.get(str(value.get("$ref", "")).rpartition("/")[2], {})
+        own = {k: v for k, v in value.items() if k != "$ref"}
+        return {k: inlined(v) for k, v in {**part, **own}.items()}
 
-    schema["properties"] = {name: inlined(f) for name, f in schema["properties"].items()}
-    return schema
+    whole: dict[str, Any] = inlined(schema)
+    return whole
 
 
 def parameter_schema(path: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the JSON schema of a parameter given by its path, or None if there is none."""
-    model: type[BaseModel] = ImageInference
-    for name in path[:-1]:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        model = annotation
-    schema: dict[str, Any] | None = model.model_json_schema()["properties"].get(path[-1])
+    model = _model_holding(path)
+    schema: dict[str, Any] | None = None
+    if model is not None:
+        schema = model.model_json_schema()["properties"].get(path[-1])
     return schema
 
 
 def sibling_parameters(path: tuple[str, ...]) -> list[str]:
     """Return the names allowed where the last name of the path stands."""
+    model = _model_holding(path)
+    return sorted(model.model_fields) if model is not None else []
+
+
+def _model_holding(path: tuple[str, ...]) -> type[BaseModel] | None:
+    """Return the model in which the last name of a path stands."""
     model: type[BaseModel] = ImageInference
     for name in path[:-1]:
-        annotation = model.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    return sorted(model.model_fields)
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        inner = [t for t in (annotation, *get_args(annotation)) if _is_model(t)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

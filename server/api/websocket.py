@@ -15,7 +15,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
-from server.api.http import parse_tasks, public_base_url
+from server.api.http import asks_why, parse_tasks, public_base_url
 from server.errors import TaskError
 from server.settings import Settings
 from server.tasks.items import to_error_object
@@ -170,7 +170,9 @@ class Connection:
             scheme={"ws": "http", "wss": "https"}[self._socket.url.scheme]
         )
         base_url = public_base_url(self._settings, str(url))
-        caller = Caller(session.owner, base_url, repeats_failures=False)
+        caller = Caller(
+            session.owner, base_url, repeats_failures=False, has_diagnostics=asks_why(self._socket)
+        )
         try:
             async for batch in answer(self._tasks, self._settings, body, caller):
                 await session.send({"data": batch})

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
-from schedulers.catalog import CATALOG
 from server.api.schemas import BLANK_PROMPT, ImageInference
 from server.errors import TaskError
 from server.messages import Job
-from server.settings import ApiSettings, ServerSettings
+from server.settings import ApiSettings, CacheSettings, ServerSettings
+from server.tasks.cache_plan import build_cache_plan
 from server.tasks.store import TaskRow
 
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
@@ -18,7 +18,7 @@ def check_task(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) ->
     """Return the size to draw.
 
     Raises:
-        TaskError: the model, size or scheduler is not served.
+        TaskError: the model or size is not served.
     """
     if task.model != api.model:
         raise TaskError(
@@ -29,7 +29,6 @@ def check_task(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) ->
             {"allowedValues": [api.model]},
         )
     size = _find_size(task, api, sizes)
-    _check_scheduler(task.scheduler)
     return size
 
 
@@ -54,8 +53,11 @@ def check_limits(
         )
 
 
-def to_job(task: ImageInference, row: TaskRow, positions: Sequence[int]) -> Job:
+def to_job(
+    task: ImageInference, row: TaskRow, positions: Sequence[int], cache: CacheSettings
+) -> Job:
     """Return the job that draws the pictures at these positions of an admitted task."""
+    plan, warnings = build_cache_plan(task, cache)
     negative = task.negativePrompt
     return Job(
         job_id=row.task_uuid,
@@ -68,6 +70,9 @@ def to_job(task: ImageInference, row: TaskRow, positions: Sequence[int]) -> Job:
         seeds=tuple(int(row.seeds[position]) for position in positions),
         image_format=task.outputFormat,
         quality=task.outputQuality,
+        scheduler=task.scheduler,
+        cache=plan,
+        warnings=warnings,
     )
 
 
@@ -103,16 +108,3 @@ def _find_size(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) ->
             ["width", "height"],
             {"allowedValues": allowed},
         ) from None
-
-
-def _check_scheduler(name: str) -> None:
-    """Refuse what the pipeline cannot do yet, rather than draw something else in silence."""
-    wanted = CATALOG["Default"]
-    ready = [n for n, e in CATALOG.items() if (e.solver, e.grid) == (wanted.solver, wanted.grid)]
-    if name not in ready:
-        raise TaskError(
-            "unsupportedScheduler",
-            f"Scheduler '{name}' is not available yet. Use one of: {', '.join(map(repr, ready))}.",
-            "scheduler",
-            {"allowedValues": ready},
-        )

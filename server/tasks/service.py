@@ -139,7 +139,9 @@ class TaskService:
         self._start(StoredTask(row, ()))
         return task.taskUUID
 
-    async def follow(self, task_uuid: str) -> AsyncIterator[dict[str, Any]]:
+    async def follow(
+        self, task_uuid: str, has_diagnostics: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """Yield the result items of a task admitted just now, each as it is finished.
 
         Raises:
@@ -151,9 +153,12 @@ class TaskService:
         while (outcome := await outcomes.get()) is not None:
             if isinstance(outcome, TaskError):
                 raise outcome
-            yield await result_item(run.row, outcome, self.images, self._settings)
+            item = await result_item(run.row, outcome, self.images, self._settings)
+            yield item | outcome.told_diagnostics(has_diagnostics)
 
-    async def poll(self, task_uuid: str, owner: str) -> list[dict[str, Any]]:
+    async def poll(
+        self, task_uuid: str, owner: str, has_diagnostics: bool = False
+    ) -> list[dict[str, Any]]:
         """Return one item per picture of a task: all in the making, or all finished.
 
         Raises:
@@ -169,6 +174,7 @@ class TaskService:
             {
                 **await result_item(stored.row, image, self.images, self._settings),
                 "status": "success",
+                **image.told_diagnostics(has_diagnostics),
             }
             for image in stored.images
         ]
@@ -288,7 +294,7 @@ class TaskService:
     ) -> TaskError | None:
         """Draw and keep the pictures at these positions; return what went wrong, if anything."""
         run = self._runs[row.task_uuid]
-        async for event in self.engine.submit(to_job(task, row, positions)):
+        async for event in self.engine.submit(to_job(task, row, positions, self._settings.cache)):
             if isinstance(event, StepDone):
                 self._metrics.steps.inc()
                 done = event.image * event.num_steps + event.step
@@ -296,7 +302,7 @@ class TaskService:
             elif isinstance(event, ImageDone):
                 is_last = event.image == len(positions) - 1
                 position = positions[event.image]
-                run.tell(await self._keep(task, row, position, event.encoded, is_last))
+                run.tell(await self._keep(task, row, position, event, is_last))
             elif isinstance(event, JobFailed):
                 return TaskError(event.code, event.message)
             elif isinstance(event, JobCancelled):
@@ -304,14 +310,14 @@ class TaskService:
         return None
 
     async def _keep(
-        self, task: ImageInference, row: TaskRow, position: int, encoded: bytes, is_last: bool
+        self, task: ImageInference, row: TaskRow, position: int, done: ImageDone, is_last: bool
     ) -> ImageRow:
         """Store a picture, send it where it was asked to go, and note the call that tells of it."""
         name = f"{row.image_uuids[position]}.{task.outputFormat.lower()}"
-        await self.images.save(name, encoded)
+        await self.images.save(name, done.encoded)
         if task.uploadEndpoint is not None:
-            await self._outbox.upload(task.uploadEndpoint, name, encoded)
-        is_nsfw = await self._safety.is_nsfw(encoded) if task.is_checked else None
+            await self._outbox.upload(task.uploadEndpoint, name, done.encoded)
+        is_nsfw = await self._safety.is_nsfw(done.encoded) if task.is_checked else None
         ttl_s = task.ttl or self._settings.images.ttl_s
         image = ImageRow(
             image_uuid=row.image_uuids[position],
@@ -320,6 +326,7 @@ class TaskService:
             name=name,
             is_nsfw=is_nsfw,
             expires_at=time.time() + ttl_s,
+            diagnostics=done.diagnostics,
         )
         webhook = None
         if task.webhookURL is not None:

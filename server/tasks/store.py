@@ -54,6 +54,7 @@ _IMAGES = sa.Table(
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("is_nsfw", sa.Boolean),
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
+    sa.Column("diagnostics", sa.JSON),
 )
 _WEBHOOKS = sa.Table(
     "webhooks",
@@ -93,6 +94,11 @@ class ImageRow:
     name: str
     is_nsfw: bool | None
     expires_at: float
+    diagnostics: dict[str, Any] | None = None
+
+    def told_diagnostics(self, is_told: bool) -> dict[str, Any]:
+        """Return the field that a result gets when its client asks how it was drawn."""
+        return {"diagnostics": self.diagnostics} if is_told and self.diagnostics else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +151,7 @@ class TaskStore:
                 sa.event.listen(self._engine, "connect", _prepare_sqlite)
                 Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
             _METADATA.create_all(self._engine)
+            _add_missing_columns(self._engine)
         except (SQLAlchemyError, ImportError, OSError) as e:
             shown = url.partition("://")[0]  # the rest may hold a password
             reason = str(e).partition("\n")[0]
@@ -277,6 +284,20 @@ class TaskStore:
             return await self._writer.run(operation)
         except SQLAlchemyError:
             raise _unreachable() from None
+
+
+def _add_missing_columns(engine: sa.Engine) -> None:
+    """Bring a database of an earlier version up to date; all later columns may be null."""
+    inspector = sa.inspect(engine)
+    with engine.begin() as connection:
+        for table in _METADATA.sorted_tables:
+            present = {column["name"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in present:
+                    kind = column.type.compile(engine.dialect)
+                    connection.execute(
+                        sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                    )
 
 
 def _unreachable() -> TaskError:

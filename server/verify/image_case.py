@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cache.protocol import RunLayers
+from cache.protocol import Evaluation, Moment, RunFirst, RunRest
 from model.resolution import Size
 from model.rope import build_rotary_table
 from model.sequence import (
@@ -33,8 +33,8 @@ from server.verify.checks import (
 from server.verify.full_sequence import trace_full_sequence
 from server.verify.recording import Recording
 from server.verify.sizes import parse_reference_size
+from server.worker.denoise import Denoised, denoise, start_run
 from server.worker.parts import Parts
-from server.worker.pipeline import denoise
 
 _INPUTS = {"latents_init"}
 _STEP = re.compile(r"(pred|latents|inputs_embeds|backbone_out)_step(\d+)")
@@ -47,10 +47,11 @@ class Probe:
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
 
-    def run(self, step: int, x_BSD: Tensor, run_layers: RunLayers) -> Tensor:
-        self.inputs[step] = x_BSD
-        self.outputs[step] = run_layers(x_BSD)
-        return self.outputs[step]
+    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
+        self.inputs[moment.step] = x_BSD
+        first_BSD = yield RunFirst(x_BSD)
+        self.outputs[moment.step] = yield RunRest(first_BSD)
+        return self.outputs[moment.step]
 
 
 class ImageCase:
@@ -139,23 +140,38 @@ class ImageCase:
         return float(self._case.get("flow_shift", self._parts.generation.flow_shift))
 
     @cached_property
-    def _solver(self) -> Euler:
-        return Euler(shifted_sigmas(int(self._case["steps"]), self._shift))
+    def _sigmas(self) -> Tensor:
+        return shifted_sigmas(int(self._case["steps"]), self._shift)
 
     # --- what we compute ---
 
     @cached_property
     def _run(self) -> tuple[list[Tensor], list[Tensor], Probe]:
         """Draw from the recorded noise; return velocities, latents and layer inputs by step."""
-        rows = self._rows if self._has_guidance else self._rows[: len(self._prompts)]
-        probe = Probe()
-        velocities, latents = [], []
+        count = len(self._prompts)
         noise_BCYX = self._recorded["latents_init"].float()
-        guidance = float(self._case["guidance"])
-        transformer = self._parts.transformer
-        for done in denoise(transformer, rows, noise_BCYX, guidance, self._solver, probe):
-            velocities.append(done.velocity_BCYX)
-            latents.append(done.latent_BCYX)
+        transformer, solver = self._parts.transformer, Euler(tuple(self._sigmas.tolist()))
+        probes = [Probe() for _ in range(count)]
+        runs = [
+            start_run(
+                transformer,
+                self._rows[i::count] if self._has_guidance else self._rows[i : i + 1],
+                noise_BCYX[i : i + 1],
+                solver,
+                float(self._case["guidance"]),
+                probes[i],
+            )
+            for i in range(count)
+        ]
+        steps: dict[int, list[Denoised]] = {}
+        for done in denoise(transformer, runs):
+            steps.setdefault(done.step, []).append(done)
+        velocities = [_by_branch([d.velocity_BCYX for d in steps[i]]) for i in sorted(steps)]
+        latents = [torch.cat([d.latent_BCYX for d in steps[i]]) for i in sorted(steps)]
+        probe = Probe(
+            inputs={i: _by_branch([p.inputs[i] for p in probes]) for i in steps},
+            outputs={i: _by_branch([p.outputs[i] for p in probes]) for i in steps},
+        )
         return velocities, latents, probe
 
     @cached_property
@@ -181,9 +197,9 @@ class ImageCase:
         if name == "vae_image":
             return self._rgb.unsqueeze(2)
         if name == "sigmas":
-            return self._solver.sigmas
+            return self._sigmas
         if name == "timesteps":
-            return timesteps_of(self._solver.sigmas)
+            return timesteps_of(self._sigmas)
         return self._layout_tensor(name, recorded.shape[0])
 
     def _step_tensor(self, kind: str, step: int, recorded: Tensor) -> Tensor | None:
@@ -248,6 +264,11 @@ class ImageCase:
     def _picture_check(self, file_name: str, index: int) -> Check:
         recorded_yx3 = self._recording.read_picture(file_name)
         return compare_pictures(self._name, file_name, to_uint8(self._rgb)[index], recorded_yx3)
+
+
+def _by_branch(images: Sequence[Tensor]) -> Tensor:
+    """Return [conditional x B; unconditional x B] from each picture's own rows."""
+    return torch.stack(list(images), dim=1).flatten(0, 1)
 
 
 def _visible_in_step(row: ImageSequence) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from cache.off import Off
 from model.prefix import compute_prefix
 from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
@@ -21,9 +20,10 @@ from server.verify.checks import (
     left_out,
 )
 from server.verify.recording import Recording
+from server.worker.denoise import denoise, start_run
 from server.worker.noise import image_noise
 from server.worker.parts import Parts
-from server.worker.pipeline import decode_pixels, denoise
+from server.worker.pipeline import decode_pixels
 
 FALLBACK_RATIO = 16  # square. Source: the reference, for a token that is no ratio.
 
@@ -65,8 +65,9 @@ def check_auto_case(parts: Parts, recording: Recording, name: str) -> Iterator[C
     )  # fmt: skip
     shape = (1, config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
     latent_BCYX = image_noise(int(case["seed"]), shape).bfloat16().float()  # as the reference drew
-    solver = Euler(shifted_sigmas(int(case["steps"]), float(case["flow_shift"])))
-    for done in denoise(transformer, rows, latent_BCYX, float(case["guidance"]), solver, Off()):
+    solver = Euler(tuple(shifted_sigmas(int(case["steps"]), float(case["flow_shift"])).tolist()))
+    run = start_run(transformer, rows, latent_BCYX, solver, float(case["guidance"]))
+    for done in denoise(transformer, [run]):
         latent_BCYX = done.latent_BCYX
     (file_name,) = case["files"]
     picture_yx3 = decode_pixels(transformer, latent_BCYX)[0]

@@ -15,3 +15,20 @@ def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))
     generator = np.random.Generator(np.random.Philox(key=seed % 2**63))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+class NoiseStream:
+    """The second stream of a seed: fresh noise for stochastic solvers, one draw a step.
+
+    Keyed with the seed and the stream's number, so that it shares nothing with the first noise.
+    """
+
+    STREAM = 1
+
+    def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self._generator = np.random.Generator(np.random.Philox(key=[seed % 2**63, self.STREAM]))
+
+    def draw(self) -> Tensor:
+        """Return the next standard normal latent, float32 on the CPU."""
+        return torch.from_numpy(self._generator.standard_normal(self._shape, dtype=np.float32))

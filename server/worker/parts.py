@@ -5,9 +5,12 @@ from pathlib import Path
 
 import torch
 
+from cache.calibration import UNCALIBRATED, Calibration, CalibrationError, load_calibration
 from model.config import load_config
+from model.errors import ConfigError
 from model.generation import GenerationConfig, load_generation_config
 from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
+from model.loading.fingerprint import fingerprint
 from model.resolution import Size, list_sizes
 from model.template import Template
 from model.tokenizer import Tokenizer
@@ -24,6 +27,8 @@ class Parts:
     template: Template
     generation: GenerationConfig
     sizes: tuple[Size, ...]
+    calibration: Calibration = UNCALIBRATED
+    batch_size: int = 1
 
 
 def build_parts(
@@ -56,4 +61,13 @@ def build_parts(
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,
         sizes=list_sizes(config.image_base_size),
+        calibration=_read_calibration(folder),
+        batch_size=settings.batch_size,
     )
+
+
+def _read_calibration(folder: Path) -> Calibration:
+    try:
+        return load_calibration(folder, fingerprint(folder))
+    except CalibrationError as e:
+        raise ConfigError(str(e)) from None

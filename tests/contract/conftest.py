@@ -1,6 +1,7 @@
 """A server in this process whose engine draws nothing: every job succeeds at once, or as told."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,18 @@ from server.api.app import create_app
 from server.engine.protocol import EngineStatus
 from server.messages import ImageDone, Job, JobDone, JobEvent, JobFailed, StepDone
 from server.settings import Settings, load_settings
+
+
+def make_task(**changes: Any) -> dict[str, Any]:
+    """Return a valid task with a new UUID; a change to `...` leaves the parameter out."""
+    task = {
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+        **changes,
+    }
+    return {name: value for name, value in task.items() if value is not ...}
 
 
 class FakeEngine:
@@ -36,7 +49,13 @@ class FakeEngine:
             return
         for image, seed in enumerate(job.seeds):
             yield StepDone(job_id=job.job_id, image=image, step=1, num_steps=job.num_steps)
-            yield ImageDone(job_id=job.job_id, image=image, seed=seed, encoded=b"picture %d" % seed)
+            yield ImageDone(
+                job_id=job.job_id,
+                image=image,
+                seed=seed,
+                encoded=b"picture %d" % seed,
+                diagnostics={"cache": job.cache.name, "warnings": list(job.warnings)},
+            )
         yield JobDone(job_id=job.job_id)
 
 

@@ -18,22 +18,14 @@ from hypothesis import strategies as st
 from server.api.schemas import ImageInference
 from server.settings import Settings
 from server.tasks.seeds import MAX_SEED
+from tests.contract.conftest import make_task
 
 TINY_PNG = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
     "gg=="
 )
+
 SEED_REQUESTS = json.loads((Path(__file__).parent / "seed_requests.json").read_text())
-
-
-def make_task(**changes: Any) -> dict[str, Any]:
-    task = {
-        "taskType": "imageInference",
-        "taskUUID": str(uuid.uuid4()),
-        "model": "runware:180@1",
-        "positivePrompt": "a red fox",
-    }
-    return {k: v for k, v in {**task, **changes}.items() if v is not ...}
 
 
 def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
@@ -393,14 +385,6 @@ def test_a_check_that_cannot_be_made_is_refused(
     error = refusal(client, safety={"checkContent": True})
     assert (error["code"], error["parameter"]) == ("unsupportedSafetyCheck", "safety")
     assert refusal(client, checkNSFW=True)["parameter"] == "safety"
-
-
-def test_a_scheduler_that_is_not_there_yet_is_refused_by_name(client: TestClient) -> None:
-    assert refusal(client, scheduler="Heun")["code"] == "unsupportedScheduler"
-    assert refusal(client, scheduler="Nonsense")["code"] == "invalidScheduler"
-    reason = refusal(client, scheduler="DPMSolverMultistepInverse")["message"]
-    assert "from a picture to noise" in reason
-    assert client.post("/v1", json=[make_task(scheduler="Euler")]).status_code == 200
 
 
 def test_a_broken_store_is_503_and_the_task_can_be_sent_again(

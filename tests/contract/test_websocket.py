@@ -15,16 +15,7 @@ from starlette.websockets import WebSocketDisconnect
 from server.api.app import create_app
 from server.api.auth import add_key
 from server.settings import Settings
-
-
-def make_task(**changes: Any) -> dict[str, Any]:
-    return {
-        "taskType": "imageInference",
-        "taskUUID": str(uuid.uuid4()),
-        "model": "runware:180@1",
-        "positivePrompt": "a red fox",
-        **changes,
-    }
+from tests.contract.conftest import make_task
 
 
 def ask(socket: WebSocketTestSession, *tasks: object) -> dict[str, Any]:

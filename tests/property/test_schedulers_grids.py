@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedulers.euler import Euler
-from schedulers.grids import shifted_sigmas, timesteps_of
+from schedulers.catalog import Grid
+from schedulers.grids import build_sigmas, shifted_sigmas, timesteps_of
+
+GRIDS: tuple[Grid, ...] = ("shifted", "karras", "exponential", "beta")
 
 
 @given(num_steps=st.integers(1, 100), shift=st.floats(0.1, 20))
@@ -24,15 +26,23 @@ def test_a_shift_of_one_is_the_even_grid(num_steps: int) -> None:
     )
 
 
-@given(num_steps=st.integers(1, 100), seed=st.integers(0, 9))
-def test_euler_is_exact_for_a_constant_velocity(num_steps: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    noise, picture = torch.randn(2, 1, 4, 2, 2, generator=generator)
-    solver = Euler(shifted_sigmas(num_steps, 3.0))
-    latent = noise
-    for step in range(num_steps):
-        latent = solver.step(latent, noise - picture, step)
-    torch.testing.assert_close(latent, picture, atol=1e-5, rtol=1e-5)
+@given(grid=st.sampled_from(GRIDS), num_steps=st.integers(1, 100), shift=st.floats(0.5, 10))
+def test_every_grid_falls_between_the_same_ends(grid: Grid, num_steps: int, shift: float) -> None:
+    sigmas, shifted = build_sigmas(grid, num_steps, shift), shifted_sigmas(num_steps, shift)
+    assert sigmas.dtype == torch.float32
+    assert len(sigmas) == num_steps + 1
+    assert all(a > b for a, b in itertools.pairwise(sigmas.tolist()))
+    assert torch.equal(sigmas[[0, -2, -1]], shifted[[0, -2, -1]])
+    if num_steps < 3:
+        assert torch.equal(sigmas, shifted)
+
+
+def test_the_beta_grid_is_that_of_the_beta_distribution() -> None:
+    """Quantiles of Beta(0.6, 0.6), computed once with SciPy 1.17.1 (`scipy.stats.beta.ppf`)."""
+    sigmas = build_sigmas("beta", 5, 1.0)
+    inner = (sigmas[1:-2] - sigmas[-2]) / (1 - sigmas[-2])
+    expected = torch.tensor([0.82431962, 0.5, 0.17568038])
+    torch.testing.assert_close(inner, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from model.transformer import HunyuanImage
 from model.vae import Vae
 from training import latents, transformer
 from training.architecture import FIELDS
+from training.backgrounds import BACKGROUNDS
 from training.batches import IGNORED, Batch, plan_step
 from training.forward import Sequences, predict
 from training.latents import encode_pictures, encoder_matrix
+from training.layout_probe import answer_scenes
 from training.muon import orthogonalize
+from training.scenes import COLOURS, KINDS, Scene, Thing
 from training.transformer import Phase, TransformerTrainer, rate_and_phase
 from training.transformer_start import start_transformer
 from training.vae_start import start_vae
@@ -56,6 +59,7 @@ def make_batch(seed: int) -> Batch:
         Sequences(ids_BS, torch.tensor([4, 7, 6]), (3, 5)),
         torch.randn(3, 12, 3, 5, generator=generator),
         torch.where(torch.arange(7) < 4, ids_BS, IGNORED),
+        torch.zeros(3, 15, 4, dtype=torch.int64),
         first_ratio=60,
     )
 
@@ -142,3 +146,23 @@ def test_steps_are_planned_alike_on_every_process() -> None:
     assert plans == [plan_step(step, 0.3, 0.2) for step in range(400)]
     assert {plan.grid for plan in plans} == {*latents.OFFERED_GRIDS, latents.SMALL_GRID}
     assert not any(plan.is_wordy for plan in plans if plan.grid == latents.SMALL_GRID)
+
+
+def test_the_layout_probe_is_asked_for_what_each_token_shows() -> None:
+    thing = Thing(KINDS[3], COLOURS[1], "small", column=2, row=1)
+    scene = Scene(8, 6, BACKGROUNDS[2], "center", (thing,))
+    answers_YX4 = answer_scenes([scene]).view(6, 8, 4)
+    inside_YX = answers_YX4[..., 0] > 0
+    assert inside_YX.sum() == 16
+    assert inside_YX[1:5, 2:6].all()
+    assert answers_YX4[1, 2].tolist() == [4, 2, 1, 2]
+    assert answers_YX4[4, 5].tolist() == [4, 2, 16, 2]
+    assert answers_YX4[0, 0].tolist() == [0, 0, 0, 2]
+
+
+def test_training_lowers_what_the_layout_probe_loses(
+    small_config: ModelConfig, tmp_path: Path
+) -> None:
+    trainer = TransformerTrainer(tmp_path)
+    losses = [trainer.run_step(make_batch(0), rate=1.0)[3] for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]

@@ -2,12 +2,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cache.off import Off
 from model.attention import KeysValues
 from model.errors import ModelError, PromptTooLongError, UnsupportedSizeError
 from model.prefix import build_step_groups
@@ -15,17 +16,19 @@ from model.sequence import ImageSequence
 from schedulers.euler import Euler
 from schedulers.grids import shifted_sigmas
 from server.messages import ImageDone, Job, JobDone, StepDone
+from server.worker.denoise import Denoised, denoise, start_run
 from server.worker.noise import image_noise
 from server.worker.parts import Parts
-from server.worker.pipeline import Denoised, build_job_rows, denoise, draw
+from server.worker.pipeline import build_job_rows, draw
 
-SOLVER = Euler(shifted_sigmas(3, 3.0))
+SOLVER = Euler(tuple(shifted_sigmas(3, 3.0).tolist()))
 
 
 def run(
     parts: Parts, rows: Sequence[ImageSequence], latent: Tensor, guidance: float = 5.0
 ) -> list[Denoised]:
-    return list(denoise(parts.transformer, rows, latent, guidance, SOLVER, Off()))
+    picture = start_run(parts.transformer, rows, latent, SOLVER, guidance)
+    return list(denoise(parts.transformer, [picture]))
 
 
 def noise(parts: Parts, seed: int, rows: Sequence[ImageSequence]) -> Tensor:
@@ -35,6 +38,10 @@ def noise(parts: Parts, seed: int, rows: Sequence[ImageSequence]) -> Tensor:
 
 def pictures(parts: Parts, job: Job) -> list[bytes]:
     return [e.encoded for e in draw(parts, job) if isinstance(e, ImageDone)]
+
+
+def pixels(encoded: bytes) -> npt.NDArray[np.uint8]:
+    return np.array(Image.open(io.BytesIO(encoded)))
 
 
 def test_events_count_every_step_of_every_picture(tiny_parts: Parts, job: Job) -> None:
@@ -55,13 +62,41 @@ def test_a_picture_is_drawn_again_to_the_byte_from_its_seed(tiny_parts: Parts, j
 def test_an_image_is_the_same_alone_and_in_a_batch(tiny_parts: Parts, job: Job) -> None:
     jobs = [replace(job, prompt=p) for p in ("a red fox", "an old bridge in fog at dawn", "tea")]
     pairs = [build_job_rows(tiny_parts, j) for j in jobs]
-    latents = torch.cat([noise(tiny_parts, seed, pairs[0]) for seed in (1, 2, 3)])
-    together = run(tiny_parts, [p[0] for p in pairs] + [p[1] for p in pairs], latents)
-    for i, pair in enumerate(pairs):
-        for batch, alone in zip(together, run(tiny_parts, pair, latents[i : i + 1]), strict=True):
-            torch.testing.assert_close(
-                batch.latent_BCYX[i : i + 1], alone.latent_BCYX, atol=1e-5, rtol=1e-5
-            )
+    latents = [noise(tiny_parts, seed, pairs[0]) for seed in (1, 2, 3)]
+    transformer = tiny_parts.transformer
+    runs = [
+        start_run(transformer, pair, latent, SOLVER, 5.0)
+        for pair, latent in zip(pairs, latents, strict=True)
+    ]
+    together = list(denoise(transformer, runs))
+    for i, (pair, latent) in enumerate(zip(pairs, latents, strict=True)):
+        in_batch = [done for done in together if done.image == i]
+        for batch, alone in zip(in_batch, run(tiny_parts, pair, latent), strict=True):
+            torch.testing.assert_close(batch.latent_BCYX, alone.latent_BCYX, atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_of_different_sizes_are_refused_as_a_batch(tiny_parts: Parts, job: Job) -> None:
+    rows = build_job_rows(tiny_parts, job)
+    wide = torch.zeros(1, tiny_parts.transformer.config.vae.latent_channels, 2, 8)
+    runs = [
+        start_run(tiny_parts.transformer, rows, latent, SOLVER, 5.0)
+        for latent in (noise(tiny_parts, 1, rows), wide)
+    ]
+    with pytest.raises(ValueError, match="different sizes"):
+        next(denoise(tiny_parts.transformer, runs))
+
+
+def test_a_batch_setting_draws_the_same_pictures(tiny_parts: Parts, job: Job) -> None:
+    three = replace(job, seeds=(7, 8, 9))
+    events = list(draw(replace(tiny_parts, batch_size=2), three))
+    assert [e.image for e in events if isinstance(e, ImageDone)] == [0, 1, 2]
+    for batched, alone in zip(
+        [e.encoded for e in events if isinstance(e, ImageDone)],
+        pictures(tiny_parts, three),
+        strict=True,
+    ):
+        difference = np.abs(pixels(batched).astype(int) - pixels(alone))
+        assert difference.max() <= 1
 
 
 @torch.inference_mode()
@@ -73,7 +108,8 @@ def test_poisoned_image_keys_and_values_change_nothing(tiny_parts: Parts, job: J
     expected = run(tiny_parts, rows, latent)[-1].latent_BCYX
     kept: list[KeysValues] = []
     groups = [replace(g, kept=kept) for g in build_step_groups(tiny_parts.transformer, rows)]
-    x, timestep = latent, SOLVER.sigmas[:-1] * 1000
+    x, sigmas = latent, torch.tensor(SOLVER.sigmas)
+    timestep = sigmas[:-1] * 1000
     transformer = tiny_parts.transformer
     for step in range(3):
         for layer in kept:
@@ -85,7 +121,7 @@ def test_poisoned_image_keys_and_values_change_nothing(tiny_parts: Parts, job: J
         assert len(kept) == 2 * len(transformer.model.layers)
         grid = (rows[0].grid_height, rows[0].grid_width)
         cond, uncond = transformer.predict_velocity(hidden, timestep[step].expand(2), grid).chunk(2)
-        x = SOLVER.step(x, uncond + 5.0 * (cond - uncond), step)
+        x = x + (SOLVER.sigmas[step + 1] - SOLVER.sigmas[step]) * (uncond + 5.0 * (cond - uncond))
     assert torch.equal(x, expected)
 
 

@@ -1,0 +1,50 @@
+"""From a plan and a calibration to a step cache for one picture."""
+
+from dataclasses import dataclass
+
+from cache.calibration import Calibration
+from cache.estimate import Forecast, Hold
+from cache.off import Off
+from cache.plan import CachePlan
+from cache.protocol import StepCache
+from cache.reuse import Reuse
+from cache.votes import EarlyVote, FirstBlockVote, IntervalVote, ProfileVote, Signal, TeaVote
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What the API's values come to for a checkpoint; None where the policy is off."""
+
+    tea: float | None
+    fb: float | None
+
+
+def effective_thresholds(plan: CachePlan, calibration: Calibration) -> Thresholds:
+    """Return the thresholds that the votes will use."""
+    tea, fb = plan.tea_distance, plan.fb_readiness
+    return Thresholds(
+        tea=None if tea is None else tea * calibration.tea_scale,
+        fb=None if fb is None else fb * calibration.fb_threshold,
+    )
+
+
+def build_step_cache(plan: CachePlan, calibration: Calibration, signal: Signal) -> StepCache:
+    """Return a fresh cache; `signal` is what TeaCache compares between steps."""
+    if not plan.is_on:
+        return Off()
+    window = (plan.start, plan.end)
+    if plan.forecast is not None:
+        order, interval = plan.forecast.order, plan.forecast.interval
+        vote: EarlyVote | None = IntervalVote(interval)
+        return Reuse(window, plan.max_consecutive, vote, None, lambda: Forecast(order))
+    thresholds = effective_thresholds(plan, calibration)
+    early_vote: EarlyVote | None = None
+    if thresholds.tea is not None:
+        if calibration.polynomial:
+            early_vote = TeaVote(
+                thresholds.tea, signal, calibration.polynomial, calibration.x_range
+            )
+        else:
+            early_vote = ProfileVote(thresholds.tea, calibration.profile)
+    first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)
+    return Reuse(window, plan.max_consecutive, early_vote, first_block, Hold)

@@ -1,0 +1,120 @@
+"""What `hyimage calibrate` found out about a checkpoint: its step_cache.json. Free of torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "step_cache.json"
+DEFAULT_DISTANCE, DEFAULT_THRESHOLD = 0.5, 0.25
+UNCALIBRATED_FB_THRESHOLD = 0.12
+
+
+class CalibrationError(ValueError):
+    """step_cache.json cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """How changes of the signal become changes of the picture, for one checkpoint.
+
+    `polynomial` (highest power first) maps the signal's relative change, held to `x_range`, to
+    that of the layers' output; empty when no fit was good enough, and then `profile` holds
+    (sigma, accumulated output change) pairs, falling in sigma. `tea_scale` is the TeaCache
+    threshold that the distance 1 stands for, `fb_threshold` the FBCache threshold of the API's
+    default.
+    """
+
+    fingerprint: str
+    signal: str
+    polynomial: tuple[float, ...]
+    x_range: tuple[float, float]
+    profile: tuple[tuple[float, float], ...]
+    tea_scale: float
+    fb_threshold: float
+    steps: tuple[int, ...]
+    shift: float
+    n: int
+    rmse: float
+    r2: float
+    tau_curve: tuple[dict[str, float], ...]
+
+    @property
+    def is_calibrated(self) -> bool:
+        return bool(self.fingerprint)
+
+
+# Without a calibration the signal's own change is taken for the output's.
+UNCALIBRATED = Calibration(
+    fingerprint="",
+    signal="input",
+    polynomial=(1.0, 0.0),
+    x_range=(0.0, 1.0),
+    profile=(),
+    tea_scale=1.0,
+    fb_threshold=UNCALIBRATED_FB_THRESHOLD,
+    steps=(),
+    shift=0.0,
+    n=0,
+    rmse=0.0,
+    r2=0.0,
+    tau_curve=(),
+)
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> Path:
+    """Write step_cache.json into a checkpoint's folder, replacing an older one as a whole."""
+    path = folder / FILE_NAME
+    partial = path.with_name(f".{FILE_NAME}.partial")
+    partial.write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def load_calibration(folder: Path, fingerprint: str) -> Calibration:
+    """Return a checkpoint's calibration, or UNCALIBRATED if it has none.
+
+    Raises:
+        CalibrationError: the file is not one of ours, or belongs to other weights.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return UNCALIBRATED
+    again = f"run `hyimage calibrate {folder}` again, or delete the file"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        calibration = _parse(raw)
+    except (ValueError, TypeError, KeyError) as e:
+        raise CalibrationError(f"{path} cannot be read ({e}); {again}") from None
+    if calibration.fingerprint != fingerprint:
+        raise CalibrationError(
+            f"{path} was made for weights with the fingerprint {calibration.fingerprint}, and "
+            f"these have {fingerprint}; {again}"
+        )
+    return calibration
+
+
+def _parse(raw: dict[str, Any]) -> Calibration:
+    names = {field.name for field in fields(Calibration)}
+    if set(raw) != names:
+        raise ValueError(f"its fields are {sorted(raw)}, not {sorted(names)}")
+    x_min, x_max = raw["x_range"]
+    values = {
+        **raw,
+        "polynomial": _floats(raw["polynomial"]),
+        "x_range": (float(x_min), float(x_max)),
+        "profile": tuple((float(sigma), float(change)) for sigma, change in raw["profile"]),
+        "steps": tuple(int(steps) for steps in raw["steps"]),
+        "tau_curve": tuple(dict(row) for row in raw["tau_curve"]),
+    }
+    calibration = Calibration(**values)
+    if not calibration.polynomial and not calibration.profile:
+        raise ValueError("it holds neither a polynomial nor a profile")
+    if not calibration.tea_scale > 0 or not calibration.fb_threshold > 0:
+        raise ValueError("tea_scale and fb_threshold must be above 0")
+    return calibration
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)

@@ -1,0 +1,74 @@
+"""What a drawn picture can tell about itself: the diagnostics object, and TeaCache's signals."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from cache.build import effective_thresholds
+from cache.plan import CachePlan
+from cache.protocol import Moment
+from cache.reuse import Reuse
+from cache.votes import Signal
+from model.transformer import DecoderLayer, HunyuanImage
+from schedulers.build import Scheduler
+from server.messages import Job
+from server.worker.denoise import ImageRun
+from server.worker.parts import Parts
+
+STOCHASTIC_WITH_CACHE = (
+    "The scheduler adds fresh noise at every step, which a reused step does not see; "
+    "quality falls faster than with a deterministic one."
+)
+
+
+def build_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
+    """Return what TeaCache compares between steps.
+
+    `input`: the first layer's normed input at the image tokens, the same in all rows of a picture.
+    `schedule`: the embedded noise level alone.
+    """
+    if plan.tea_signal == "schedule":
+
+        def schedule_signal(moment: Moment, x_BSD: Tensor) -> Tensor:
+            timestep_B = torch.tensor([moment.sigma * 1000.0], device=x_BSD.device)
+            embedded_BD: Tensor = transformer.time_embed(timestep_B)
+            return embedded_BD
+
+        return schedule_signal
+    norm = cast(DecoderLayer, transformer.model.layers[0]).input_layernorm
+
+    def input_signal(moment: Moment, x_BSD: Tensor) -> Tensor:
+        normed_BSD: Tensor = norm(x_BSD[:1, 1:])
+        return normed_BSD
+
+    return input_signal
+
+
+def report_run(parts: Parts, job: Job, scheduler: Scheduler, run: ImageRun) -> dict[str, Any]:
+    """Return the diagnostics object of a finished picture."""
+    plan, cache, path = job.cache, run.step_cache, run.path
+    reused = cache.reused_steps if isinstance(cache, Reuse) else []
+    computed = cache.num_computed_evaluations if isinstance(cache, Reuse) else path.num_evaluations
+    thresholds = effective_thresholds(plan, parts.calibration)
+    warnings = [*job.warnings, *scheduler.warnings]
+    if plan.is_on and scheduler.is_stochastic:
+        warnings.append(STOCHASTIC_WITH_CACHE)
+    return {
+        "cache": plan.name,
+        "stepsComputed": path.num_steps - len(reused),
+        "stepsReused": len(reused),
+        "reusedSteps": list(reused),
+        "window": [plan.start, plan.end],
+        "maxConsecutive": plan.max_consecutive,
+        "effectiveThreshold": {"teaCache": thresholds.tea, "fbCache": thresholds.fb},
+        "calibrated": parts.calibration.is_calibrated,
+        "modelEvaluations": computed,
+        "scheduler": {
+            "requested": scheduler.requested,
+            "resolved": scheduler.resolved,
+            "grid": scheduler.grid,
+            "status": scheduler.status,
+        },
+        "warnings": warnings,
+    }

@@ -1,0 +1,212 @@
+"""Schedulers, step caches and diagnostics as requests ask for them."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cache.plan import CachePlan, ForecastPlan
+from schedulers.catalog import ACCEPTED
+from server.api.app import create_app
+from server.settings import CacheSettings, Settings
+from server.tasks.store import TaskStore
+from tests.contract.conftest import FakeEngine, make_task
+
+
+def refusal(client: TestClient, **fields: Any) -> dict[str, Any]:
+    response = client.post("/v1", json=[make_task(**fields)])
+    assert response.status_code == 400, response.text
+    error: dict[str, Any] = response.json()["errors"][0]
+    return error
+
+
+def plan_of(client: TestClient, engine: FakeEngine, **fields: Any) -> CachePlan:
+    response = client.post("/v1", json=[make_task(**fields)])
+    assert response.status_code == 200, response.text
+    return engine.jobs[-1].cache
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_every_scheduler_name_reaches_the_engine(
+    client: TestClient, engine: FakeEngine, name: str
+) -> None:
+    assert client.post("/v1", json=[make_task(scheduler=name)]).status_code == 200
+    assert engine.jobs[-1].scheduler == name
+
+
+def test_an_unknown_or_rejected_scheduler_is_refused_with_the_reason(client: TestClient) -> None:
+    error = refusal(client, scheduler="Nonsense")
+    assert error["code"] == "invalidScheduler"
+    assert "'DPM++ 2M Karras'" in error["message"]
+    reason = refusal(client, scheduler="DPMSolverMultistepInverse")["message"]
+    assert "from a picture to noise" in reason
+
+
+def test_the_default_and_none_and_medium_reuse_nothing(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    assert not plan_of(client, engine).is_on
+    for acceleration in ("none", "medium"):
+        assert not plan_of(client, engine, acceleration=acceleration).is_on
+
+
+def test_low_and_high_are_presets(client: TestClient, engine: FakeEngine) -> None:
+    assert plan_of(client, engine, acceleration="low").name == "teaCache"
+    assert plan_of(client, engine, acceleration="high").name == "forecast"
+
+
+def test_explicit_options_win_over_a_preset(client: TestClient, engine: FakeEngine) -> None:
+    off = plan_of(client, engine, acceleration="high", acceleratorOptions={"teaCache": False})
+    assert not off.is_on
+    own = plan_of(client, engine, acceleration="high", acceleratorOptions={"fbCache": True})
+    assert own.name == "fbCache"
+    window = {"cacheStartStep": 4, "cacheMaxConsecutiveSteps": 2}
+    preset = plan_of(client, engine, acceleration="low", acceleratorOptions=window)
+    assert (preset.name, preset.start, preset.max_consecutive) == ("teaCache", 4, 2)
+
+
+def test_both_caches_and_their_values_reach_the_plan(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    options = {"teaCache": True, "teaCacheDistance": 0.4, "fbCache": True}
+    plan = plan_of(client, engine, acceleratorOptions=options)
+    assert (plan.name, plan.tea_distance, plan.fb_readiness) == ("teaCache+fbCache", 0.4, 1.0)
+    assert (plan.start, plan.end, plan.max_consecutive) == (0, 20, 3)
+
+
+def test_the_extension_field_asks_for_a_forecast(client: TestClient, engine: FakeEngine) -> None:
+    plan = plan_of(client, engine, hunyuan={"forecast": {"order": 2, "interval": 4}})
+    assert plan.forecast == ForecastPlan(order=2, interval=4)
+    error = refusal(client, hunyuan={"forecast": {"order": 3}})
+    assert (error["code"], error["max"]) == ("invalidOrder", 2)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "threshold", "readiness"),
+    [
+        ("documented", 0.25, 1.0),
+        ("documented", 0.0, 4 / 3),
+        ("documented", 1.0, 0.0),
+        ("original", 0.25, 1.0),
+        ("original", 0.0, 0.0),
+        ("original", 0.5, 2.0),
+    ],
+)
+def test_the_fb_cache_threshold_means_what_the_setting_says(
+    settings: Settings, engine: FakeEngine, meaning: str, threshold: float, readiness: float
+) -> None:
+    cache = CacheSettings(fb_cache_threshold_meaning=meaning)  # type: ignore[arg-type]
+    app: Any = create_app(settings.model_copy(update={"cache": cache}), engine)
+    with TestClient(app) as client:
+        options = {"fbCache": True, "fbCacheThreshold": threshold}
+        plan = plan_of(client, engine, acceleratorOptions=options)
+    assert plan.fb_readiness == pytest.approx(readiness)
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "window"),
+    [
+        (20, {}, (0, 20)),
+        (20, {"cacheStartStep": 3, "cacheEndStep": 17}, (3, 17)),
+        (30, {"cacheStartStepPercentage": 25, "cacheEndStepPercentage": 81}, (7, 25)),
+        (10, {"cacheStopStep": 9}, (0, 9)),
+    ],
+)
+def test_the_window_is_resolved_in_steps(
+    client: TestClient,
+    engine: FakeEngine,
+    steps: int,
+    options: dict[str, int],
+    window: tuple[int, int],
+) -> None:
+    plan = plan_of(client, engine, steps=steps, acceleratorOptions={"teaCache": True, **options})
+    assert (plan.start, plan.end) == window
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "parameter"),
+    [
+        ({"teaCacheDistance": 1.01}, "invalidTeaCacheDistance", "teaCacheDistance"),
+        ({"teaCacheDistance": 0.333}, "invalidTeaCacheDistance", "teaCacheDistance"),
+        ({"fbCacheThreshold": -0.01}, "invalidFbCacheThreshold", "fbCacheThreshold"),
+        ({"cacheDistance": 2}, "invalidFbCacheThreshold", "fbCacheThreshold"),
+        ({"teaCache": "yes"}, "invalidTeaCache", "teaCache"),
+        ({"cacheMaxConsecutiveSteps": 0}, "invalidCacheMaxConsecutiveSteps", None),
+        ({"cacheMaxConsecutiveSteps": 6}, "invalidCacheMaxConsecutiveSteps", None),
+        ({"cacheStartStep": 20}, "invalidCacheStartStep", "cacheStartStep"),
+        ({"cacheEndStep": 21}, "invalidCacheEndStep", "cacheEndStep"),
+        ({"cacheEndStep": 0}, "invalidCacheEndStep", "cacheEndStep"),
+        ({"cacheStartStep": 9, "cacheEndStep": 9}, "invalidCacheEndStep", "cacheEndStep"),
+        (
+            {"cacheStartStepPercentage": 50, "cacheEndStepPercentage": 50},
+            "invalidCacheEndStepPercentage",
+            "cacheEndStepPercentage",
+        ),
+        ({"cacheStartStepPercentage": 100}, "invalidCacheStartStepPercentage", None),
+        ({"deepCache": True}, "unsupportedParameter", "deepCache"),
+        ({"teaCash": True}, "unsupportedParameter", "teaCash"),
+    ],
+)
+def test_accelerator_options_out_of_bounds_are_refused(
+    client: TestClient, options: dict[str, Any], code: str, parameter: str | None
+) -> None:
+    error = refusal(client, acceleratorOptions=options)
+    assert error["code"] == code
+    if parameter is not None:
+        assert error["parameter"] == f"acceleratorOptions.{parameter}"
+    assert error["taskType"] == "imageInference"
+
+
+@pytest.mark.parametrize("end", ["Start", "End"])
+def test_a_boundary_given_twice_is_refused(client: TestClient, end: str) -> None:
+    options = {f"cache{end}Step": 5, f"cache{end}StepPercentage": 50}
+    error = refusal(client, acceleratorOptions=options)
+    assert error["code"] == "incompatibleParameters"
+    assert error["parameter"] == [f"acceleratorOptions.{name}" for name in options]
+
+
+def test_a_threshold_without_its_flag_is_ignored_with_a_warning(client: TestClient) -> None:
+    task = make_task(acceleratorOptions={"teaCacheDistance": 0.3, "fbCacheThreshold": 0.1})
+    (item,) = client.post("/v1?diagnostics=1", json=[task]).json()["data"]
+    assert len(item["diagnostics"]["warnings"]) == 2
+    assert "'teaCache': true" in item["diagnostics"]["warnings"][0]
+
+
+def test_diagnostics_come_only_when_asked_for(client: TestClient) -> None:
+    def item_of(url: str = "/v1", **headers: str) -> dict[str, Any]:
+        (item,) = client.post(url, json=[make_task()], headers=headers).json()["data"]
+        return dict(item)
+
+    assert "diagnostics" not in item_of()
+    assert "diagnostics" not in item_of(**{"X-Diagnostics": "0"})
+    assert item_of(**{"X-Diagnostics": "1"})["diagnostics"]["cache"] == "none"
+    assert item_of("/v1/?diagnostics=1")["diagnostics"]["cache"] == "none"
+
+
+def test_diagnostics_can_be_polled_and_come_over_a_socket(client: TestClient) -> None:
+    task = make_task(acceleration="low", deliveryMethod="async")
+    client.post("/v1", json=[task])
+    poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
+    for _ in range(100):
+        (item,) = client.post("/v1?diagnostics=1", json=[poll]).json()["data"]
+        if item["status"] == "success":
+            break
+    assert item["diagnostics"]["cache"] == "teaCache"
+    with client.websocket_connect("/v1?diagnostics=1") as socket:
+        socket.send_json([{"taskType": "authentication", "apiKey": "any"}])
+        socket.receive_json()
+        socket.send_json([make_task(acceleration="high")])
+        assert socket.receive_json()["data"][0]["diagnostics"]["cache"] == "forecast"
+
+
+def test_a_database_of_an_earlier_version_gains_the_new_column(settings: Settings) -> None:
+    import sqlite3
+
+    path = settings.tasks.database_url.removeprefix("sqlite:///")
+    TaskStore(settings.tasks.database_url)
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE images DROP COLUMN diagnostics")
+    TaskStore(settings.tasks.database_url)
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(images)")]
+    assert "diagnostics" in columns
