@@ -40,10 +40,8 @@ def build_step_cache(plan: CachePlan, calibration: Calibration, signal: Signal) 
     thresholds = effective_thresholds(plan, calibration)
     early_vote: EarlyVote | None = None
     if thresholds.tea is not None:
-        if calibration.polynomial:
-            early_vote = TeaVote(
-                thresholds.tea, signal, calibration.polynomial, calibration.x_range
-            )
+        if calibration.poly:
+            early_vote = TeaVote(thresholds.tea, signal, calibration.poly, calibration.x_range)
         else:
             early_vote = ProfileVote(thresholds.tea, calibration.profile)
     first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)

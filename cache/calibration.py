@@ -19,7 +19,7 @@ class CalibrationError(ValueError):
 class Calibration:
     """How changes of the signal become changes of the picture, for one checkpoint.
 
-    `polynomial` (highest power first) maps the signal's relative change, held to `x_range`, to
+    `poly` (highest power first) maps the signal's relative change, held to `x_range`, to
     that of the layers' output; empty when no fit was good enough, and then `profile` holds
     (sigma, accumulated output change) pairs, falling in sigma. `tea_scale` is the TeaCache
     threshold that the distance 1 stands for, `fb_threshold` the FBCache threshold of the API's
@@ -28,7 +28,7 @@ class Calibration:
 
     fingerprint: str
     signal: str
-    polynomial: tuple[float, ...]
+    poly: tuple[float, ...]
     x_range: tuple[float, float]
     profile: tuple[tuple[float, float], ...]
     tea_scale: float
@@ -38,7 +38,7 @@ class Calibration:
     n: int
     rmse: float
     r2: float
-    tau_curve: tuple[dict[str, float], ...]
+    tau_curve: tuple[dict[str, float | str], ...]
 
     @property
     def is_calibrated(self) -> bool:
@@ -49,7 +49,7 @@ class Calibration:
 UNCALIBRATED = Calibration(
     fingerprint="",
     signal="input",
-    polynomial=(1.0, 0.0),
+    poly=(1.0, 0.0),
     x_range=(0.0, 1.0),
     profile=(),
     tea_scale=1.0,
@@ -102,14 +102,14 @@ def _parse(raw: dict[str, Any]) -> Calibration:
     x_min, x_max = raw["x_range"]
     values = {
         **raw,
-        "polynomial": _floats(raw["polynomial"]),
+        "poly": _floats(raw["poly"]),
         "x_range": (float(x_min), float(x_max)),
         "profile": tuple((float(sigma), float(change)) for sigma, change in raw["profile"]),
         "steps": tuple(int(steps) for steps in raw["steps"]),
         "tau_curve": tuple(dict(row) for row in raw["tau_curve"]),
     }
     calibration = Calibration(**values)
-    if not calibration.polynomial and not calibration.profile:
+    if not calibration.poly and not calibration.profile:
         raise ValueError("it holds neither a polynomial nor a profile")
     if not calibration.tea_scale > 0 or not calibration.fb_threshold > 0:
         raise ValueError("tea_scale and fb_threshold must be above 0")

@@ -122,6 +122,27 @@ def verify(
     raise typer.Exit(0 if is_ok else 1)
 
 
+@app.command()
+def calibrate(
+    checkpoint: Annotated[Path, typer.Argument(help="Its folder gets step_cache.json.")],
+    num_prompts: Annotated[
+        int, typer.Option("--num-prompts", help="Pictures to record; 50 or more.", min=3)
+    ] = 54,
+    prompts: Annotated[Path | None, typer.Option(help="Your own prompts, one a line.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure how steps change, so that the step caches reuse the right ones.
+
+    Draws the prompts without reuse, fits how TeaCache's signal foretells the output, then draws
+    eight of them with rising thresholds. Writes step_cache.json, and a picture of the curve, into
+    the checkpoint's folder. Takes as long as some 170 pictures of 30 steps.
+    """
+    from server.calibrate import calibrate_checkpoint
+
+    with reported_errors():
+        calibrate_checkpoint(_settings(config, str(checkpoint)), num_prompts, prompts)
+
+
 def _settings(config: Path | None, checkpoint: str | None) -> Settings:
     return load_settings(config, worker__checkpoint=checkpoint)
 
@@ -272,6 +293,38 @@ def bench_adherence(
             has_auto=auto,
             sheet=sheet,
             json_file=json_file,
+        )
+
+
+@bench.command("quality")
+def bench_quality(
+    prompts: Annotated[
+        Path | None, typer.Argument(help="One prompt a line; the product's own list if left out.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Prompts to use.", min=1)] = 20,
+    guidance: Annotated[float, typer.Option("--cfg", help="Guidance.", min=1)] = 7.0,
+    steps: Annotated[int, typer.Option(help="Base number of steps.", min=4, max=100)] = 30,
+    schedulers: Annotated[bool, typer.Option(help="Also measure other solvers than Euler.")] = True,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write the rows here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw PSNR against evaluations here.")] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Compare schedulers, steps and step caches with uncached pictures: PSNR, SSIM, evaluations."""
+    from server.bench.quality_report import run_quality
+
+    with reported_errors():
+        run_quality(
+            _settings(config, checkpoint),
+            prompts=prompts,
+            count=count,
+            guidance=guidance,
+            base_steps=steps,
+            with_schedulers=schedulers,
+            csv_file=csv_file,
+            json_file=json_file,
+            chart=chart,
         )
 
 

@@ -18,3 +18,9 @@ class TaskError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
+
+
+class CommandError(ValueError):
+    """A command cannot do what its options ask; the message says what would work."""
+
+    code = "commandFailed"

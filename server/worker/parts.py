@@ -35,10 +35,12 @@ def build_parts(
     settings: WorkerSettings,
     progress: Progress | None = None,
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
+    with_calibration: bool = True,
 ) -> Parts:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
-    `skip` names parts that are checked but not held.
+    `skip` names parts that are checked but not held. Without calibration the folder's
+    step_cache.json is not looked at.
 
     Raises:
         ModelError: anything about the checkpoint is wrong.
@@ -61,7 +63,7 @@ def build_parts(
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,
         sizes=list_sizes(config.image_base_size),
-        calibration=_read_calibration(folder),
+        calibration=_read_calibration(folder) if with_calibration else UNCALIBRATED,
         batch_size=settings.batch_size,
     )
 

@@ -1,0 +1,98 @@
+"""The table, files and charts of `hyimage bench quality`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from server.bench.pictures import read_prompts
+from server.bench.quality import (
+    Row,
+    count_pictures,
+    draw_quality_chart,
+    draw_scheduler_chart,
+    list_settings,
+    run_quality_bench,
+    write_rows,
+)
+from server.messages import Job
+from server.settings import Settings
+from server.worker.parts import Parts, build_parts
+
+
+def run_quality(
+    settings: Settings,
+    *,
+    prompts: Path | None,
+    count: int,
+    guidance: float,
+    base_steps: int,
+    with_schedulers: bool,
+    csv_file: Path | None,
+    json_file: Path | None,
+    chart: Path | None,
+) -> None:
+    """Draw, compare, print a row per setting, and write what was asked for.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded.
+        CommandError: the prompts cannot be read, or matplotlib is missing.
+    """
+    texts = read_prompts(prompts, count)
+    parts = build_parts(settings.worker)
+    jobs = [_new_job(parts, text, seed, guidance) for seed, text in enumerate(texts)]
+    measured = list(list_settings(base_steps, with_schedulers))
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        drawing = progress.add_task("drawing", total=count_pictures(len(jobs), measured))
+        rows = run_quality_bench(
+            parts, jobs, measured, base_steps, lambda: progress.advance(drawing)
+        )
+    Console().print(_table(rows))
+    write_rows(rows, csv_file, json_file)
+    if chart is not None:
+        draw_quality_chart(chart, rows, base_steps)
+        if with_schedulers:
+            draw_scheduler_chart(chart.with_stem(f"{chart.stem}_schedulers"), rows)
+
+
+def _new_job(parts: Parts, text: str, seed: int, guidance: float) -> Job:
+    size = next(size for size in parts.sizes if size.width_px == size.height_px)
+    return Job(
+        job_id="quality",
+        prompt=text,
+        negative_prompt=None,
+        width_px=size.width_px,
+        height_px=size.height_px,
+        num_steps=1,
+        guidance=guidance,
+        seeds=(seed,),
+        image_format="PNG",
+        quality=95,
+    )
+
+
+def _table(rows: list[Row]) -> Table:
+    headings = (
+        "policy", "value", "scheduler", "steps", "evaluations", "saving", "PSNR", "SSIM",
+        "Euler's PSNR", "PSNR to 100", "s",
+    )  # fmt: skip
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(
+            row.policy,
+            "" if row.threshold is None else f"{row.threshold:g}",
+            row.scheduler,
+            str(row.steps),
+            f"{row.evaluations:.1f}",
+            f"{row.saving:.2f}x",
+            f"{row.psnr:.1f}",
+            f"{row.ssim:.3f}",
+            "" if row.euler_psnr is None else f"{row.euler_psnr:.1f}",
+            f"{row.psnr_100:.1f}",
+            f"{row.seconds:.2f}",
+        )
+    return table

@@ -1,0 +1,46 @@
+"""How alike two pictures are: PSNR and SSIM."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pixels = npt.NDArray[np.uint8]
+
+# Source: Wang et al. 2004, "Image quality assessment", section III: 11x11 Gaussian of 1.5 pixels.
+_WINDOW, _DEVIATION = 11, 1.5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+def psnr(ours_yx3: Pixels, truth_yx3: Pixels) -> float:
+    """Return the peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    mse = float(np.square(ours_yx3.astype(np.float64) - truth_yx3).mean())
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ssim(ours_yx3: Pixels, truth_yx3: Pixels) -> float:
+    """Return the mean structural similarity over windows and channels, at most 1."""
+    a, b = _channels(ours_yx3), _channels(truth_yx3)
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a = _blur(a * a) - mean_a**2
+    var_b = _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    similarity = ((2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)) / (
+        (mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2)
+    )
+    return float(similarity.mean())
+
+
+def _channels(pixels_yx3: Pixels) -> Tensor:
+    return torch.from_numpy(pixels_yx3.astype(np.float32)).movedim(-1, 0).unsqueeze(1)
+
+
+def _blur(x_C1yx: Tensor) -> Tensor:
+    """Weigh with the Gaussian window, only where it lies wholly inside."""
+    offsets = torch.arange(_WINDOW) - _WINDOW // 2
+    kernel = torch.exp(-0.5 * (offsets / _DEVIATION) ** 2)
+    kernel = kernel / kernel.sum()
+    return F.conv2d(F.conv2d(x_C1yx, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
