@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -18,6 +19,8 @@ from server.metrics import Metrics
 from server.settings import Settings
 from server.tasks.items import to_error_object
 from server.tasks.service import TaskService
+
+log = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -81,7 +84,12 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
 async def get_image(name: str, request: Request) -> Response:
     """Return a finished picture; open to whoever knows its name."""
     images: ImageStore = request.app.state.images
-    content = await images.load(name)
+    try:
+        content = await images.load(name)
+    except OSError:
+        log.exception("the image store does not work")
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        return JSONResponse({"detail": "the image store cannot be reached"}, 503, headers)
     if content is None:
         return JSONResponse({"detail": "there is no such image, or it has expired"}, 404)
     return Response(content, media_type=media_type(name))

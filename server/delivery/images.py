@@ -2,9 +2,15 @@
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TypeVar
 
 import fsspec
+
+from server.settings import SettingsError
+
+Result = TypeVar("Result")
 
 # A random UUID v4 has 122 random bits.
 _NAME = re.compile(
@@ -20,29 +26,60 @@ def media_type(name: str) -> str:
 
 
 class ImageStore:
-    """A folder, or any place that fsspec reaches by URL. All of it runs in threads."""
+    """A folder, or any place that fsspec reaches by URL. All of it runs in threads.
+
+    Every call raises an OSError if the place cannot be reached.
+    """
 
     def __init__(self, url: str) -> None:
-        self._filesystem, self._root = fsspec.core.url_to_fs(url, auto_mkdir=True)
+        """Reach the place.
+
+        Raises:
+            SettingsError: the URL names a protocol that is not installed or not known.
+        """
+        self._is_local = "://" not in url or url.startswith("file://")
+        options = {"auto_mkdir": True} if self._is_local else {}
+        try:
+            self._filesystem, self._root = fsspec.core.url_to_fs(url, **options)
+        except (ImportError, ValueError) as e:
+            raise SettingsError(
+                f"images.folder {url!r} cannot be used: {e}; write a folder, or s3://BUCKET/PREFIX "
+                "with the extra s3 installed"
+            ) from None
 
     async def save(self, name: str, encoded: bytes) -> None:
         """Keep a picture under `name` = UUID.extension; a reader never sees half of it."""
-        await asyncio.to_thread(self._write, name, encoded)
+        await self._run(self._write, name, encoded)
 
     async def load(self, name: str) -> bytes | None:
         """Return a picture's bytes, or None if there is none by that name."""
         if not _NAME.fullmatch(name):
             return None
-        return await asyncio.to_thread(self._read, name)
+        return await self._run(self._read, name)
 
     async def delete(self, names: Iterable[str]) -> None:
         """Delete pictures; those that are gone already are none's concern."""
-        await asyncio.to_thread(self._remove, list(names))
+        await self._run(self._remove, list(names))
+
+    async def _run(self, operation: Callable[..., Result], *arguments: object) -> Result:
+        try:
+            return await asyncio.to_thread(operation, *arguments)
+        except OSError:
+            raise
+        except _remote_errors() as e:
+            raise OSError(f"the image store cannot be reached: {type(e).__name__}") from None
 
     def _write(self, name: str, encoded: bytes) -> None:
-        partial = f"{self._root}/{name}.part"
-        self._filesystem.pipe_file(partial, encoded)
-        self._filesystem.mv(partial, f"{self._root}/{name}")
+        path = f"{self._root}/{name}"
+        if self._is_local:
+            self._filesystem.pipe_file(f"{path}.part", encoded)
+            self._filesystem.mv(f"{path}.part", path)
+        else:  # an object appears as a whole or not at all; its type serves direct readers
+            self._filesystem.pipe_file(path, encoded, **self._type_option(name))
+
+    def _type_option(self, name: str) -> dict[str, str]:
+        is_s3 = "s3" in self._filesystem.protocol
+        return {"ContentType": media_type(name)} if is_s3 else {}
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -57,3 +94,13 @@ class ImageStore:
                 self._filesystem.rm_file(f"{self._root}/{name}")
             except FileNotFoundError:
                 continue
+
+
+@lru_cache
+def _remote_errors() -> tuple[type[Exception], ...]:
+    """Return what remote stores raise beside OSError; the s3 extra brings its own."""
+    try:
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        return ()
+    return BotoCoreError, ClientError

@@ -358,7 +358,7 @@ class TaskService:
     async def _sweep_for_ever(self) -> None:
         """Delete pictures whose time is over and tasks that ended long ago."""
         while not self._stopping.is_set():
-            with contextlib.suppress(TaskError):  # the store says why in the log
+            with contextlib.suppress(TaskError, OSError):  # next time; stores log their faults
                 now = time.time()
                 expired = await self._store.list_expired_images(now)
                 forgotten = await self._store.purge(self._settings.tasks.retention_s)
