@@ -18,7 +18,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "model_type": ("hunyuan_image_3_moe",),
     "add_classification_head": (False,),
     "attention_bias": (False,),
-    "cfg_distilled": (False,),
     "cond_image_type": ("vae_vit",),
     "group_limited_greedy": (False,),
     "hidden_act": ("silu",),
@@ -36,7 +35,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "tie_word_embeddings": (False,),
     "topk_group": (False, 1),
     "use_cla": (False,),
-    "use_meanflow": (False,),
     "use_mixed_mlp_moe": (True, False),  # true = a shared expert, whose count has its own field
     "use_mla": (False,),
     "use_rotary_pos_emb": (True,),
@@ -45,12 +43,12 @@ _FIXED: dict[str, tuple[object, ...]] = {
 
 # Fields that are read below.
 _READ = {
-    "attention_head_dim", "head_dim", "hidden_size", "image_base_size", "intermediate_size",
-    "max_position_embeddings", "moe_intermediate_size", "moe_topk", "norm_num_groups",
-    "norm_topk_prob", "num_attention_heads", "num_experts", "num_hidden_layers",
+    "attention_head_dim", "cfg_distilled", "head_dim", "hidden_size", "image_base_size",
+    "intermediate_size", "max_position_embeddings", "moe_intermediate_size", "moe_topk",
+    "norm_num_groups", "norm_topk_prob", "num_attention_heads", "num_experts", "num_hidden_layers",
     "num_key_value_heads", "num_shared_expert", "patch_embed_hidden_dim", "rms_norm_eps",
-    "rope_scaling", "rope_theta", "use_qk_norm", "vae", "vae_downsample_factor", "vit",
-    "vit_aligner", "vocab_size",
+    "rope_scaling", "rope_theta", "use_meanflow", "use_qk_norm", "vae", "vae_downsample_factor",
+    "vit", "vit_aligner", "vocab_size",
 }  # fmt: skip
 
 # Fields that say nothing about text-to-image mathematics: token ids (looked up by string in the
@@ -165,6 +163,19 @@ class ModelConfig:
     vae: VaeConfig
     vision: Mapping[str, Any]
     vision_aligner: Mapping[str, Any]
+    # Instruct-Distil: guidance is an input instead of a second row, and the model predicts the
+    # mean velocity to the next noise level, which is an input too.
+    is_guidance_distilled: bool = False
+    is_meanflow: bool = False
+
+    @property
+    def step_tokens(self) -> tuple[str, ...]:
+        """Return the control tokens of a denoising step that stand before the picture."""
+        return (
+            "<timestep>",
+            *(("<guidance>",) if self.is_guidance_distilled else ()),
+            *(("<timestep_r>",) if self.is_meanflow else ()),
+        )
 
     @property
     def pixels_per_token(self) -> int:
@@ -244,6 +255,8 @@ def parse_config(raw: Mapping[str, Any], source: str = "config.json") -> ModelCo
         vae=vae,
         vision=dict(raw.get("vit") or {}),
         vision_aligner=dict(raw.get("vit_aligner") or {}),
+        is_guidance_distilled=bool(raw.get("cfg_distilled", False)),
+        is_meanflow=bool(raw.get("use_meanflow", False)),
     )
 
 

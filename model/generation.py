@@ -2,11 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from model.config import read_json
 from model.errors import ConfigError
-from model.template import TemplateName
+
+TemplateName = Literal["pretrain", "instruct"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSampling:
+    """How the tokens of a text are drawn."""
+
+    temperature: float
+    top_k: int
+    top_p: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +28,8 @@ class GenerationConfig:
     num_steps: int
     guidance: float
     drop_think: bool
+    text_sampling: TextSampling = TextSampling(temperature=0.6, top_k=1024, top_p=0.95)
+    use_system_prompt: str = "None"
 
 
 def load_generation_config(folder: Path) -> GenerationConfig:
@@ -39,6 +51,12 @@ def load_generation_config(folder: Path) -> GenerationConfig:
         num_steps=int(_positive(raw, "diff_infer_steps", 50, path)),
         guidance=_positive(raw, "diff_guidance_scale", 5.0, path),
         drop_think=bool(raw.get("drop_think", False)),
+        text_sampling=TextSampling(
+            temperature=_positive(raw, "temperature", 0.6, path),
+            top_k=int(_positive(raw, "top_k", 1024, path)),
+            top_p=min(1.0, _positive(raw, "top_p", 0.95, path)),
+        ),
+        use_system_prompt=str(raw.get("use_system_prompt") or "None"),
     )
 
 

@@ -26,6 +26,64 @@ class Prefix:
     def length(self) -> int:
         return self.layers[0].k_BGSH.shape[2]
 
+    def first(self, length: int) -> "Prefix":
+        """Return the keys and values of the first tokens alone, without hidden states."""
+        layers = tuple(
+            KeysValues(layer.k_BGSH[:, :, :length], layer.v_BGSH[:, :, :length])
+            for layer in self.layers
+        )
+        return Prefix(layers, self.hidden_1SD[:, :0])
+
+
+class Prefixes:
+    """The prompts that one task has needed so far.
+
+    A prompt that begins like one of them goes on from there: the unconditional row after the
+    system prompt, the picture after the text that the model has written for it.
+    """
+
+    # Fewer tokens in common are not worth a detour from computing the prompt in one piece.
+    MIN_SHARED = 16
+
+    def __init__(self, transformer: HunyuanImage) -> None:
+        self._transformer = transformer
+        self._known: dict[tuple[int, ...], Prefix] = {}
+        self.num_computed = 0  # tokens that went through the layers
+
+    def get(self, ids: Sequence[int]) -> Prefix:
+        """Return the keys and values of a prompt."""
+        wanted = tuple(ids)
+        if wanted not in self._known:
+            past = self._longest_start(wanted)
+            rest = wanted[past.length if past else 0 :]
+            self._known[wanted] = compute_prefix(self._transformer, rest, past)
+            self.num_computed += len(rest)
+        return self._known[wanted]
+
+    def fork(self) -> "Prefixes":
+        """Return a copy that goes its own way: what it learns, the other does not."""
+        other = Prefixes(self._transformer)
+        other._known = dict(self._known)
+        return other
+
+    def keep(self, ids: Sequence[int], prefix: Prefix) -> None:
+        """Remember what was computed elsewhere."""
+        self._known[tuple(ids)] = prefix
+
+    def _longest_start(self, ids: tuple[int, ...]) -> Prefix | None:
+        """Return what is known of the longest beginning of `ids`, at least one token short."""
+        best, length = None, 0
+        for known, prefix in self._known.items():
+            shared = min(_shared_length(known, ids), len(ids) - 1)
+            if shared > length:
+                best, length = prefix, shared
+        return best.first(length) if best is not None and length >= self.MIN_SHARED else None
+
+
+def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    length = min(len(a), len(b))
+    return next((i for i in range(length) if a[i] != b[i]), length)
+
 
 def compute_prefix(
     transformer: HunyuanImage, ids: Sequence[int], past: Prefix | None = None
@@ -34,43 +92,53 @@ def compute_prefix(
 
     The result holds the keys and values of all of them, and the hidden states of the new ones.
     """
+    (prefix,) = extend_prefixes(transformer, [ids], [past])
+    return prefix
+
+
+def extend_prefixes(
+    transformer: HunyuanImage, ids: Sequence[Sequence[int]], pasts: Sequence[Prefix | None]
+) -> list[Prefix]:
+    """Run the layers over the next ids of several texts, as many of each, as one batch.
+
+    The texts may be of different length: each attends to its own past alone, without padding.
+    """
+    groups = [_text_group(transformer, row, len(ids[row]), past) for row, past in enumerate(pasts)]
+    x_BSD = torch.cat([transformer.embed_ids(row) for row in ids])
+    hidden_BSD = transformer.run_layers(x_BSD, groups)
+    prefixes = []
+    for row, (group, past) in enumerate(zip(groups, pasts, strict=True)):
+        kept = group.kept or []
+        if past is not None:
+            kept = [
+                KeysValues(*old.followed_by(new.k_BGSH, new.v_BGSH))
+                for old, new in zip(past.layers, kept, strict=True)
+            ]
+        prefixes.append(Prefix(tuple(kept), hidden_BSD[row : row + 1]))
+    return prefixes
+
+
+def _text_group(transformer: HunyuanImage, row: int, num_new: int, past: Prefix | None) -> RowGroup:
     start = past.length if past else 0
-    positions_S2 = torch.arange(start, start + len(ids)).unsqueeze(1).expand(-1, 2)
-    kept: list[KeysValues] = []
-    group = RowGroup(
-        rows=slice(0, 1),
+    positions_S2 = torch.arange(start, start + num_new).unsqueeze(1).expand(-1, 2)
+    return RowGroup(
+        rows=slice(row, row + 1),
         rope=_table(transformer, positions_S2),
         # A single token sees all there is; no mask is needed for that.
-        spans=(Span(0, len(ids), is_causal=len(ids) > 1),),
+        spans=(Span(0, num_new, is_causal=num_new > 1),),
         past=past.layers if past else (),
-        kept=kept,
+        kept=[],
     )
-    hidden_1SD = transformer.run_layers(transformer.embed_ids(ids), [group])
-    if past:
-        kept = [
-            KeysValues(*old.followed_by(new.k_BGSH, new.v_BGSH))
-            for old, new in zip(past.layers, kept, strict=True)
-        ]
-    return Prefix(tuple(kept), hidden_1SD)
 
 
-def build_row_group(
-    transformer: HunyuanImage, row: ImageSequence, prefixes: dict[tuple[int, ...], Prefix]
-) -> RowGroup:
-    """Return the group of one row of a denoising step.
-
-    `prefixes` holds the prompts computed so far; a prompt that is not among them is computed and
-    put there.
-    """
-    ids = row.prefix_ids
-    if ids not in prefixes:
-        prefixes[ids] = compute_prefix(transformer, ids)
+def build_row_group(prefixes: Prefixes, transformer: HunyuanImage, row: ImageSequence) -> RowGroup:
+    """Return the group of one row of a denoising step."""
     positions_S2 = grid_positions(row, row.image_stop)
     return RowGroup(
         rows=slice(0, 1),
         rope=_table(transformer, positions_S2[row.prefix_length :]),
         spans=tuple(list_step_spans(row)),
-        past=prefixes[ids].layers,
+        past=prefixes.get(row.prefix_ids).layers,
     )
 
 
@@ -96,8 +164,8 @@ def build_step_groups(
     transformer: HunyuanImage, rows: Sequence[ImageSequence]
 ) -> tuple[RowGroup, ...]:
     """Return the row groups of a denoising step, each distinct prompt computed once."""
-    prefixes: dict[tuple[int, ...], Prefix] = {}
-    return merge_groups([build_row_group(transformer, row, prefixes) for row in rows])
+    prefixes = Prefixes(transformer)
+    return merge_groups([build_row_group(prefixes, transformer, row) for row in rows])
 
 
 def _table(transformer: HunyuanImage, positions_S2: Tensor) -> RotaryTable:

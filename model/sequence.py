@@ -2,7 +2,8 @@
 
 A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>` and all before it
 never see the picture; image tokens see everything up to their own end. So the prefix is computed
-once, and a denoising step runs `[<timestep>, <img> x h*w]` alone.
+once, and a denoising step runs `[<timestep>, <img> x h*w]` alone. Distilled checkpoints have
+`<guidance>` and `<timestep_r>` behind `<timestep>`, causal like it.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.errors import PromptTooLongError
 from model.resolution import Size
 from model.template import Prompt, Section, Template
@@ -38,6 +40,7 @@ class ImageSequence:
     prefix_length: int
     grid_height: int
     grid_width: int
+    num_step_tokens: int = 1
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:
@@ -49,7 +52,7 @@ class ImageSequence:
 
     @property
     def image_start(self) -> int:
-        return self.prefix_length + 1  # after <timestep>
+        return self.prefix_length + self.num_step_tokens
 
     @property
     def image_stop(self) -> int:
@@ -62,17 +65,23 @@ class ImageSequence:
 
 
 def build_image_sequence(
-    sections: Sequence[Section], tail: Sequence[int], tokenizer: Tokenizer, grid: tuple[int, int]
+    sections: Sequence[Section],
+    tail: Sequence[int],
+    tokenizer: Tokenizer,
+    grid: tuple[int, int],
+    step_tokens: Sequence[str],
 ) -> ImageSequence:
     """Return one row: the sections, then a picture of `grid` = (height, width) tokens."""
     prefix = tuple(chain.from_iterable(section.ids for section in sections))
-    timestep, image = tokenizer.control_id("<timestep>"), tokenizer.control_id("<img>")
+    before = tuple(map(tokenizer.control_id, step_tokens))
+    image = tokenizer.control_id("<img>")
     height, width = grid
     return ImageSequence(
-        ids=(*prefix, timestep, *(image,) * (height * width), *tail),
+        ids=(*prefix, *before, *(image,) * (height * width), *tail),
         prefix_length=len(prefix),
         grid_height=height,
         grid_width=width,
+        num_step_tokens=len(before),
     )
 
 
@@ -82,8 +91,7 @@ def build_guidance_rows(
     prompt: Prompt,
     negative: Prompt | None,
     size: Size,
-    pixels_per_token: int,
-    max_positions: int,
+    config: ModelConfig,
 ) -> tuple[ImageSequence, ImageSequence]:
     """Return the conditional and the unconditional row of one picture.
 
@@ -99,9 +107,13 @@ def build_guidance_rows(
         if negative is None
         else template.image_head(negative, size.index)
     )
-    grid = (size.height_px // pixels_per_token, size.width_px // pixels_per_token)
+    stride, max_positions = config.pixels_per_token, config.max_positions
+    grid = (size.height_px // stride, size.width_px // stride)
     tail = template.image_tail()
-    rows = [build_image_sequence(row, tail, tokenizer, grid) for row in (sections, other)]
+    rows = [
+        build_image_sequence(row, tail, tokenizer, grid, config.step_tokens)
+        for row in (sections, other)
+    ]
     for name, row in zip(("prompt", "negative prompt"), rows, strict=True):
         if len(row.ids) > max_positions:
             raise PromptTooLongError(
@@ -116,7 +128,7 @@ def list_spans(row: ImageSequence) -> tuple[Span, ...]:
     causal_ends = range(row.image_stop, len(row.ids))
     return (
         Span(0, row.prefix_length, is_causal=True),
-        Span(row.prefix_length, row.image_start, is_causal=False),
+        *(Span(i, i + 1, is_causal=False) for i in range(row.prefix_length, row.image_start)),
         Span(row.image_start, row.image_stop, is_causal=False),
         *(Span(i, i + 1, is_causal=False) for i in causal_ends),
     )
@@ -124,7 +136,11 @@ def list_spans(row: ImageSequence) -> tuple[Span, ...]:
 
 def list_step_spans(row: ImageSequence) -> tuple[Span, ...]:
     """Return the rules of a denoising step: `<timestep>` sees itself, the picture sees all."""
-    return (Span(0, 1, is_causal=False), Span(1, 1 + row.num_image_tokens, is_causal=False))
+    before = row.num_step_tokens
+    return (
+        *(Span(i, i + 1, is_causal=False) for i in range(before)),
+        Span(before, before + row.num_image_tokens, is_causal=False),
+    )
 
 
 def visibility_mask(spans: Sequence[Span], length: int) -> Tensor:

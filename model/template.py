@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from model.generation import TemplateName
 from model.tokenizer import Tokenizer
 
-TemplateName = Literal["pretrain", "instruct"]
 TextTask = Literal["image", "auto", "think", "recaption", "img_ratio"]
 
 _TAGGED = re.compile(r"<(think|recaption)>(.*?)</\1>", re.DOTALL)

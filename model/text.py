@@ -1,15 +1,26 @@
 """What the model says in words: text, token by token, and the shape it would choose."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from model.prefix import Prefix, compute_prefix
+from model.generation import TextSampling
+from model.prefix import Prefixes, extend_prefixes
 from model.template import Prompt, Template, TextTask
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
+
+# Picks a token from the logits at the end of a text.
+Choose = Callable[[Tensor], int]
+
+# The shape that stands for a choice that is not a shape: the square.
+# Source: the recorded `fallback_to_16` of the reference.
+FALLBACK_RATIO = 16
+_STREAM = 2  # of a seed; 0 is a picture's noise, 1 that of stochastic solvers
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +29,31 @@ class TextStep:
 
     token: int
     logits_V: Tensor
+
+
+class Sampler:
+    """Draws tokens from a seed of its own, so that a text does not depend on its batch."""
+
+    def __init__(self, sampling: TextSampling, seed: int) -> None:
+        self._warpers = [
+            TemperatureLogitsWarper(sampling.temperature),
+            TopKLogitsWarper(sampling.top_k),
+            TopPLogitsWarper(sampling.top_p),
+        ]
+        self._generator = np.random.Generator(np.random.Philox(key=[seed % 2**63, _STREAM]))
+
+    def __call__(self, logits_V: Tensor) -> int:
+        scores_1V = logits_V.float().cpu().unsqueeze(0)
+        for warp in self._warpers:
+            scores_1V = warp(torch.empty(1, 0, dtype=torch.int64), scores_1V)
+        cumulated_V = scores_1V[0].double().softmax(dim=-1).cumsum(dim=0)
+        lot = self._generator.random() * float(cumulated_V[-1])
+        return int(torch.searchsorted(cumulated_V, lot, right=True).clamp_max(len(logits_V) - 1))
+
+
+def choose_likeliest(logits_V: Tensor) -> int:
+    """Return the most likely token."""
+    return int(logits_V.argmax())
 
 
 def stop_tokens(tokenizer: Tokenizer, task: TextTask, num_ratios: int) -> list[int]:
@@ -37,20 +73,54 @@ def ratio_tokens(tokenizer: Tokenizer, num_ratios: int) -> list[int]:
 
 
 @torch.inference_mode()
+def write_texts(
+    transformer: HunyuanImage,
+    heads: Sequence[Sequence[int]],
+    choosers: Sequence[Choose],
+    stop: Collection[int],
+    max_tokens: int,
+    prefixes: Sequence[Prefixes] | None = None,
+) -> Iterator[list[TextStep | None]]:
+    """Continue several texts, a token of each at a time, until a stop token or the limit.
+
+    Yields a step per text, None for one that has ended. Heads may be of different length. What was
+    computed for a text is left in its own `prefixes`, for the picture that follows.
+    """
+    known = prefixes or [Prefixes(transformer) for _ in heads]
+    texts = [list(head) for head in heads]
+    pasts = [own.get(head) for own, head in zip(known, heads, strict=True)]
+    running = list(range(len(heads)))
+    for _ in range(max_tokens):
+        steps: list[TextStep | None] = [None] * len(heads)
+        for index in running:
+            logits_V = transformer.text_logits(pasts[index].hidden_1SD[:, -1:])[0, 0]
+            steps[index] = TextStep(choosers[index](logits_V), logits_V)
+        yield steps
+        for index in running:
+            step = steps[index]
+            assert step is not None
+            if step.token in stop:
+                known[index].keep(texts[index], pasts[index])
+            texts[index].append(step.token)
+        running = [i for i in running if texts[i][-1] not in stop]
+        if not running:
+            return
+        extended = extend_prefixes(
+            transformer, [texts[i][-1:] for i in running], [pasts[i] for i in running]
+        )
+        for index, past in zip(running, extended, strict=True):
+            pasts[index] = past
+    for index in running:
+        known[index].keep(texts[index], pasts[index])
+
+
 def write_greedily(
     transformer: HunyuanImage, ids: Sequence[int], stop: Collection[int], max_tokens: int
 ) -> Iterator[TextStep]:
-    """Yield the most likely continuation of `ids`, up to and with a stop token."""
-    past: Prefix | None = None
-    pending = list(ids)
-    for _ in range(max_tokens):
-        past = compute_prefix(transformer, pending, past)
-        logits_V = transformer.text_logits(past.hidden_1SD[:, -1:])[0, 0]
-        token = int(logits_V.argmax())
-        yield TextStep(token, logits_V)
-        if token in stop:
-            return
-        pending = [token]
+    """Yield the most likely continuation of one text, up to and with a stop token."""
+    for (step,) in write_texts(transformer, [ids], [choose_likeliest], stop, max_tokens):
+        assert step is not None
+        yield step
 
 
 def ratio_logits(
@@ -59,11 +129,23 @@ def ratio_logits(
     template: Template,
     prompt: Prompt,
     num_ratios: int,
+    prefixes: Prefixes | None = None,
 ) -> Tensor:
     """Return the model's logits for each `<img_ratio_i>` as the shape of a prompt's picture.
 
     Shapes: -> logits_Z float32 with Z = num_ratios.
     """
-    ids = template.text_head(prompt, "img_ratio")
-    last_1SD = compute_prefix(transformer, ids).hidden_1SD[:, -1:]
+    known = prefixes or Prefixes(transformer)
+    last_1SD = known.get(template.text_head(prompt, "img_ratio")).hidden_1SD[:, -1:]
     return transformer.text_logits(last_1SD)[0, 0, ratio_tokens(tokenizer, num_ratios)]
+
+
+def choose_ratio(logits_Z: Tensor, allowed: Sequence[int]) -> int:
+    """Return the most likely of the allowed ratio indices; the square if nothing can be told.
+
+    Not drawn from the seed: all pictures of a task are to have one size.
+    """
+    own_Z = logits_Z[list(allowed)]
+    if not torch.isfinite(own_Z).any():
+        return FALLBACK_RATIO
+    return allowed[int(own_Z.nan_to_num(-torch.inf).argmax())]

@@ -57,6 +57,10 @@ class HunyuanImage(nn.Module):
         self.timestep_emb = TimestepEmbedding(config.hidden_size)
         self.time_embed = TimestepEmbedding(config.hidden_size)
         self.time_embed_2 = TimestepEmbedding(config.hidden_size)
+        if config.is_guidance_distilled:
+            self.guidance_emb = TimestepEmbedding(config.hidden_size)
+        if config.is_meanflow:
+            self.timestep_r_emb = TimestepEmbedding(config.hidden_size)
         self.patch_embed = PatchEmbed(config)
         self.final_layer = FinalLayer(config)
         self.vae = Vae(config.vae)
@@ -75,14 +79,29 @@ class HunyuanImage(nn.Module):
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
         return self.model.wte(torch.tensor([list(ids)], device=self.device))
 
-    def embed_step(self, latent_BCYX: Tensor, timestep_B: Tensor) -> Tensor:
+    def embed_step(
+        self,
+        latent_BCYX: Tensor,
+        timestep_B: Tensor,
+        guidance_B: Tensor | None = None,
+        next_timestep_B: Tensor | None = None,
+    ) -> Tensor:
         """Return the tokens of a denoising step, [<timestep>, image tokens].
+
+        A distilled model needs the guidance, and a mean-flow model the timestep that the step
+        leads to: their tokens follow <timestep>.
 
         Shapes: latent_BCYX float32, timestep_B float32 in [0, 1000] -> x_BSD.
         """
-        timestep_B1D = self.timestep_emb(timestep_B).unsqueeze(1)
+        before = [self.timestep_emb(timestep_B)]
+        if self.config.is_guidance_distilled:
+            assert guidance_B is not None, "a distilled model takes the guidance as an input"
+            before.append(self.guidance_emb(1000.0 * guidance_B))
+        if self.config.is_meanflow:
+            assert next_timestep_B is not None, "a mean-flow model takes the next timestep too"
+            before.append(self.timestep_r_emb(next_timestep_B))
         image_BSD = self.patch_embed(latent_BCYX.to(self.dtype), self.time_embed(timestep_B))
-        return torch.cat((timestep_B1D, image_BSD), dim=1)
+        return torch.cat((torch.stack(before, dim=1), image_BSD), dim=1)
 
     def run_layers(
         self, x_BSD: Tensor, groups: Sequence[RowGroup], start: int = 0, stop: int | None = None
@@ -97,7 +116,8 @@ class HunyuanImage(nn.Module):
 
         Shapes: x_BSD as from embed_step, grid (Y, X) -> velocity_BCYX float32.
         """
-        return self.final_layer(x_BSD[:, 1:], self.time_embed_2(timestep_B), grid)
+        image_BSD = x_BSD[:, len(self.config.step_tokens) :]
+        return self.final_layer(image_BSD, self.time_embed_2(timestep_B), grid)
 
     def text_logits(self, x_BSD: Tensor) -> Tensor:
         """Return next-token logits. Shapes: x_BSD -> logits_BSV float32."""

@@ -16,6 +16,7 @@ class Path:
         self._solver = solver
         self._draw_noise = draw_noise
         self._history: list[Node] = []
+        self.sigmas = solver.sigmas
         self.num_steps = len(solver.sigmas) - 1
         self.latent_BCYX = noise_BCYX.float()
         self.step = 0

@@ -17,7 +17,8 @@ from cache.plan import NO_REUSE, CachePlan
 from cache.protocol import Evaluation, Moment, RunFirst, RunRest
 from cache.votes import Signal, relative_change
 from model.loading.fingerprint import fingerprint
-from model.resolution import Size
+from model.resolution import Size, find_size
+from model.template import Prompt
 from schedulers.build import build_scheduler
 from server.bench.charts import draw_chart
 from server.bench.pictures import Drawn, draw_pixels, read_prompts
@@ -28,7 +29,7 @@ from server.worker.denoise import denoise, start_run
 from server.worker.diagnostics import build_signal
 from server.worker.noise import image_noise
 from server.worker.parts import Parts, build_parts
-from server.worker.pipeline import build_job_rows
+from server.worker.pipeline import build_rows
 
 STEPS = (20, 30, 50)
 SWEEP_STEPS, NUM_SWEPT = 30, 8
@@ -51,7 +52,7 @@ class Recorder:
         signal = self.signal(moment, x_BSD).float()
         first_BSD = yield RunFirst(x_BSD)
         last_BSD = yield RunRest(first_BSD)
-        now = (moment.sigma, signal, (first_BSD - x_BSD).float(), last_BSD[:, 1:].float())
+        now = (moment.sigma, signal, (first_BSD - x_BSD).float(), last_BSD.float())
         if self._previous is not None:
             before = self._previous
             self.first_changes.append(relative_change(now[2], before[2]))
@@ -119,7 +120,8 @@ def calibrate_checkpoint(settings: Settings, num_prompts: int, prompts: Path | N
 def record(parts: Parts, job: Job) -> Recorder:
     """Draw a picture's steps without its pixels, and return what was noted."""
     transformer = parts.transformer
-    rows = build_job_rows(parts, job)
+    size = find_size(parts.sizes, job.width_px or 0, job.height_px or 0)
+    rows = build_rows(parts, job, Prompt(text=job.prompt), size)
     shape = (1, transformer.config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
     solver = build_scheduler(job.scheduler, job.num_steps, parts.generation.flow_shift).solver
     recorder = Recorder(build_signal(transformer, NO_REUSE))

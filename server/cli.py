@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from server.errors import TaskError
+from server.messages import Rewrite
 from server.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -56,12 +57,18 @@ def generate(
     ),
     negative: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     size: Annotated[
-        str, typer.Option(help="WIDTHxHEIGHT, one of the trained sizes.")
+        str, typer.Option(help="auto (the model chooses) or WIDTHxHEIGHT, a trained size.")
     ] = "1024x1024",
     steps: Annotated[int, typer.Option(min=1, max=100)] = 20,
     guidance: Annotated[float, typer.Option(help="1 turns guidance off.", min=1, max=50)] = 7.0,
     seed: Annotated[int | None, typer.Option(help="Random if left out.", min=0)] = None,
     quality: Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)] = 95,
+    rewrite: Annotated[
+        Rewrite, typer.Option(help="Let an Instruct checkpoint rewrite the prompt first.")
+    ] = "off",
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Instead of the checkpoint's own.")
+    ] = None,
     scheduler: Annotated[str, typer.Option(help="One of the API's names.")] = "Default",
     acceleration: Annotated[str, typer.Option(help="none, low, medium or high.")] = "medium",
     tea_cache: Annotated[
@@ -96,6 +103,8 @@ def generate(
             sampling=sampling,
             seed=seed,
             quality=quality,
+            rewrite=rewrite,
+            system_prompt=system_prompt,
             output=output,
             has_diagnostics=diagnostics,
         )
@@ -294,6 +303,30 @@ def bench_adherence(
             sheet=sheet,
             json_file=json_file,
         )
+
+
+@bench.command("text")
+def bench_text(
+    batch: Annotated[int, typer.Option(help="Texts written together.", min=1)] = 1,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens before the text.", min=1)] = 200,
+    tokens: Annotated[int, typer.Option(help="Tokens to write.", min=4)] = 64,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Measure text decoding: tokens a second, share of matrix products, what reuse saves."""
+    from server.bench.text import run_text_bench
+    from server.worker.parts import build_parts
+
+    with reported_errors():
+        parts = build_parts(_settings(config, checkpoint).worker)
+        result = run_text_bench(parts, batch, prompt_tokens, tokens)
+    Console(highlight=False).print(
+        f"{result.tokens_per_s:.0f} tokens/s ({batch} together, {1000 * result.step_s:.1f} ms a "
+        f"step); matrix products and attention alone {1000 * result.bare_s:.1f} ms, "
+        f"{result.share_bare:.0%} of it\n"
+        f"the picture's prompt after the text: {1000 * result.recomputed_s:.1f} ms anew, "
+        f"{1000 * result.reused_s:.1f} ms from the text's keys and values"
+    )
 
 
 @bench.command("quality")

@@ -12,7 +12,7 @@ from cache.plan import CachePlan
 from model.errors import UnsupportedSizeError
 from server.api.validation import parse_image_inference
 from server.errors import TaskError
-from server.messages import ImageDone, ImageFormat, Job, StepDone
+from server.messages import ImageDone, ImageFormat, Job, Rewrite, StepDone, TextWritten
 from server.settings import Settings
 from server.tasks.cache_plan import build_cache_plan
 from server.tasks.seeds import image_seeds
@@ -45,6 +45,8 @@ def generate_picture(
     sampling: Sampling,
     seed: int | None,
     quality: int,
+    rewrite: Rewrite,
+    system_prompt: str | None,
     output: Path,
     has_diagnostics: bool,
 ) -> None:
@@ -56,12 +58,13 @@ def generate_picture(
         ModelError: the checkpoint, the size or a prompt is not usable.
     """
     plan, warnings = _plan_caches(prompt, sampling, settings)
+    width_px, height_px = (None, None) if size == "auto" else parse_size(size)
     job = Job(
         job_id="generate",
         prompt=prompt,
         negative_prompt=negative,
-        width_px=parse_size(size)[0],
-        height_px=parse_size(size)[1],
+        width_px=width_px,
+        height_px=height_px,
         num_steps=sampling.num_steps,
         guidance=sampling.guidance,
         seeds=image_seeds(seed, 1),
@@ -69,6 +72,8 @@ def generate_picture(
         quality=quality,
         scheduler=sampling.scheduler,
         cache=plan,
+        rewrite=rewrite,
+        system_prompt=system_prompt,
         warnings=warnings,
     )
     columns = (
@@ -82,15 +87,19 @@ def generate_picture(
         )
         drawing = progress.add_task("drawing", total=sampling.num_steps)
         told: dict[str, Any] = {}
+        drawn, written = size, 0
         for event in draw(parts, job):
             if isinstance(event, StepDone):
                 progress.update(drawing, completed=event.step)
+            elif isinstance(event, TextWritten):
+                progress.console.print(event.text[written:], end="", markup=False, soft_wrap=True)
+                written = len(event.text)
             elif isinstance(event, ImageDone):
                 output.write_bytes(event.encoded)
-                told = event.diagnostics
+                told, drawn = event.diagnostics, f"{event.width_px}x{event.height_px}"
     if has_diagnostics:
         Console().print_json(data=told)
-    Console().print(f"{output} ({size}, seed {job.seeds[0]})", highlight=False)
+    Console().print(f"{output} ({drawn}, seed {job.seeds[0]})", highlight=False)
 
 
 def _plan_caches(
@@ -127,7 +136,7 @@ def parse_size(size: str) -> tuple[int, int]:
     """
     width, _, height = size.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise UnsupportedSizeError(f"size {size!r} is not understood; write WIDTHxHEIGHT")
+        raise UnsupportedSizeError(f"size {size!r} is not understood; write WIDTHxHEIGHT or auto")
     return int(width), int(height)
 
 

@@ -6,17 +6,21 @@ from typing import Any, Literal
 from cache.plan import NO_REUSE, CachePlan
 
 ImageFormat = Literal["JPG", "PNG", "WEBP"]
+Rewrite = Literal["off", "recaption", "think"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Pictures to draw for one task. Sizes in pixels; one picture per seed."""
+    """Pictures to draw for one task. Sizes in pixels; one picture per seed.
+
+    With a rewrite the model first writes a better prompt, for each picture from its own seed.
+    """
 
     job_id: str
     prompt: str
     negative_prompt: str | None
-    width_px: int
-    height_px: int
+    width_px: int | None  # None: the model chooses
+    height_px: int | None
     num_steps: int
     guidance: float
     seeds: tuple[int, ...]
@@ -24,6 +28,8 @@ class Job:
     quality: int
     scheduler: str = "Default"
     cache: CachePlan = NO_REUSE
+    rewrite: Rewrite = "off"
+    system_prompt: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -60,6 +66,15 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextWritten:
+    """What the model has written so far for a picture, before it draws."""
+
+    job_id: str
+    image: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDone:
     """One picture is drawn and encoded."""
 
@@ -67,6 +82,8 @@ class ImageDone:
     image: int
     seed: int
     encoded: bytes
+    width_px: int
+    height_px: int
     diagnostics: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,5 +110,5 @@ class JobCancelled:
     job_id: str
 
 
-JobEvent = StepDone | ImageDone | JobDone | JobFailed | JobCancelled
+JobEvent = StepDone | TextWritten | ImageDone | JobDone | JobFailed | JobCancelled
 WorkerEvent = WorkerReady | WorkerFailed | JobEvent

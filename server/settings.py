@@ -46,6 +46,10 @@ class WorkerSettings(BaseModel):
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")
+    max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
+    system_prompt: str = Field(
+        "auto", description="auto: the checkpoint's own; none; or the text itself"
+    )
 
 
 class CacheSettings(BaseModel):
@@ -133,7 +137,11 @@ class ApiSettings(BaseModel):
 
     model_config = _SECTION
     model: str = Field("runware:180@1", description="The model identifier that is answered to")
-    default_size: str = Field("1024x1024", pattern=r"^\d+x\d+$", description="WIDTHxHEIGHT")
+    default_size: str = Field(
+        "auto",
+        pattern=r"^(auto|\d+x\d+)$",
+        description="Size of tasks that give none: auto (the model chooses) or WIDTHxHEIGHT",
+    )
 
 
 class Settings(BaseSettings):

@@ -54,7 +54,7 @@ class Painter:
         pair = build_guidance_rows(
             self._template, self._tokenizer, Prompt(text=prompt),
             None if sampling.negative is None else Prompt(text=sampling.negative),
-            size, self.config.pixels_per_token, self.config.max_positions,
+            size, self.config,
         )  # fmt: skip
         rows = pair if sampling.guidance > 1 else pair[:1]
         grid = (rows[0].grid_height, rows[0].grid_width)

@@ -25,6 +25,7 @@ CONTROL_TOKENS = (
     *(f"<img_size_{size}>" for size in (256, 512, 768, 1024)),
     *(f"<img_ratio_{i}>" for i in range(NUM_RATIOS)),
 )  # fmt: skip
+DISTILLED_TOKENS = ("<guidance>", "<timestep_r>")
 
 TINY_CONFIG: dict[str, Any] = {
     "model_type": "hunyuan_image_3_moe",
@@ -87,18 +88,23 @@ GENERATION_CONFIG: dict[str, Any] = {
 
 
 def write_random_checkpoint(
-    folder: Path, config: dict[str, Any] | None = None, seed: int = 0, num_shards: int = 2
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    seed: int = 0,
+    num_shards: int = 2,
+    generation: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint of random bfloat16 weights into `folder`; config.json comes last.
 
-    So a folder with a config.json is a whole one.
+    So a folder with a config.json is a whole one. `generation` changes generation_config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _build_tokenizer()
+    is_distilled = bool(config and config.get("cfg_distilled"))
+    tokenizer = _build_tokenizer(CONTROL_TOKENS + (DISTILLED_TOKENS if is_distilled else ()))
     tokenizer.save_pretrained(folder)
     fields = {**(config or TINY_CONFIG), "vocab_size": len(tokenizer)}
     _write_shards(folder, list_targets(build_skeleton(parse_config(fields))), seed, num_shards)
-    _write_json(folder / "generation_config.json", GENERATION_CONFIG)
+    _write_json(folder / "generation_config.json", {**GENERATION_CONFIG, **(generation or {})})
     _write_json(folder / "config.json", fields)
 
 
@@ -127,13 +133,13 @@ def _random_tensor(name: str, target: Target, generator: torch.Generator) -> Ten
     return weights.to(torch.bfloat16)
 
 
-def _build_tokenizer() -> PreTrainedTokenizerFast:
+def _build_tokenizer(control_tokens: tuple[str, ...]) -> PreTrainedTokenizerFast:
     """Return a byte-level tokenizer without merges: every text, one token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, normalized=False) for t in CONTROL_TOKENS])
+    backend.add_special_tokens([AddedToken(t, normalized=False) for t in control_tokens])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<|startoftext|>",

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from model.config import load_config
-from model.resolution import list_offered_sizes
 from server.api import http, openai, websocket
 from server.api.auth import Keys
 from server.api.requests import RequestIds
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
+from server.facts import read_facts
 from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
@@ -27,18 +26,17 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """Return the application; the engine starts and stops with it.
 
     Raises:
-        ConfigError: the checkpoint's config.json is missing or not usable.
+        ConfigError: the checkpoint's config.json or generation_config.json is not usable.
         SettingsError: the key file or the database cannot be used.
     """
-    config = load_config(Path(settings.worker.checkpoint))
+    facts = read_facts(Path(settings.worker.checkpoint))
     store = TaskStore(settings.tasks.database_url)
     images = ImageStore(settings.images.folder)
     egress = Egress(settings.egress)
     outbox = Outbox(settings.egress, store, egress)
-    sizes = list_offered_sizes(config.image_base_size)
     safety = SafetyChecker(settings.safety)
     metrics = Metrics()
-    tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, sizes)
+    tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, facts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -65,7 +65,7 @@ async def answer(
         case "mediaStorage":
             yield [await _store_upload(tasks, task, "media", "media", caller)]
         case "modelSearch":
-            yield [_search(settings, task)]
+            yield [_search(tasks, settings, task)]
         case "accountManagement":
             yield [_account(task)]
 
@@ -88,7 +88,7 @@ def _checked(body: object) -> dict[str, Any]:
 
 
 async def _draw(tasks: TaskService, task: dict[str, Any], caller: Caller) -> AsyncIterator[Batch]:
-    parsed = parse_image_inference(task)
+    parsed = parse_image_inference(task, tasks.facts.default_steps)
     task_uuid = await tasks.admit(parsed, caller.owner, caller.base_url)
     if parsed.is_async:
         # Nothing more: a client would take an imageUUID here for the finished picture.
@@ -156,7 +156,10 @@ async def _store_upload(
     }
 
 
-def _search(settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
+def _search(tasks: TaskService, settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
+    sizes = tasks.facts.sizes
+    square = next(size for size in sizes if size.width_px == size.height_px)
+    default = next((s for s in sizes if str(s) == settings.api.default_size), square)
     model = {
         "air": settings.api.model,
         "name": "HunyuanImage-3.0",
@@ -168,8 +171,8 @@ def _search(settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
         "private": False,
         "comment": "",
         "type": "base",
-        "defaultWidth": int(settings.api.default_size.split("x")[0]),
-        "defaultHeight": int(settings.api.default_size.split("x")[1]),
+        "defaultWidth": default.width_px,
+        "defaultHeight": default.height_px,
     }
     words = str(task.get("search") or "").lower().split()
     text = f"{model['air']} {model['name']} {model['architecture']}".lower()

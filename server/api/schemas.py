@@ -116,6 +116,13 @@ class HunyuanOptions(BaseModel):
     forecast: ForecastOptions | None = Field(
         None, description="Forecast most steps; replaces the other step caches."
     )
+    rewrite: Literal["off", "recaption", "think"] = Field(
+        "off",
+        description="Let an Instruct checkpoint rewrite the prompt, or think first, then draw.",
+    )
+    systemPrompt: str | None = Field(
+        None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
+    )
 
 
 class ImageInference(BaseModel):

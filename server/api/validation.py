@@ -13,12 +13,16 @@ from server.errors import TaskError
 MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 
 
-def parse_image_inference(task: dict[str, Any]) -> ImageInference:
+def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
     """Check one task and return it. `null` counts as absent.
+
+    `default_steps` is what a distilled checkpoint draws when the task does not say.
 
     Raises:
         TaskError: the first fault.
     """
+    if default_steps is not None and task.get("steps") is None:
+        task = {**task, "steps": default_steps}
     try:
         parsed = ImageInference.model_validate(task)
     except ValidationError as e:

@@ -58,7 +58,14 @@ class StubEngine:
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         """Yield the pictures of a job at once."""
         for image, seed in enumerate(job.seeds):
-            yield ImageDone(job_id=job.job_id, image=image, seed=seed, encoded=b"picture")
+            yield ImageDone(
+                job_id=job.job_id,
+                image=image,
+                seed=seed,
+                encoded=b"picture",
+                width_px=1024,
+                height_px=1024,
+            )
         yield JobDone(job_id=job.job_id)
 
 

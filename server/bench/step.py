@@ -73,7 +73,7 @@ def run_step_bench(bench: StepBench) -> StepResult:
         step()  # warm-up
         with peak_memory(bench.device) as peak:
             step()
-        with _CallRecorder() as recorder:
+        with CallRecorder() as recorder:
             step()
         steps, bares = [], []
         for _ in range(bench.repeats):
@@ -184,7 +184,7 @@ def _bind_step(transformer: HunyuanImage, bench: StepBench) -> Callable[[], Tens
     return step
 
 
-class _CallRecorder(TorchDispatchMode):
+class CallRecorder(TorchDispatchMode):
     """Keeps every heavy call with its very tensors."""
 
     def __init__(self) -> None:

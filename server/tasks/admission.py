@@ -6,6 +6,7 @@ from model.errors import ModelError
 from model.resolution import Size, find_size
 from server.api.schemas import BLANK_PROMPT, ImageInference
 from server.errors import TaskError
+from server.facts import CheckpointFacts
 from server.messages import Job
 from server.settings import ApiSettings, CacheSettings, ServerSettings
 from server.tasks.cache_plan import build_cache_plan
@@ -14,11 +15,11 @@ from server.tasks.store import TaskRow
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 
 
-def check_task(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) -> Size:
-    """Return the size to draw.
+def check_task(task: ImageInference, api: ApiSettings, facts: CheckpointFacts) -> Size | None:
+    """Return the size to draw, or None if the model is to choose it.
 
     Raises:
-        TaskError: the model or size is not served.
+        TaskError: the model, size, or a way of drawing is not served, or a prompt is too long.
     """
     if task.model != api.model:
         raise TaskError(
@@ -28,7 +29,9 @@ def check_task(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) ->
             "model",
             {"allowedValues": [api.model]},
         )
-    size = _find_size(task, api, sizes)
+    size = _find_size(task, api, facts.sizes)
+    _check_abilities(task, facts)
+    _check_lengths(task, facts, size)
     return size
 
 
@@ -63,8 +66,8 @@ def to_job(
         job_id=row.task_uuid,
         prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
         negative_prompt=None if negative == BLANK_PROMPT else negative,
-        width_px=row.request["width"],
-        height_px=row.request["height"],
+        width_px=row.request.get("width"),
+        height_px=row.request.get("height"),
         num_steps=task.steps,
         guidance=task.CFGScale,
         seeds=tuple(int(row.seeds[position]) for position in positions),
@@ -73,6 +76,8 @@ def to_job(
         scheduler=task.scheduler,
         cache=plan,
         warnings=warnings,
+        rewrite=task.hunyuan.rewrite,
+        system_prompt=task.hunyuan.systemPrompt,
     )
 
 
@@ -85,7 +90,43 @@ def conflict(task_uuid: str) -> TaskError:
     )
 
 
-def _find_size(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) -> Size:
+def _check_abilities(task: ImageInference, facts: CheckpointFacts) -> None:
+    """Refuse what this checkpoint cannot do."""
+    if task.hunyuan.rewrite != "off" and facts.template != "instruct":
+        raise TaskError(
+            "unsupportedRewrite",
+            "Unsupported use of 'hunyuan.rewrite' parameter. Only Instruct checkpoints rewrite "
+            f"prompts; this one's template is '{facts.template}'. Leave it out.",
+            "hunyuan.rewrite",
+            {"allowedValues": ["off"]},
+        )
+    if task.negativePrompt not in (None, BLANK_PROMPT) and facts.is_distilled:
+        raise TaskError(
+            "unsupportedNegativePrompt",
+            "Unsupported use of 'negativePrompt' parameter. This checkpoint is distilled: its "
+            "guidance is an input, and there is no second prompt. Leave it out.",
+            "negativePrompt",
+        )
+
+
+def _check_lengths(task: ImageInference, facts: CheckpointFacts, size: Size | None) -> None:
+    """Refuse prompts that, with the picture, need more positions than the model has."""
+    system = task.hunyuan.systemPrompt or ""
+    prompts = {"positivePrompt": task.positivePrompt, "negativePrompt": task.negativePrompt}
+    for name, text in prompts.items():
+        excess = facts.excess_tokens(f"{system}{text or ''}", size)
+        if excess:
+            raise TaskError(
+                "promptTooLong",
+                f"Invalid value for '{name}' parameter. With its picture it needs {excess} "
+                f"positions more than the {facts.max_positions} that the model has; shorten it by "
+                f"{excess} tokens.",
+                name,
+                {"max": facts.max_positions, "excess": excess},
+            )
+
+
+def _find_size(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) -> Size | None:
     width, height = task.width, task.height
     if (width is None) != (height is None):
         missing = "width" if width is None else "height"
@@ -95,6 +136,8 @@ def _find_size(task: ImageInference, api: ApiSettings, sizes: Sequence[Size]) ->
             missing,
         )
     if width is None or height is None:
+        if api.default_size == "auto":
+            return None
         width, height = map(int, api.default_size.split("x"))
     try:
         return find_size(sizes, width, height)

@@ -39,15 +39,20 @@ async def result_item(
             item["imageDataURI"] = f"data:{media_type(image.name)};base64,{encoded}"
     if request.get("includeCost"):
         item["cost"] = image_cost(
-            settings.price, request["width"], request["height"], request.get("steps", 20)
+            settings.price,
+            image.width or request["width"],
+            image.height or request["height"],
+            request.get("steps", 20),
         )
     if image.is_nsfw is not None:
         item["NSFWContent"] = image.is_nsfw
     return item
 
 
-def processing_items(row: TaskRow, progress: int) -> list[dict[str, Any]]:
+def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list[dict[str, Any]]:
     """Return one item per picture, for a task of which some picture is not finished.
+
+    `texts` holds what the model has written so far, by position, for clients that ask for it.
 
     All or nothing: some clients add up finished pictures over polls and return one twice.
     Source: wire specification 4.3.
@@ -59,8 +64,9 @@ def processing_items(row: TaskRow, progress: int) -> list[dict[str, Any]]:
             "imageUUID": image_uuid,
             "status": "processing",
             "progress": progress,
+            **({"diagnostics": {"text": texts[position]}} if position in texts else {}),
         }
-        for image_uuid in row.image_uuids
+        for position, image_uuid in enumerate(row.image_uuids)
     ]
 
 

@@ -18,7 +18,8 @@ from server.api.schemas import ImageInference
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
 from server.errors import TaskError
-from server.messages import ImageDone, JobCancelled, JobFailed, StepDone
+from server.facts import CheckpointFacts
+from server.messages import ImageDone, JobCancelled, JobFailed, StepDone, TextWritten
 from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
@@ -49,6 +50,7 @@ class _Run:
     row: TaskRow
     num_images: int
     progress: int = 0
+    texts: dict[int, str] = field(default_factory=dict)
     followers: list["asyncio.Queue[ImageRow | TaskError | None]"] = field(default_factory=list)
 
     def tell(self, outcome: ImageRow | TaskError | None) -> None:
@@ -69,7 +71,7 @@ class TaskService:
         outbox: Outbox,
         safety: SafetyChecker,
         metrics: Metrics,
-        sizes: tuple[Size, ...],
+        facts: CheckpointFacts,
     ) -> None:
         self.engine = engine
         self.images = images
@@ -78,7 +80,7 @@ class TaskService:
         self._outbox = outbox
         self._safety = safety
         self._metrics = metrics
-        self._sizes = sizes
+        self.facts = facts
         self._runs: dict[str, _Run] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -117,7 +119,8 @@ class TaskService:
             raise
         seeds = image_seeds(task.seed, task.numberResults)
         request = task.model_dump(mode="json", exclude_unset=True)
-        request |= {"width": size.width_px, "height": size.height_px}
+        if size is not None:
+            request |= {"width": size.width_px, "height": size.height_px}
         row = TaskRow(
             task_uuid=task.taskUUID,
             owner=owner,
@@ -169,7 +172,8 @@ class TaskService:
             raise _stored_failure(stored.row)
         if stored.row.status == RUNNING:
             run = self._runs.get(task_uuid)
-            return processing_items(stored.row, run.progress if run else 0)
+            progress, texts = (run.progress, run.texts) if run else (0, {})
+            return processing_items(stored.row, progress, texts if has_diagnostics else {})
         return [
             {
                 **await result_item(stored.row, image, self.images, self._settings),
@@ -225,15 +229,15 @@ class TaskService:
 
     # --- admission ---
 
-    def _check(self, task: ImageInference, owner: str) -> Size:
-        """Return the size to draw, for a task that can be drawn now.
+    def _check(self, task: ImageInference, owner: str) -> Size | None:
+        """Return the size to draw, None for the model's choice, of a task that can be drawn now.
 
         Raises:
             TaskError: it cannot, or not now.
         """
         if self._is_draining:
             raise TaskError("serviceUnavailable", "The server is stopping; send the task again.")
-        size = check_task(task, self._settings.api, self._sizes)
+        size = check_task(task, self._settings.api, self.facts)
         if task.is_checked:
             self._safety.require()
         if task.taskUUID in self._runs:
@@ -299,6 +303,8 @@ class TaskService:
                 self._metrics.steps.inc()
                 done = event.image * event.num_steps + event.step
                 run.progress = min(99, 100 * done // (event.num_steps * len(positions)))
+            elif isinstance(event, TextWritten):
+                run.texts[positions[event.image]] = event.text
             elif isinstance(event, ImageDone):
                 is_last = event.image == len(positions) - 1
                 position = positions[event.image]
@@ -327,6 +333,8 @@ class TaskService:
             is_nsfw=is_nsfw,
             expires_at=time.time() + ttl_s,
             diagnostics=done.diagnostics,
+            width=done.width_px,
+            height=done.height_px,
         )
         webhook = None
         if task.webhookURL is not None:

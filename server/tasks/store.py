@@ -55,6 +55,8 @@ _IMAGES = sa.Table(
     sa.Column("is_nsfw", sa.Boolean),
     sa.Column("expires_at", sa.Float, nullable=False, index=True),
     sa.Column("diagnostics", sa.JSON),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
 )
 _WEBHOOKS = sa.Table(
     "webhooks",
@@ -95,6 +97,8 @@ class ImageRow:
     is_nsfw: bool | None
     expires_at: float
     diagnostics: dict[str, Any] | None = None
+    width: int | None = None
+    height: int | None = None
 
     def told_diagnostics(self, is_told: bool) -> dict[str, Any]:
         """Return the field that a result gets when its client asks how it was drawn."""

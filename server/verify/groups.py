@@ -139,8 +139,7 @@ def _check_image_ids(parts: Parts, entry: dict[str, Any], name: str) -> Iterator
         ),
         None,
         parse_reference_size(entry["image_size"], parts.sizes),
-        config.pixels_per_token,
-        config.max_positions,
+        config,
     )
     for key, row in zip(("cond_ids_rle", "uncond_ids_rle"), rows, strict=True):
         runs = [[token, len(list(same))] for token, same in groupby(row.ids)]

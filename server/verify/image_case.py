@@ -123,8 +123,7 @@ class ImageCase:
                     prompt,
                     None,
                     self._size,
-                    config.pixels_per_token,
-                    config.max_positions,
+                    config,
                 )
             )
         return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]

@@ -61,7 +61,7 @@ def check_auto_case(parts: Parts, recording: Recording, name: str) -> Iterator[C
     config = transformer.config
     rows = build_guidance_rows(
         template, parts.tokenizer, _prompt(case), None, size,
-        config.pixels_per_token, config.max_positions,
+        config,
     )  # fmt: skip
     shape = (1, config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
     latent_BCYX = image_noise(int(case["seed"]), shape).bfloat16().float()  # as the reference drew

@@ -14,7 +14,7 @@ from torch import Tensor
 from cache.off import Off
 from cache.protocol import Evaluation, LayerCall, Moment, RunFirst, RunRest, StepCache
 from model.attention import RowGroup
-from model.prefix import Prefix, build_row_group, merge_groups
+from model.prefix import Prefixes, build_row_group, merge_groups
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
 from schedulers.path import Path
@@ -41,6 +41,11 @@ class ImageRun:
         return height, width
 
     @property
+    def next_sigma(self) -> float:
+        """Return the noise level that the present step leads to."""
+        return self.path.sigmas[self.path.step + 1]
+
+    @property
     def moment(self) -> Moment:
         path = self.path
         return Moment(path.step, path.num_steps, path.stage, path.point.sigma)
@@ -54,7 +59,7 @@ def start_run(
     solver: Solver,
     guidance: float,
     step_cache: StepCache | None = None,
-    prefixes: dict[tuple[int, ...], Prefix] | None = None,
+    prefixes: Prefixes | None = None,
     draw_noise: DrawNoise | None = None,
 ) -> ImageRun:
     """Return one picture at its noise; without a step cache every layer runs at every step.
@@ -62,8 +67,8 @@ def start_run(
     `rows` are the conditional and, with guidance, the unconditional one. Prompts that are in
     `prefixes` are not run again, others are put there. A stochastic solver needs `draw_noise`.
     """
-    known: dict[tuple[int, ...], Prefix] = {} if prefixes is None else prefixes
-    groups = tuple(build_row_group(transformer, row, known) for row in rows)
+    known = prefixes or Prefixes(transformer)
+    groups = tuple(build_row_group(known, transformer, row) for row in rows)
     path = Path(solver, noise_BCYX.to(transformer.device), draw_noise or _no_noise)
     return ImageRun(groups, path, step_cache or Off(), guidance)
 
@@ -109,7 +114,12 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
     sigma_B = torch.tensor([run.path.point.sigma for run in runs], device=latent_BCYX.device)
     timestep_B = sigma_B * 1000.0
     # The rows of a picture start from the same latent: embed once, then repeat.
-    embedded_BSD = transformer.embed_step(latent_BCYX, timestep_B)
+    embedded_BSD = transformer.embed_step(
+        latent_BCYX,
+        timestep_B,
+        guidance_B=torch.tensor([run.guidance for run in runs], device=latent_BCYX.device),
+        next_timestep_B=1000.0 * torch.tensor([run.next_sigma for run in runs]).to(sigma_B),
+    )
     evaluations = [
         run.step_cache.evaluate(run.moment, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
         for run, x_BSD in zip(runs, embedded_BSD, strict=True)

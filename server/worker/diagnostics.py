@@ -15,6 +15,7 @@ from schedulers.build import Scheduler
 from server.messages import Job
 from server.worker.denoise import ImageRun
 from server.worker.parts import Parts
+from server.worker.words import Written
 
 STOCHASTIC_WITH_CACHE = (
     "The scheduler adds fresh noise at every step, which a reused step does not see; "
@@ -45,16 +46,20 @@ def build_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
     return input_signal
 
 
-def report_run(parts: Parts, job: Job, scheduler: Scheduler, run: ImageRun) -> dict[str, Any]:
+def report_run(
+    parts: Parts, job: Job, scheduler: Scheduler, run: ImageRun, written: Written
+) -> dict[str, Any]:
     """Return the diagnostics object of a finished picture."""
     plan, cache, path = job.cache, run.step_cache, run.path
     reused = cache.reused_steps if isinstance(cache, Reuse) else []
     computed = cache.num_computed_evaluations if isinstance(cache, Reuse) else path.num_evaluations
     thresholds = effective_thresholds(plan, parts.calibration)
-    warnings = [*job.warnings, *scheduler.warnings]
+    warnings = [*job.warnings, *scheduler.warnings, *written.warnings]
     if plan.is_on and scheduler.is_stochastic:
         warnings.append(STOCHASTIC_WITH_CACHE)
+    cot_text = written.prompt.cot_text
     return {
+        **({} if cot_text is None else {"text": cot_text}),
         "cache": plan.name,
         "stepsComputed": path.num_steps - len(reused),
         "stepsReused": len(reused),

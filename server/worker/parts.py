@@ -1,6 +1,6 @@
 """Everything the drawing loop needs from one checkpoint, loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,7 +11,8 @@ from model.errors import ConfigError
 from model.generation import GenerationConfig, load_generation_config
 from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
 from model.loading.fingerprint import fingerprint
-from model.resolution import Size, list_sizes
+from model.resolution import Size, list_offered_sizes, list_sizes
+from model.system_prompts import read_system_prompts
 from model.template import Template
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
@@ -29,6 +30,14 @@ class Parts:
     sizes: tuple[Size, ...]
     calibration: Calibration = UNCALIBRATED
     batch_size: int = 1
+    max_rewrite_tokens: int = 2048
+    system_prompt: str = "auto"
+    system_prompts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def offered_sizes(self) -> tuple[Size, ...]:
+        """Return the sizes that the API accepts."""
+        return list_offered_sizes(self.transformer.config.image_base_size)
 
 
 def build_parts(
@@ -65,6 +74,9 @@ def build_parts(
         sizes=list_sizes(config.image_base_size),
         calibration=_read_calibration(folder) if with_calibration else UNCALIBRATED,
         batch_size=settings.batch_size,
+        max_rewrite_tokens=settings.max_rewrite_tokens,
+        system_prompt=settings.system_prompt,
+        system_prompts=read_system_prompts(folder),
     )
 
 

@@ -3,14 +3,15 @@
 Everything is a generator: progress is `yield`, cancelling is `close()`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from cache.build import build_step_cache
-from model.prefix import Prefix
-from model.resolution import find_size
+from model.prefix import Prefixes
+from model.resolution import Size
 from model.sequence import ImageSequence, build_guidance_rows
 from model.template import Prompt
 from model.transformer import HunyuanImage
@@ -22,6 +23,7 @@ from server.worker.diagnostics import build_signal, report_run
 from server.worker.encode import encode_image
 from server.worker.noise import NoiseStream, image_noise
 from server.worker.parts import Parts
+from server.worker.words import Written, choose_size, write_prompts
 
 
 def draw(parts: Parts, job: Job) -> Iterator[JobEvent]:
@@ -30,21 +32,37 @@ def draw(parts: Parts, job: Job) -> Iterator[JobEvent]:
     One at a time unless the settings say otherwise: at real sizes a picture already fills the
     processor, and its pixels then cannot depend on its neighbours, not even by rounding.
     """
-    prefixes: dict[tuple[int, ...], Prefix] = {}
-    for first in range(0, len(job.seeds), parts.batch_size):
-        images = range(first, min(first + parts.batch_size, len(job.seeds)))
-        yield from _draw_batch(parts, job, images, prefixes)
+    written = yield from write_prompts(parts, job)
+    sizes = [choose_size(parts, job, own) for own in written]
+    for size, together in groupby(range(len(job.seeds)), key=lambda image: sizes[image]):
+        images = list(together)
+        for first in range(0, len(images), parts.batch_size):
+            batch = images[first : first + parts.batch_size]
+            yield from _draw_batch(parts, job, batch, written, size)
     yield JobDone(job_id=job.job_id)
 
 
 def _draw_batch(
-    parts: Parts, job: Job, images: range, prefixes: dict[tuple[int, ...], Prefix]
+    parts: Parts,
+    job: Job,
+    images: Sequence[int],
+    written: Sequence[Written],
+    size: Size,
 ) -> Iterator[JobEvent]:
     """Draw some of a job's pictures together."""
     transformer = parts.transformer
-    rows = build_job_rows(parts, job)
-    scheduler = build_scheduler(job.scheduler, job.num_steps, parts.generation.flow_shift)
-    runs = [_start_image(parts, job, job.seeds[i], rows, scheduler, prefixes) for i in images]
+    scheduler = build_scheduler(
+        job.scheduler,
+        job.num_steps,
+        parts.generation.flow_shift,
+        is_distilled=transformer.config.is_meanflow,
+    )
+    runs = []
+    for image in images:
+        rows = build_rows(parts, job, written[image].prompt, size)
+        runs.append(
+            _start_image(parts, job, job.seeds[image], rows, scheduler, written[image].prefixes)
+        )
     for done in denoise(transformer, runs):
         yield StepDone(
             job_id=job.job_id,
@@ -59,7 +77,9 @@ def _draw_batch(
             image=image,
             seed=job.seeds[image],
             encoded=encode_image(pixels_yx3.cpu().numpy(), job.image_format, job.quality),
-            diagnostics=report_run(parts, job, scheduler, run),
+            width_px=size.width_px,
+            height_px=size.height_px,
+            diagnostics=report_run(parts, job, scheduler, run, written[image]),
         )
 
 
@@ -69,7 +89,7 @@ def _start_image(
     seed: int,
     rows: tuple[ImageSequence, ...],
     scheduler: Scheduler,
-    prefixes: dict[tuple[int, ...], Prefix],
+    prefixes: Prefixes,
 ) -> ImageRun:
     """Return a picture at the noise of its seed, with a step cache of its own."""
     transformer = parts.transformer
@@ -88,24 +108,26 @@ def _start_image(
     )
 
 
-def build_job_rows(parts: Parts, job: Job) -> tuple[ImageSequence, ...]:
+def build_rows(parts: Parts, job: Job, prompt: Prompt, size: Size) -> tuple[ImageSequence, ...]:
     """Return the rows of one picture: the conditional and, with guidance, the unconditional one.
 
+    A guidance-distilled model needs no second row.
+
     Raises:
-        ModelError: the size is not a trained one, or a prompt is too long.
+        PromptTooLongError: a prompt and its picture need more positions than the model has.
     """
     config = parts.transformer.config
     negative = job.negative_prompt
     conditional, unconditional = build_guidance_rows(
         parts.template,
         parts.tokenizer,
-        Prompt(text=job.prompt),
-        None if negative is None else Prompt(text=negative),
-        find_size(parts.sizes, job.width_px, job.height_px),
-        config.pixels_per_token,
-        config.max_positions,
+        prompt,
+        None if negative is None else Prompt(text=negative, system_prompt=prompt.system_prompt),
+        size,
+        config,
     )
-    return (conditional, unconditional) if job.guidance > 1 else (conditional,)
+    is_alone = job.guidance <= 1 or config.is_guidance_distilled
+    return (conditional,) if is_alone else (conditional, unconditional)
 
 
 @torch.inference_mode()

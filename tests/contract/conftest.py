@@ -54,6 +54,8 @@ class FakeEngine:
                 image=image,
                 seed=seed,
                 encoded=b"picture %d" % seed,
+                width_px=job.width_px or 1344,
+                height_px=job.height_px or 704,
                 diagnostics={"cache": job.cache.name, "warnings": list(job.warnings)},
             )
         yield JobDone(job_id=job.job_id)
@@ -72,6 +74,8 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "checkpoint" / "config.json").write_text(
         config.replace('"image_base_size": 256', '"image_base_size": 1024')
     )
+    for name in ("generation_config.json", "tokenizer.json"):
+        (tmp_path / "checkpoint" / name).write_bytes((golden / name).read_bytes())
     base = load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint"))
     images = base.images.model_copy(update={"folder": str(tmp_path / "images")})
     server = base.server.model_copy(update={"max_body_bytes": 100_000, "max_queued_images": 25})

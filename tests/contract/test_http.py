@@ -59,7 +59,7 @@ def test_defaults_are_those_of_the_parameter_page(client: TestClient, engine: An
     client.post("/v1", json=[make_task()])
     (job,) = engine.jobs
     assert (job.num_steps, job.guidance, job.image_format, job.quality) == (20, 7.0, "JPG", 95)
-    assert (job.width_px, job.height_px, len(job.seeds)) == (1024, 1024, 1)
+    assert (job.width_px, job.height_px, len(job.seeds)) == (None, None, 1)
     assert job.seeds[0] < 2**32
 
 

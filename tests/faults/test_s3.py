@@ -66,7 +66,7 @@ def test_a_store_that_is_gone_is_an_os_error(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = new_store()
-    with pytest.raises(OSError, match="cannot be reached|connect"):
+    with pytest.raises(OSError, match=r"cannot be reached|connect"):
         asyncio.run(store.save(f"{uuid.uuid4()}.png", b"picture"))
 
 

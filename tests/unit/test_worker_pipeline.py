@@ -19,7 +19,8 @@ from server.messages import ImageDone, Job, JobDone, StepDone
 from server.worker.denoise import Denoised, denoise, start_run
 from server.worker.noise import image_noise
 from server.worker.parts import Parts
-from server.worker.pipeline import build_job_rows, draw
+from server.worker.pipeline import draw
+from tests.rows import build_job_rows
 
 SOLVER = Euler(tuple(shifted_sigmas(3, 3.0).tolist()))
 

@@ -18,7 +18,8 @@ from server.worker.denoise import ImageRun, denoise, start_run
 from server.worker.diagnostics import build_signal
 from server.worker.noise import NoiseStream, image_noise
 from server.worker.parts import Parts
-from server.worker.pipeline import build_job_rows, draw
+from server.worker.pipeline import draw
+from tests.rows import build_job_rows
 
 NUM_STEPS = 8
 TEA = CachePlan(start=0, end=NUM_STEPS, tea_distance=0.3)
