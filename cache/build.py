@@ -7,7 +7,7 @@ from cache.estimate import Forecast, Hold
 from cache.off import Off
 from cache.plan import CachePlan
 from cache.protocol import StepCache
-from cache.reuse import Reuse
+from cache.reuse import Agree, Reuse
 from cache.votes import EarlyVote, FirstBlockVote, IntervalVote, ProfileVote, Signal, TeaVote
 
 
@@ -28,15 +28,21 @@ def effective_thresholds(plan: CachePlan, calibration: Calibration) -> Threshold
     )
 
 
-def build_step_cache(plan: CachePlan, calibration: Calibration, signal: Signal) -> StepCache:
-    """Return a fresh cache; `signal` is what TeaCache compares between steps."""
+def build_step_cache(
+    plan: CachePlan, calibration: Calibration, signal: Signal, agree: Agree = bool
+) -> StepCache:
+    """Return a fresh cache.
+
+    `signal` is what TeaCache compares between steps; `agree` makes all processes that draw the
+    picture together take the same decision.
+    """
     if not plan.is_on:
         return Off()
     window = (plan.start, plan.end)
     if plan.forecast is not None:
         order, interval = plan.forecast.order, plan.forecast.interval
         vote: EarlyVote | None = IntervalVote(interval)
-        return Reuse(window, plan.max_consecutive, vote, None, lambda: Forecast(order))
+        return Reuse(window, plan.max_consecutive, vote, None, lambda: Forecast(order), agree)
     thresholds = effective_thresholds(plan, calibration)
     early_vote: EarlyVote | None = None
     if thresholds.tea is not None:
@@ -45,4 +51,4 @@ def build_step_cache(plan: CachePlan, calibration: Calibration, signal: Signal) 
         else:
             early_vote = ProfileVote(thresholds.tea, calibration.profile)
     first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)
-    return Reuse(window, plan.max_consecutive, early_vote, first_block, Hold)
+    return Reuse(window, plan.max_consecutive, early_vote, first_block, Hold, agree)

@@ -8,6 +8,9 @@ from cache.estimate import Estimate
 from cache.protocol import Evaluation, Moment, RunFirst, RunRest
 from cache.votes import EarlyVote, FirstBlockVote
 
+# Turns this process's vote into that of all processes that draw the picture together.
+Agree = Callable[[bool], bool]
+
 
 class Reuse:
     """Reuses a step of one picture when the plan's window and all votes allow it.
@@ -24,12 +27,14 @@ class Reuse:
         early_vote: EarlyVote | None,
         first_block: FirstBlockVote | None,
         new_estimate: Callable[[], Estimate],
+        agree: Agree = bool,
     ) -> None:
         self._start, self._end = window
         self._max_consecutive = max_consecutive
         self._early_vote = early_vote
         self._first_block = first_block
         self._new_estimate = new_estimate
+        self._agree = agree
         self._estimates: dict[int, Estimate] = {}
         self._is_reused = False
         self._run = 0
@@ -48,7 +53,7 @@ class Reuse:
             if is_deciding and votes and self._is_allowed(moment):
                 votes = self._first_block.votes_reuse(first_BSD - x_BSD)
         if is_deciding:
-            self._settle(moment, votes and self._is_allowed(moment))
+            self._settle(moment, self._agree(votes and self._is_allowed(moment)))
         if self._is_reused:
             estimate_BSD = self._estimates[moment.stage].at(moment.sigma)
             return base_BSD + estimate_BSD.to(base_BSD.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers import RMSNorm
+from model.mesh import Group
 from model.rope import RotaryTable
 from model.sequence import Span
 
@@ -57,18 +58,19 @@ class RowGroup:
 
 
 class SelfAttention(nn.Module):
-    """Attention of one layer.
+    """Attention of one layer; a rank of the tensor group holds some of the key/value groups.
 
     Shapes: x_BSD -> x_BSD; every row of the batch belongs to exactly one group.
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
         super().__init__()
         self._layer = layer
+        self._group = group
         self._head_dim = config.head_dim
         self._queries_per_kv = config.num_heads // config.num_kv_heads
-        width = config.num_heads * config.head_dim
-        kv_width = config.num_kv_heads * config.head_dim
+        width = config.num_heads * config.head_dim // group.size
+        kv_width = config.num_kv_heads * config.head_dim // group.size
         self.qkv_proj = nn.Linear(config.hidden_size, width + 2 * kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.query_layernorm = self.key_layernorm = None
@@ -82,7 +84,7 @@ class SelfAttention(nn.Module):
             -1, (-1, self._queries_per_kv + 2, self._head_dim)
         )
         out_BSZ = torch.cat([self._attend_group(qkv_BSGZH[g.rows], g) for g in groups])
-        return self.o_proj(out_BSZ)
+        return self._group.sum(self.o_proj(out_BSZ))
 
     def _attend_group(self, qkv_BSGZH: Tensor, group: RowGroup) -> Tensor:
         q_BSGZH, k_BSGZH, v_BSGZH = qkv_BSGZH.split([self._queries_per_kv, 1, 1], dim=3)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.config import MoeConfig
 from model.layers import GatedMLP, gated
+from model.mesh import Group
 
 
 class Router(nn.Module):
@@ -39,9 +40,9 @@ class Experts(nn.Module):
     Shapes: x_TD, weights_TK, experts_TK -> x_TD.
     """
 
-    def __init__(self, hidden_size: int, config: MoeConfig) -> None:
+    def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
         super().__init__()
-        width = config.expert_width
+        width = config.expert_width // group.size
         self.gate_and_up_proj = nn.Parameter(
             torch.empty(config.num_experts, 2 * width, hidden_size)
         )
@@ -92,17 +93,18 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """Shared expert plus routed experts.
+    """Shared expert plus routed experts; a rank of the tensor group holds a slice of each.
 
     Shapes: x_BSD -> x_BSD.
     """
 
-    def __init__(self, hidden_size: int, config: MoeConfig) -> None:
+    def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
         super().__init__()
+        self._group = group
         self.gate = Router(hidden_size, config)
-        self.experts = Experts(hidden_size, config)
+        self.experts = Experts(hidden_size, config, group)
         self.shared_mlp = (
-            GatedMLP(hidden_size, config.expert_width * config.num_shared_experts)
+            GatedMLP(hidden_size, config.expert_width * config.num_shared_experts // group.size)
             if config.num_shared_experts
             else None
         )
@@ -112,4 +114,4 @@ class MoE(nn.Module):
         routed_TD = self.experts(x_TD, *self.gate(x_TD))
         if self.shared_mlp is not None:
             routed_TD = self.shared_mlp(x_TD) + routed_TD
-        return routed_TD.view_as(x_BSD)
+        return self._group.sum(routed_TD).view_as(x_BSD)

@@ -94,7 +94,8 @@ def write_texts(
         steps: list[TextStep | None] = [None] * len(heads)
         for index in running:
             logits_V = transformer.text_logits(pasts[index].hidden_1SD[:, -1:])[0, 0]
-            steps[index] = TextStep(choosers[index](logits_V), logits_V)
+            token = transformer.mesh.first_says(choosers[index](logits_V))
+            steps[index] = TextStep(token, logits_V)
         yield steps
         for index in running:
             step = steps[index]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.attention import RowGroup, SelfAttention
 from model.config import ModelConfig
 from model.layers import RMSNorm, TimestepEmbedding
+from model.mesh import ALONE, Group, Mesh
 from model.moe import MoE
 from model.patch import FinalLayer, PatchEmbed
 from model.vae import Vae
@@ -20,10 +21,10 @@ class DecoderLayer(nn.Module):
     Shapes: x_BSD -> x_BSD.
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config, layer)
-        self.mlp = MoE(config.hidden_size, config.layers[layer])
+        self.self_attn = SelfAttention(config, layer, group)
+        self.mlp = MoE(config.hidden_size, config.layers[layer], group)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -35,10 +36,12 @@ class DecoderLayer(nn.Module):
 class Backbone(nn.Module):
     """Token embeddings, the layers, and the norm before the text head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, group: Group, num_ids: int) -> None:
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(len(config.layers)))
+        self.wte = nn.Embedding(num_ids, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, i, group) for i in range(len(config.layers))
+        )
         self.ln_f = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -47,13 +50,19 @@ class HunyuanImage(nn.Module):
 
     A denoising step is `embed_step`, `run_layers`, `predict_velocity`; a caller may put a step
     cache around the middle one. Without vision the tower for input images is not even built.
+    On a mesh each rank of the tensor group holds a part (`model/loading/shard_plan.py`), and all
+    of them call the same methods in the same order.
     """
 
-    def __init__(self, config: ModelConfig, *, has_vision: bool = True) -> None:
+    def __init__(self, config: ModelConfig, *, has_vision: bool = True, mesh: Mesh = ALONE) -> None:
         super().__init__()
         self.config = config
-        self.model = Backbone(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mesh = mesh
+        is_split = config.vocab_size % mesh.tensor.size == 0
+        self._vocabulary = mesh.tensor if is_split else ALONE.tensor
+        num_rows = config.vocab_size // self._vocabulary.size
+        self.model = Backbone(config, mesh.tensor, num_rows)
+        self.lm_head = nn.Linear(config.hidden_size, num_rows, bias=False)
         self.timestep_emb = TimestepEmbedding(config.hidden_size)
         self.time_embed = TimestepEmbedding(config.hidden_size)
         self.time_embed_2 = TimestepEmbedding(config.hidden_size)
@@ -77,7 +86,16 @@ class HunyuanImage(nn.Module):
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
-        return self.model.wte(torch.tensor([list(ids)], device=self.device))
+        group = self._vocabulary
+        ids_1S = torch.tensor([list(ids)], device=self.device)
+        if group.size == 1:
+            return self.model.wte(ids_1S)
+        # This rank knows the rows [start, start + count) of the vocabulary; others add theirs.
+        count = self.model.wte.num_embeddings
+        own_1S = ids_1S - group.rank * count
+        is_own_1S = (own_1S >= 0) & (own_1S < count)
+        x_1SD = self.model.wte(own_1S.clamp(0, count - 1)) * is_own_1S.unsqueeze(-1)
+        return group.sum(x_1SD)
 
     def embed_step(
         self,
@@ -121,4 +139,4 @@ class HunyuanImage(nn.Module):
 
     def text_logits(self, x_BSD: Tensor) -> Tensor:
         """Return next-token logits. Shapes: x_BSD -> logits_BSV float32."""
-        return self.lm_head(self.model.ln_f(x_BSD)).float()
+        return self._vocabulary.gather(self.lm_head(self.model.ln_f(x_BSD)).float(), dim=-1)

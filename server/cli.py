@@ -132,6 +132,25 @@ def verify(
 
 
 @app.command()
+def record(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the recording is written.")],
+) -> None:
+    """Record this implementation's own results of a checkpoint, for `hyimage verify` to guard.
+
+    It tells later that results have changed, not that they are right: only recordings of the
+    official reference do that.
+    """
+    from server.verify.record import record_checkpoint
+    from server.worker.parts import build_parts
+
+    with reported_errors():
+        settings = load_settings(None, worker__checkpoint=str(checkpoint))
+        record_checkpoint(build_parts(settings.worker), folder)
+    typer.echo(f"recorded into {folder}; compare: hyimage verify {checkpoint} {folder}")
+
+
+@app.command()
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Its folder gets step_cache.json.")],
     num_prompts: Annotated[

@@ -35,7 +35,7 @@ METRICS_NAME = "metrics.jsonl"
 TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 MAX_GRADIENT_NORM = 1.5
-TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.1
+TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.3
 RATIO_WEIGHT = 6.0
 EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
 # Logit-normal sigmas, towards noise: what stands where can be told from the caption alone only

@@ -14,6 +14,8 @@ from model.errors import CheckpointError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
 from model.loading.names import Target, list_targets
 from model.loading.safetensors_file import SafetensorsFile
+from model.loading.shard_plan import check_divisible
+from model.mesh import ALONE, Mesh
 from model.transformer import HunyuanImage
 
 log = logging.getLogger(__name__)
@@ -34,18 +36,27 @@ class LoadOptions:
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS
 
 
-def build_skeleton(config: ModelConfig, *, has_vision: bool = False) -> HunyuanImage:
-    """Return the model on the meta device: names and shapes of every tensor, no memory."""
+def build_skeleton(
+    config: ModelConfig, *, has_vision: bool = False, mesh: Mesh = ALONE
+) -> HunyuanImage:
+    """Return the model on the meta device: names and shapes of every tensor, no memory.
+
+    Raises:
+        ConfigError: the mesh does not divide the model.
+    """
+    check_divisible(config, mesh.tensor.size)
     with init_empty_weights(include_buffers=True):
-        return (
-            HunyuanImage(config, has_vision=has_vision).eval().requires_grad_(requires_grad=False)
-        )
+        transformer = HunyuanImage(config, has_vision=has_vision, mesh=mesh)
+        return transformer.eval().requires_grad_(requires_grad=False)
 
 
 def load_model(
-    folder: Path, options: LoadOptions | None = None, progress: Progress | None = None
+    folder: Path,
+    options: LoadOptions | None = None,
+    progress: Progress | None = None,
+    mesh: Mesh = ALONE,
 ) -> HunyuanImage:
-    """Load the checkpoint in `folder`.
+    """Load the checkpoint in `folder`, or this rank's part of it: no other bytes are read.
 
     Memory peaks at the loaded parameters plus one tensor as stored on disk.
 
@@ -55,7 +66,7 @@ def load_model(
     """
     options = options or LoadOptions()
     has_vision = "vision_model" not in options.skip
-    transformer = build_skeleton(load_config(folder), has_vision=has_vision)
+    transformer = build_skeleton(load_config(folder), has_vision=has_vision, mesh=mesh)
     targets = list_targets(transformer)
     shards = list_shards(folder)
     check_names((name for names in shards.values() for name in names), targets, folder / INDEX_NAME)
@@ -105,10 +116,14 @@ def _fill(
             for stored in file.tensors:
                 if stored.name not in wanted:
                     continue
-                view = wanted[stored.name].view(parameters)
+                target = wanted[stored.name]
+                view = target.view(parameters)
                 if scratch.numel() < stored.num_bytes:
                     scratch = torch.empty(stored.num_bytes, dtype=torch.uint8)
-                file.read_into(stored, view, scratch)
+                if target.part is None:
+                    file.read_into(stored, view, scratch)
+                else:
+                    file.read_part_into(stored, target.part, view, scratch)
                 if not view.isfinite().all():
                     raise CheckpointError(
                         f"{path}: tensor {stored.name} holds values that are not finite as "

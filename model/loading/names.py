@@ -5,10 +5,12 @@ model.layers.3.mlp.experts.7.down_proj.weight -> model.layers.3.mlp.experts.down
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from model.loading.shard_plan import Part, plan_part
 from model.transformer import HunyuanImage
 from model.vision import vision_tower_shapes
 
@@ -17,11 +19,15 @@ _STACKED = re.compile(r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_pr
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A checkpoint tensor's place: a parameter, or one expert's slice of it."""
+    """A checkpoint tensor's place: a parameter, or one expert's slice of it.
+
+    `shape` is that of the stored tensor; on a mesh `part` is what this rank holds of it.
+    """
 
     parameter: str
     expert: int | None
     shape: tuple[int, ...]
+    part: Part | None = None
 
     def view(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the memory that this tensor fills."""
@@ -34,7 +40,16 @@ def list_targets(transformer: HunyuanImage) -> dict[str, Target]:
 
     The vision tower's are listed even where it is not built, so that checkpoints are held to them.
     """
-    targets = dict(_targets(transformer))
+    group, config = transformer.mesh.tensor, transformer.config
+    if group.size > 1:
+        with init_empty_weights(include_buffers=True):
+            whole = HunyuanImage(config, has_vision=transformer.vision_model is not None)
+        targets = {
+            name: replace(target, part=plan_part(name, target.shape, group.rank, group.size))
+            for name, target in _targets(whole)
+        }
+    else:
+        targets = dict(_targets(transformer))
     if transformer.vision_model is None:
         for name, shape in vision_tower_shapes(transformer.config.vision).items():
             targets[f"vision_model.{name}"] = Target(f"vision_model.{name}", None, shape)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
+from model.loading.shard_plan import Part
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -91,6 +92,24 @@ class SafetensorsFile:
         window = scratch[: stored.num_bytes]
         self._read(stored, window)
         target.copy_(window.view(stored.dtype).view(stored.shape))
+
+    def read_part_into(
+        self, stored: StoredTensor, part: Part, target: Tensor, scratch: Tensor
+    ) -> None:
+        """Fill `target` with rows or columns of a stored matrix, converting its dtype.
+
+        Only the bytes of the part are read: rows in one piece, columns row by row.
+
+        Raises:
+            CheckpointError: the file ends early or cannot be read.
+        """
+        itemsize, done = stored.dtype.itemsize, 0
+        for offset, count in part.runs(stored.shape):
+            start, num_bytes = stored.start + offset * itemsize, count * itemsize
+            run = StoredTensor(stored.name, stored.dtype, (count,), start, num_bytes)
+            self._read(run, scratch[done : done + num_bytes])
+            done += num_bytes
+        target.copy_(scratch[:done].view(stored.dtype).view(part.shape(stored.shape)))
 
     def read(self, stored: StoredTensor) -> Tensor:
         """Return a stored tensor in its own dtype."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from cache.off import Off
 from cache.protocol import Evaluation, LayerCall, Moment, RunFirst, RunRest, StepCache
 from model.attention import RowGroup
+from model.mesh import ALONE, Group
 from model.prefix import Prefixes, build_row_group, merge_groups
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
@@ -25,14 +26,16 @@ from schedulers.protocol import DrawNoise, Solver
 class ImageRun:
     """One picture being drawn.
 
-    `groups` has an entry for the conditional row and, with guidance, one for the unconditional
-    row: each a group of its own, as if alone in a batch.
+    `groups` has an entry for each row that this process runs: the conditional row and, with
+    guidance, the unconditional one; or one of them, if ranks share them out over `cfg`. Each is a
+    group of its own, as if alone in a batch.
     """
 
     groups: tuple[RowGroup, ...]
     path: Path
     step_cache: StepCache
     guidance: float
+    cfg: Group = ALONE.cfg
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -68,9 +71,11 @@ def start_run(
     `prefixes` are not run again, others are put there. A stochastic solver needs `draw_noise`.
     """
     known = prefixes or Prefixes(transformer)
-    groups = tuple(build_row_group(known, transformer, row) for row in rows)
+    cfg = transformer.mesh.cfg if len(rows) > 1 else ALONE.cfg
+    own = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
+    groups = tuple(build_row_group(known, transformer, row) for row in own)
     path = Path(solver, noise_BCYX.to(transformer.device), draw_noise or _no_noise)
-    return ImageRun(groups, path, step_cache or Off(), guidance)
+    return ImageRun(groups, path, step_cache or Off(), guidance, cfg)
 
 
 def _no_noise() -> Tensor:
@@ -129,7 +134,8 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
     velocity_BCYX = transformer.predict_velocity(
         out_BSD, timestep_B.repeat_interleave(branches), runs[0].grid
     )
-    return list(velocity_BCYX.split([len(run.groups) for run in runs]))
+    own = velocity_BCYX.split([len(run.groups) for run in runs])
+    return [run.cfg.gather(part, dim=0) for run, part in zip(runs, own, strict=True)]
 
 
 def run_evaluations(
@@ -173,8 +179,12 @@ def run_rows(
     """
     flat = [group for own in groups for group in own]
     x_BSD = torch.cat(list(inputs))
-    # Neighbours are merged, so bring rows with the same prompt side by side.
-    order = sorted(range(len(flat)), key=lambda row: (id(flat[row].past), row))
+    # Neighbours are merged, so bring rows with the same prompt side by side; in the same order on
+    # every rank.
+    first_row: dict[int, int] = {}
+    for row, group in enumerate(flat):
+        first_row.setdefault(id(group.past), row)
+    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past)], row))
     merged = merge_groups([flat[row] for row in order])
     if order == list(range(len(flat))):
         out_BSD = transformer.run_layers(x_BSD, merged, start, stop)

@@ -11,6 +11,7 @@ from model.errors import ConfigError
 from model.generation import GenerationConfig, load_generation_config
 from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
 from model.loading.fingerprint import fingerprint
+from model.mesh import ALONE, Mesh
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.system_prompts import read_system_prompts
 from model.template import Template
@@ -45,6 +46,7 @@ def build_parts(
     progress: Progress | None = None,
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
     with_calibration: bool = True,
+    mesh: Mesh = ALONE,
 ) -> Parts:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
@@ -67,7 +69,7 @@ def build_parts(
         skip=skip,
     )
     return Parts(
-        transformer=load_model(folder, options, progress),
+        transformer=load_model(folder, options, progress, mesh),
         tokenizer=tokenizer,
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,

@@ -70,6 +70,8 @@ def _draw_batch(
             step=done.step + 1,
             num_steps=job.num_steps,
         )
+    if not transformer.mesh.is_first:
+        return  # the first rank makes the files
     for image, run in zip(images, runs, strict=True):
         pixels_yx3 = decode_pixels(transformer, run.path.latent_BCYX)[0]
         yield ImageDone(
@@ -102,7 +104,12 @@ def _start_image(
         image_noise(seed, shape),
         scheduler.solver,
         job.guidance,
-        build_step_cache(job.cache, parts.calibration, build_signal(transformer, job.cache)),
+        build_step_cache(
+            job.cache,
+            parts.calibration,
+            build_signal(transformer, job.cache),
+            transformer.mesh.all_agree,
+        ),
         prefixes,
         lambda: stream.draw().to(transformer.device),
     )

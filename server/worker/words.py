@@ -144,4 +144,4 @@ def choose_size(parts: Parts, job: Job, written: Written) -> Size:
         written.prefixes,
     )
     offered = [size.index for size in parts.offered_sizes]
-    return parts.sizes[choose_ratio(logits_Z, offered)]
+    return parts.sizes[parts.transformer.mesh.first_says(choose_ratio(logits_Z, offered))]

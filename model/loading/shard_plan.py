@@ -1,0 +1,89 @@
+"""Which part of each checkpoint tensor a rank holds: pure functions on names and shapes.
+
+Attention is split by key/value group, experts and the shared expert by width, the vocabulary by
+rows if it divides. Everything else is whole on every rank: norms, router, patch layers, head, VAE.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from model.config import ModelConfig
+from model.errors import ConfigError
+
+_VOCABULARY = re.compile(r"model\.wte\.weight|lm_head\.weight")
+_ROWS = re.compile(r".*\.self_attn\.qkv_proj\.weight")
+_PAIRED_ROWS = re.compile(r".*\.mlp\..*gate_and_up_proj\.weight")
+_COLUMNS = re.compile(r".*\.self_attn\.o_proj\.weight|.*\.mlp\..*down_proj\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows or columns [start, stop) of a stored matrix, for each of `starts`, one below another.
+
+    `dim` is the axis that is cut; a fused [up; gate] is cut in both halves.
+    """
+
+    dim: int
+    starts: tuple[int, ...]
+    length: int
+
+    def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the part."""
+        own = list(whole)
+        own[self.dim] = self.length * len(self.starts)
+        return tuple(own)
+
+    def runs(self, whole: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield (offset, count) of neighbouring stored elements, in the order of the part."""
+        rows, columns = whole
+        if self.dim == 0:
+            for start in self.starts:
+                yield start * columns, self.length * columns
+            return
+        (start,) = self.starts
+        for row in range(rows):
+            yield row * columns + start, self.length
+
+
+def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | None:
+    """Return the part of a checkpoint tensor that a rank holds, or None for all of it."""
+    if size == 1:
+        return None
+    if _VOCABULARY.fullmatch(name) and not splits_vocabulary(shape[0], size):
+        return None
+    if _ROWS.fullmatch(name) or _VOCABULARY.fullmatch(name):
+        length = shape[0] // size
+        return Part(0, (rank * length,), length)
+    if _PAIRED_ROWS.fullmatch(name):
+        half = shape[0] // 2
+        length = half // size
+        return Part(0, (rank * length, half + rank * length), length)
+    if _COLUMNS.fullmatch(name):
+        length = shape[1] // size
+        return Part(1, (rank * length,), length)
+    return None
+
+
+def splits_vocabulary(vocab_size: int, size: int) -> bool:
+    """Return whether ranks share the vocabulary out; one that they do not divide stays whole."""
+    return vocab_size % size == 0
+
+
+def check_divisible(config: ModelConfig, size: int) -> None:
+    """Check that a model can be split over so many ranks.
+
+    Raises:
+        ConfigError: naming the first number that so many ranks do not divide.
+    """
+    numbers = {
+        "num_key_value_heads": config.num_kv_heads,
+        "moe_intermediate_size": min(layer.expert_width for layer in config.layers),
+    }
+    for name, value in numbers.items():
+        if value % size:
+            divisors = [n for n in range(1, config.num_kv_heads + 1) if not config.num_kv_heads % n]
+            raise ConfigError(
+                f"{name} is {value}, which {size} tensor ranks do not divide; "
+                f"worker.tensor_ranks may be {' or '.join(map(str, divisors))} for this checkpoint"
+            )

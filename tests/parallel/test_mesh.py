@@ -1,0 +1,149 @@
+"""Several processes over gloo draw the same pictures as one."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from PIL import Image
+
+from cache.plan import CachePlan, ForecastPlan
+from model.config import load_config
+from model.errors import ConfigError
+from model.loading.build import build_skeleton
+from model.loading.names import list_targets
+from model.loading.shard_plan import Part, check_divisible, plan_part
+from model.mesh import Group, Mesh, join_mesh, leave_mesh
+from server.messages import ImageDone, Job
+from server.settings import WorkerSettings
+from server.worker.parts import build_parts
+from server.worker.pipeline import draw
+from tests.conftest import GOLDEN_CHECKPOINT
+
+JOB = Job(
+    job_id="mesh",
+    prompt="a red fox in the snow",
+    negative_prompt=None,
+    width_px=256,
+    height_px=256,
+    num_steps=3,
+    guidance=5.0,
+    seeds=(7,),
+    image_format="PNG",
+    quality=95,
+)
+CACHE = CachePlan(start=0, end=8, tea_distance=0.5, fb_readiness=9.0)
+FORECAST = CachePlan(start=0, end=8, forecast=ForecastPlan(order=1, interval=2))
+JOBS = {
+    "guided": JOB,
+    "unguided": replace(JOB, guidance=1.0),
+    "negative": replace(JOB, negative_prompt="blurry, grey"),
+    "batch": replace(JOB, seeds=(7, 8)),
+    "cached": replace(JOB, num_steps=8, cache=CACHE),
+    "forecast": replace(JOB, num_steps=8, cache=FORECAST),
+    "auto": replace(JOB, width_px=None, height_px=None),
+    "two evaluations": replace(JOB, scheduler="Heun"),
+    "stochastic": replace(JOB, scheduler="Euler a"),
+}
+
+
+def draw_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
+    torch.set_num_threads(1)
+    settings = WorkerSettings(checkpoint=str(checkpoint), batch_size=2)
+    parts = build_parts(settings, mesh=mesh)
+    return {
+        name: [event for event in draw(parts, job) if isinstance(event, ImageDone)]
+        for name, job in JOBS.items()
+    }
+
+
+def draw_as_rank(
+    rank: int, cfg_size: int, tensor_size: int, checkpoint: Path, folder: Path
+) -> None:
+    mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu")
+    pictures = draw_all(checkpoint, mesh)
+    if mesh.is_first:
+        torch.save(pictures, folder / "pictures.pt")
+    leave_mesh()
+
+
+def pixels(done: ImageDone) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(done.encoded))).astype(int)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_checkpoint: Path) -> dict[str, list[ImageDone]]:
+    return draw_all(tiny_checkpoint, Mesh())
+
+
+@pytest.mark.parametrize(("cfg_size", "tensor_size"), [(1, 2), (2, 1), (2, 2)])
+def test_a_mesh_draws_what_one_process_draws(
+    cfg_size: int,
+    tensor_size: int,
+    tiny_checkpoint: Path,
+    alone: dict[str, list[ImageDone]],
+    tmp_path: Path,
+) -> None:
+    mp.spawn(
+        draw_as_rank,
+        args=(cfg_size, tensor_size, tiny_checkpoint, tmp_path),
+        nprocs=cfg_size * tensor_size,
+    )
+    together = torch.load(tmp_path / "pictures.pt", weights_only=False)
+    for name, expected in alone.items():
+        assert len(together[name]) == len(expected), name
+        for ours, theirs in zip(together[name], expected, strict=True):
+            assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
+            assert ours.diagnostics == theirs.diagnostics, name
+    assert together["cached"][0].diagnostics["stepsReused"] > 0
+
+
+def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
+    for name, shape in (
+        ("model.layers.0.self_attn.qkv_proj.weight", (24, 6)),
+        ("model.layers.0.mlp.experts.3.gate_and_up_proj.weight", (16, 6)),
+        ("model.layers.0.mlp.shared_mlp.down_proj.weight", (6, 8)),
+        ("lm_head.weight", (20, 6)),
+    ):
+        whole = torch.arange(shape[0] * shape[1])
+        seen = []
+        for rank in range(2):
+            part = plan_part(name, shape, rank, 2)
+            assert part is not None
+            for offset, count in part.runs(shape):
+                seen += whole[offset : offset + count].tolist()
+        assert sorted(seen) == whole.tolist(), name
+
+
+def test_up_and_gate_are_cut_in_both_halves() -> None:
+    """[up; gate] of width 8: rank 1 of 2 holds the second half of each."""
+    part = plan_part("model.layers.0.mlp.shared_mlp.gate_and_up_proj.weight", (16, 6), 1, 2)
+    assert part == Part(0, (4, 12), 4)
+    assert part.shape((16, 6)) == (8, 6)
+
+
+def test_what_is_not_split_is_whole_on_every_rank() -> None:
+    for name in ("model.layers.0.mlp.gate.wg.weight", "patch_embed.model.0.weight", "vae.x"):
+        assert plan_part(name, (8, 8), 1, 2) is None
+    assert plan_part("lm_head.weight", (21, 6), 1, 2) is None  # two ranks do not divide it
+
+
+def test_ranks_that_do_not_divide_the_model_are_refused_with_what_would() -> None:
+    config = load_config(GOLDEN_CHECKPOINT)
+    with pytest.raises(ConfigError, match=r"num_key_value_heads is 2, which 3 .* 1 or 2"):
+        check_divisible(config, 3)
+
+
+def test_a_rank_holds_its_share_of_the_layers_and_checks_whole_shapes() -> None:
+    config = load_config(GOLDEN_CHECKPOINT)
+    whole = list_targets(build_skeleton(config, has_vision=True))
+    half = build_skeleton(config, has_vision=True, mesh=Mesh(tensor=Group(1, 2), rank=1, size=2))
+    targets = list_targets(half)
+    assert {n: t.shape for n, t in targets.items()} == {n: t.shape for n, t in whole.items()}
+    parameters = dict(half.named_parameters())
+    for name, target in targets.items():
+        own = target.shape if target.part is None else target.part.shape(target.shape)
+        assert tuple(target.view(parameters).shape) == own, name
