@@ -122,12 +122,25 @@ def verify(
     failures_only: Annotated[
         bool, typer.Option("--failures-only", help="Show only the rows that failed.")
     ] = False,
+    mode: Annotated[
+        str, typer.Option(help="single, cfg2, tensor2 or cfg2xtensor2: processes over gloo.")
+    ] = "single",
 ) -> None:
     """Compare this implementation with recorded tensors, in float32; exit 1 on any difference."""
-    from server.verify.report import verify_recording
+    from server.verify.report import Request, parse_mode, verify_recording
 
     with reported_errors():
-        is_ok = verify_recording(checkpoint, recording, set(group or ()), failures_only)
+        cfg_ranks, tensor_ranks = parse_mode(mode)
+        is_ok = verify_recording(
+            Request(
+                checkpoint=checkpoint,
+                recording=recording,
+                only=frozenset(group or ()),
+                failures_only=failures_only,
+                cfg_ranks=cfg_ranks,
+                tensor_ranks=tensor_ranks,
+            )
+        )
     raise typer.Exit(0 if is_ok else 1)
 
 

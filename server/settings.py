@@ -46,10 +46,21 @@ class WorkerSettings(BaseModel):
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")
+    cfg_ranks: Literal[1, 2] = Field(
+        1, description="Processes that share out the guided and the unguided row"
+    )
+    tensor_ranks: int = Field(
+        1, ge=1, description="Processes that share out the layers; must divide the key/value heads"
+    )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
         "auto", description="auto: the checkpoint's own; none; or the text itself"
     )
+
+    @property
+    def num_ranks(self) -> int:
+        """Return how many processes draw together."""
+        return self.cfg_ranks * self.tensor_ranks
 
 
 class CacheSettings(BaseModel):

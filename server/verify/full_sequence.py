@@ -51,9 +51,13 @@ def trace_full_sequence(
     finally:
         for handle in handles:
             handle.remove()
+    # On a mesh each rank has seen its own heads, and its share of the sum over the width.
+    group = transformer.mesh.tensor
     for index, layer in enumerate(kept[0]):
-        traced[f"layer{index}.kcache"] = layer.k_BGSH
-        traced[f"layer{index}.vcache"] = layer.v_BGSH
+        traced[f"layer{index}.kcache"] = group.gather(layer.k_BGSH, dim=1)
+        traced[f"layer{index}.vcache"] = group.gather(layer.v_BGSH, dim=1)
+        if (shared := f"layer{index}.shared_out") in traced:
+            traced[shared] = group.sum(traced[shared].clone())
     return traced
 
 

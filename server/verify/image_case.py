@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cache.protocol import Evaluation, Moment, RunFirst, RunRest
+from model.mesh import ALONE
 from model.resolution import Size
 from model.rope import build_rotary_table
 from model.sequence import (
@@ -165,11 +166,12 @@ class ImageCase:
         steps: dict[int, list[Denoised]] = {}
         for done in denoise(transformer, runs):
             steps.setdefault(done.step, []).append(done)
+        cfg = transformer.mesh.cfg if self._has_guidance else ALONE.cfg
         velocities = [_by_branch([d.velocity_BCYX for d in steps[i]]) for i in sorted(steps)]
         latents = [torch.cat([d.latent_BCYX for d in steps[i]]) for i in sorted(steps)]
         probe = Probe(
-            inputs={i: _by_branch([p.inputs[i] for p in probes]) for i in steps},
-            outputs={i: _by_branch([p.outputs[i] for p in probes]) for i in steps},
+            inputs={i: _by_branch([cfg.gather(p.inputs[i], 0) for p in probes]) for i in steps},
+            outputs={i: _by_branch([cfg.gather(p.outputs[i], 0) for p in probes]) for i in steps},
         )
         return velocities, latents, probe
 

@@ -1,31 +1,99 @@
 """The table of `hyimage verify`."""
 
+import re
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
 from rich.console import Console
+from torch.multiprocessing.spawn import spawn
 
+from model.config import load_config
+from model.loading.shard_plan import check_divisible
+from model.mesh import Mesh, leave_mesh
+from server.errors import CommandError
 from server.settings import WorkerSettings
 from server.verify.checks import Check
 from server.verify.recording import Recording
 from server.verify.run import Group, list_groups
 from server.worker.parts import build_parts
+from server.worker.ranks import join_settings_mesh
 
 _HEADER = f"{'tensor':<44} {'shape':<16} {'max error':>10}  {'tolerance':<22} ok"
 
 
-def verify_recording(
-    checkpoint: Path, recording: Path, only: set[str], failures_only: bool
-) -> bool:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What to verify, and over how many ranks."""
+
+    checkpoint: Path
+    recording: Path
+    only: frozenset[str]
+    failures_only: bool
+    cfg_ranks: Literal[1, 2] = 1
+    tensor_ranks: int = 1
+
+    @property
+    def settings(self) -> WorkerSettings:
+        return WorkerSettings(
+            checkpoint=str(self.checkpoint),
+            cfg_ranks=self.cfg_ranks,
+            tensor_ranks=self.tensor_ranks,
+        )
+
+
+def parse_mode(mode: str) -> tuple[Literal[1, 2], int]:
+    """Return the ranks of the cfg and tensor axes of "single", "cfg2", "tensor4", "cfg2xtensor2".
+
+    Raises:
+        CommandError: it is not written like that.
+    """
+    match = re.fullmatch(r"single|(?:cfg([12]))?x?(?:tensor(\d+))?", mode)
+    if not mode or match is None:
+        raise CommandError(
+            f"mode {mode!r} is not known; write single, cfg2, tensor2 or cfg2xtensor2"
+        )
+    cfg, tensor = match.groups()
+    return (2 if cfg == "2" else 1), int(tensor or 1)
+
+
+def verify_recording(request: Request) -> bool:
     """Print a row for every check and a summary; return whether all of them hold.
 
     Raises:
         ModelError: the checkpoint or the recording cannot be read.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    source = Recording(recording)
-    settings = WorkerSettings(checkpoint=str(checkpoint))
-    parts = build_parts(settings, skip=())
+    if request.settings.num_ranks == 1:
+        return _verify(request, Mesh())
+    check_divisible(load_config(request.checkpoint), request.tensor_ranks)
+    with tempfile.TemporaryDirectory(prefix="hyimage-verify-") as folder:
+        verdict = Path(folder) / "verdict"
+        spawn(
+            _verify_as_rank,
+            args=(request, Path(folder) / "rendezvous", verdict),
+            nprocs=request.settings.num_ranks,
+        )
+        return verdict.read_text() == "True"
+
+
+def _verify_as_rank(rank: int, request: Request, rendezvous: Path, verdict: Path) -> None:
+    """Run all checks along with the other ranks; the first one prints them."""
+    torch.set_num_threads(1)
+    mesh = join_settings_mesh(request.settings, rank, rendezvous)
+    is_ok = _verify(request, mesh)
+    if mesh.is_first:
+        verdict.write_text(str(is_ok))
+    leave_mesh()
+
+
+def _verify(request: Request, mesh: Mesh) -> bool:
+    console = Console(highlight=False, soft_wrap=True, quiet=not mesh.is_first)
+    source, only = Recording(request.recording), set(request.only)
+    failures_only = request.failures_only
+    parts = build_parts(request.settings, skip=(), mesh=mesh)
     groups = list(list_groups(parts, source, only))
     if unknown := only - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)

@@ -21,6 +21,15 @@ from server.origin import check_origin
 from server.settings import WorkerSettings
 from server.worker.parts import Parts, build_parts
 from server.worker.pipeline import draw
+from server.worker.ranks import (
+    Advance,
+    Begin,
+    Drop,
+    Followers,
+    Order,
+    settings_of_rank,
+    started_mesh,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,25 +40,29 @@ def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None
     """Load the checkpoint and draw until the server closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     check_origin()
-    try:
-        parts = build_parts(settings)
-    except ModelError as e:
-        jobs.send(WorkerFailed(code=e.code, message=str(e)))
-        return
-    jobs.send(WorkerReady(description=describe(parts, settings)))
-    try:
-        Drawer(parts, jobs, control, settings.max_active_jobs).run()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        log.info("the server is gone; the worker ends")
+    with started_mesh(settings) as (mesh, followers):
+        try:
+            parts = build_parts(settings_of_rank(settings, 0), mesh=mesh)
+            if followers is not None:
+                followers.wait_until_loaded()
+        except ModelError as e:
+            jobs.send(WorkerFailed(code=e.code, message=str(e)))
+            return
+        jobs.send(WorkerReady(description=describe(parts, settings)))
+        try:
+            Drawer(parts, jobs, control, settings.max_active_jobs, followers).run()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            log.info("the server, or a rank, is gone; the worker ends")
 
 
 def describe(parts: Parts, settings: WorkerSettings) -> str:
     """Return one line on what this worker draws with."""
     num_parameters = sum(p.numel() for p in parts.transformer.parameters())
+    ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
     what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
         f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}, "
-        f"{settings.device})"
+        f"{settings.device}{ranks})"
     )
 
 
@@ -57,12 +70,18 @@ class Drawer:
     """Interleaves the steps of several jobs, so that a short one is not stuck behind a long one."""
 
     def __init__(
-        self, parts: Parts, jobs: Connection, control: Connection, max_active: int
+        self,
+        parts: Parts,
+        jobs: Connection,
+        control: Connection,
+        max_active: int,
+        followers: Followers | None = None,
     ) -> None:
         self._parts = parts
         self._jobs = jobs
         self._control = control
         self._max_active = max_active
+        self._followers = followers
         self._waiting: deque[Job] = deque()
         self._active: deque[tuple[str, Iterator[JobEvent]]] = deque()
 
@@ -76,6 +95,7 @@ class Drawer:
             self._receive()
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
+                self._order(Begin(job))
                 self._active.append((job.job_id, draw(self._parts, job)))
             if self._active:
                 self._advance(*self._active.popleft())
@@ -93,18 +113,24 @@ class Drawer:
 
     def _advance(self, job_id: str, events: Iterator[JobEvent]) -> None:
         """Draw one step of a job and put it at the end of the line."""
+        self._order(Advance(job_id))
         try:
             event = next(events, None)
         except ModelError as e:
             event, events = JobFailed(job_id=job_id, code=e.code, message=str(e)), iter(())
         except Exception:
             log.exception("job %s failed", job_id)
+            if self._followers is not None and not self._followers.are_alive:
+                raise EOFError("a rank is gone") from None  # a whole new worker draws it again
+            self._order(Drop(job_id))
             message = "drawing failed inside the model; the server's log has the details"
             event = JobFailed(job_id=job_id, code="inferenceError", message=message)
             events = iter(())
-        if event is not None:
-            self._send(event)
-            self._active.append((job_id, events))
+        if event is None:
+            self._order(Drop(job_id))
+            return
+        self._send(event)
+        self._active.append((job_id, events))
 
     def _cancel(self, job_id: str) -> None:
         known = any(i == job_id for i, _ in self._active) or any(
@@ -115,8 +141,14 @@ class Drawer:
             if active_id == job_id and isinstance(events, Generator):
                 events.close()
         self._active = deque(pair for pair in self._active if pair[0] != job_id)
+        self._order(Drop(job_id))
         if known:
             self._send(JobCancelled(job_id=job_id))
+
+    def _order(self, order: Order) -> None:
+        """Let the other ranks do the same."""
+        if self._followers is not None:
+            self._followers.tell(order)
 
     def _send(self, event: WorkerEvent) -> None:
         self._jobs.send(event)

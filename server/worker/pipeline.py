@@ -70,15 +70,12 @@ def _draw_batch(
             step=done.step + 1,
             num_steps=job.num_steps,
         )
-    if not transformer.mesh.is_first:
-        return  # the first rank makes the files
     for image, run in zip(images, runs, strict=True):
-        pixels_yx3 = decode_pixels(transformer, run.path.latent_BCYX)[0]
         yield ImageDone(
             job_id=job.job_id,
             image=image,
             seed=job.seeds[image],
-            encoded=encode_image(pixels_yx3.cpu().numpy(), job.image_format, job.quality),
+            encoded=_finish_picture(parts, job, run.path.latent_BCYX),
             width_px=size.width_px,
             height_px=size.height_px,
             diagnostics=report_run(parts, job, scheduler, run, written[image]),
@@ -135,6 +132,14 @@ def build_rows(parts: Parts, job: Job, prompt: Prompt, size: Size) -> tuple[Imag
     )
     is_alone = job.guidance <= 1 or config.is_guidance_distilled
     return (conditional,) if is_alone else (conditional, unconditional)
+
+
+def _finish_picture(parts: Parts, job: Job, latent_BCYX: Tensor) -> bytes:
+    """Return the file of a picture. Other ranks than the first have nothing to show."""
+    if not parts.transformer.mesh.is_first:
+        return b""
+    pixels_yx3 = decode_pixels(parts.transformer, latent_BCYX)[0]
+    return encode_image(pixels_yx3.cpu().numpy(), job.image_format, job.quality)
 
 
 @torch.inference_mode()

@@ -1,12 +1,17 @@
 """The engine with a real worker process: drawing, dying, refusing to start."""
 
 import asyncio
+import contextlib
+import io
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from server.engine.local import LocalEngine
 from server.messages import ImageDone, Job, JobCancelled, JobDone, JobEvent, JobFailed, StepDone
@@ -186,3 +191,53 @@ def test_a_stopped_engine_leaves_no_process(tiny_checkpoint: Path, job: Job) -> 
             return worker_pid(engine)
 
     assert not is_alive(asyncio.run(scenario()))
+
+
+def test_a_worker_of_four_ranks_draws_the_same_and_survives_the_death_of_one(
+    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+) -> None:
+    settings = WorkerSettings(
+        checkpoint=str(tiny_checkpoint), num_threads=1, cfg_ranks=2, tensor_ranks=2
+    )
+    longer = replace(job, num_steps=6, seeds=(7, 8))
+    expected = pictures(list(draw(tiny_parts, longer)))
+
+    async def scenario() -> list[bytes]:
+        engine = LocalEngine(settings)
+        await engine.start()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                first, second = await asyncio.gather(
+                    collect(engine, longer), collect(engine, replace(longer, job_id="other"))
+                )
+                assert pictures(first) == pictures(second)
+                victim = child_pids(worker_pid(engine))[0]
+                events: list[JobEvent] = []
+                async for event in engine.submit(longer):
+                    events.append(event)
+                    if len(events) == 2:
+                        os.kill(victim, signal.SIGKILL)
+                assert isinstance(events[-1], JobDone)
+                return pictures(first) + pictures(events)[-2:]
+        finally:
+            await engine.stop()
+
+    for ours, theirs in zip(asyncio.run(scenario()), expected * 2, strict=True):
+        away = np.abs(np.array(open_png(ours)).astype(int) - np.array(open_png(theirs)))
+        assert away.max() <= 1
+
+
+def open_png(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def child_pids(pid: int) -> list[int]:
+    """Return the ranks that a worker has started, not multiprocessing's own helper."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_bytes()
+            if int(fields[1]) == pid and b"spawn_main" in command:
+                children.append(int(stat.parent.name))
+    return sorted(children)

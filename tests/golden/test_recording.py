@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from model.errors import ConfigError
+from server.errors import CommandError
 from server.verify.checks import Check
 from server.verify.recording import Recording, RecordingError
-from server.verify.report import verify_recording
+from server.verify.report import Request, parse_mode, verify_recording
 from server.verify.run import list_groups
 from server.worker.parts import Parts
 
@@ -19,6 +21,20 @@ GROUPS = [
     "names", "schedules", "noise", "resolutions", "tokens", "vae", "vit", "ar",
     "square_cfg5_en", "wide_cfg75_cjk_sys", "tall_nocfg", "batch2_cfg5", "e2e_auto",
 ]  # fmt: skip
+
+
+def verify(checkpoint: Path, folder: Path, *only: str, mode: str = "single") -> bool:
+    cfg_ranks, tensor_ranks = parse_mode(mode)
+    return verify_recording(
+        Request(
+            checkpoint=checkpoint,
+            recording=folder,
+            only=frozenset(only),
+            failures_only=True,
+            cfg_ranks=cfg_ranks,
+            tensor_ranks=tensor_ranks,
+        )
+    )
 
 
 def run_group(parts: Parts, folder: Path, name: str) -> list[Check]:
@@ -95,10 +111,28 @@ def test_a_promised_tensor_that_is_not_in_the_file_is_an_error(copied_recording:
 
 def test_the_report_tells_success_from_failure(copied_recording: Path) -> None:
     checkpoint = GOLDEN / "model"
-    assert verify_recording(checkpoint, copied_recording, set(), failures_only=True)
+    assert verify(checkpoint, copied_recording)
     path = copied_recording / "tall_nocfg.safetensors"
     tensors = load_file(path)
     tensors["token_ids"][0, 3] += 1
     save_file(tensors, path)
-    assert not verify_recording(checkpoint, copied_recording, set(), failures_only=True)
-    assert not verify_recording(checkpoint, copied_recording, {"no_such_case"}, failures_only=True)
+    assert not verify(checkpoint, copied_recording)
+    assert not verify(checkpoint, copied_recording, "no_such_case")
+
+
+@pytest.mark.parametrize("mode", ["cfg2", "tensor2", "cfg2xtensor2"])
+def test_the_recordings_hold_on_a_mesh(mode: str) -> None:
+    """Images with and without guidance, batch, automatic size and texts, over gloo processes."""
+    cases = ("square_cfg5_en", "tall_nocfg", "batch2_cfg5", "e2e_auto", "ar")
+    assert verify(GOLDEN / "model", GOLDEN, *cases, mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["", "cfg3", "tensor", "tensor2xcfg2", "layers"])
+def test_a_mode_that_is_not_one_is_refused_with_those_that_are(mode: str) -> None:
+    with pytest.raises(CommandError, match="cfg2xtensor2"):
+        parse_mode(mode)
+
+
+def test_a_mode_that_does_not_divide_the_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="num_key_value_heads"):
+        verify(GOLDEN / "model", GOLDEN, mode="tensor4")

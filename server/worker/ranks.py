@@ -1,0 +1,164 @@
+"""The other ranks of a mesh: processes that draw along with the first one and say nothing.
+
+The first rank decides what is drawn next and tells the others, so that all of them run the same
+steps in the same order. Tensors go through the mesh; these pipes carry only words.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from model.errors import CheckpointError, ModelError
+from model.mesh import Mesh, join_mesh, leave_mesh
+from server.messages import Job, JobEvent
+from server.settings import WorkerSettings
+from server.worker.parts import build_parts
+from server.worker.pipeline import draw
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A job is drawn from now on."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One step of a job is drawn now."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A job is drawn no more."""
+
+    job_id: str
+
+
+Order = Begin | Advance | Drop
+
+
+class Followers:
+    """All ranks but the first, as seen by the first."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        """Start them; each loads its part of the checkpoint by itself."""
+        context = multiprocessing.get_context("spawn")
+        self._folder = Path(tempfile.mkdtemp(prefix="hyimage-mesh-"))
+        self.rendezvous = self._folder / "rendezvous"
+        self._pipes: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        for rank in range(1, settings.num_ranks):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=follow,
+                args=(theirs, settings, rank, self.rendezvous),
+                name=f"hyimage-rank-{rank}",
+                daemon=True,
+            )
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def wait_until_loaded(self) -> None:
+        """Wait for every rank.
+
+        Raises:
+            CheckpointError: one of them could not load its part.
+        """
+        for rank, pipe in enumerate(self._pipes, start=1):
+            try:
+                fault = pipe.recv()
+            except (EOFError, OSError):
+                fault = "it died; -9 usually means that memory ran out"
+            if fault:
+                raise CheckpointError(f"rank {rank} could not load its part: {fault}")
+
+    def tell(self, order: Order) -> None:
+        """Tell every rank what comes next.
+
+        Raises:
+            OSError: one of them is gone.
+        """
+        for pipe in self._pipes:
+            pipe.send(order)
+
+    @property
+    def are_alive(self) -> bool:
+        return all(process.is_alive() for process in self._processes)
+
+    def stop(self) -> None:
+        """End them: an idle rank ends by itself when its pipe closes."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(STOP_TIMEOUT_S)
+            for end in (process.terminate, process.kill):
+                if process.is_alive():
+                    end()
+                    process.join(STOP_TIMEOUT_S)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def started_mesh(settings: WorkerSettings) -> Iterator[tuple[Mesh, Followers | None]]:
+    """Yield the first rank's place, and the others if there are any; end them afterwards."""
+    if settings.num_ranks == 1:
+        yield Mesh(), None
+        return
+    followers = Followers(settings)
+    try:
+        yield join_settings_mesh(settings, 0, followers.rendezvous), followers
+    finally:
+        followers.stop()
+        leave_mesh()
+
+
+def join_settings_mesh(settings: WorkerSettings, rank: int, rendezvous: Path) -> Mesh:
+    """Return a rank's place in the mesh of these settings."""
+    return join_mesh(rank, settings.cfg_ranks, settings.tensor_ranks, rendezvous, settings.device)
+
+
+def settings_of_rank(settings: WorkerSettings, rank: int) -> WorkerSettings:
+    """Return the settings of one rank: on GPUs each has its own."""
+    if settings.device != "cuda" or settings.num_ranks == 1:
+        return settings
+    return settings.model_copy(update={"device": f"cuda:{rank}"})
+
+
+def follow(pipe: Connection, settings: WorkerSettings, rank: int, rendezvous: Path) -> None:
+    """Load this rank's part and draw what the first rank orders, until its pipe closes."""
+    try:
+        mesh = join_settings_mesh(settings, rank, rendezvous)
+        parts = build_parts(settings_of_rank(settings, rank), mesh=mesh)
+    except ModelError as e:
+        pipe.send(str(e))
+        return
+    pipe.send("")
+    drawing: dict[str, Iterator[JobEvent]] = {}
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            match pipe.recv():
+                case Begin(job):
+                    drawing[job.job_id] = draw(parts, job)
+                case Advance(job_id):
+                    try:
+                        next(drawing.get(job_id, iter(())), None)
+                    except ModelError:  # the first rank meets the same one, and reports it
+                        drawing.pop(job_id, None)
+                case Drop(job_id):
+                    drawing.pop(job_id, None)
