@@ -51,21 +51,23 @@ class Experts(nn.Module):
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         top_k = experts_TK.shape[1]
         expert_of_row = experts_TK.flatten()
-        order = expert_of_row.argsort(stable=True)  # rows of the [T, K] choices, by expert
-        counts_E = torch.bincount(expert_of_row, minlength=self.down_proj.shape[0])
+        # Rows of the [T, K] choices, by expert. bincount would wait for the device.
+        sorted_experts, order = expert_of_row.sort(stable=True)
+        all_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
+        ends_E = torch.searchsorted(sorted_experts, all_experts, right=True)
         tokens = order // top_k
-        if x_TD.device.type == "cuda":
-            return self._run_grouped(x_TD, weights_TK, order, tokens, counts_E)
-        return self._run_each(x_TD, weights_TK.flatten()[order], tokens, counts_E)
+        if x_TD.device.type != "cpu":  # meta tensors, for planning, go the way of CUDA
+            return self._run_grouped(x_TD, weights_TK, order, tokens, ends_E)
+        return self._run_each(x_TD, weights_TK.flatten()[order], tokens, ends_E)
 
-    def _run_each(self, x_TD: Tensor, weights: Tensor, tokens: Tensor, counts_E: Tensor) -> Tensor:
+    def _run_each(self, x_TD: Tensor, weights: Tensor, tokens: Tensor, ends_E: Tensor) -> Tensor:
         """Run expert after expert, so that its rows stay in the processor's cache.
 
         On CPU this reaches the speed of the bare matrix products, grouped_mm two thirds of it
         (`hyimage bench step`, 2026-11-22); and experts without tokens are never read.
         """
         out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
-        counts = counts_E.tolist()
+        counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
         chunks = zip(tokens.split(counts), weights.unsqueeze(1).split(counts), strict=True)
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
@@ -76,10 +78,10 @@ class Experts(nn.Module):
         return out_TD.to(x_TD.dtype)
 
     def _run_grouped(
-        self, x_TD: Tensor, weights_TK: Tensor, order: Tensor, tokens: Tensor, counts_E: Tensor
+        self, x_TD: Tensor, weights_TK: Tensor, order: Tensor, tokens: Tensor, ends_E: Tensor
     ) -> Tensor:
         """Run all experts in two grouped products, without a host synchronisation."""
-        ends_E = counts_E.cumsum(0).to(torch.int32)
+        ends_E = ends_E.to(torch.int32)
         x_sorted = x_TD[tokens]
         up_gate = F.grouped_mm(x_sorted, self.gate_and_up_proj.transpose(1, 2), offs=ends_E)
         y_sorted = F.grouped_mm(gated(up_gate), self.down_proj.transpose(1, 2), offs=ends_E)

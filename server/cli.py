@@ -145,6 +145,21 @@ def verify(
 
 
 @app.command()
+def plan(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder with config.json, or the file.")],
+    gpus: Annotated[str, typer.Option(help="COUNTxMEMORY of equal devices.")] = "4x80GB",
+    images: Annotated[int, typer.Option(help="Pictures drawn together.", min=1)] = 1,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
+) -> None:
+    """Tell which modes fit on your GPUs before anything is loaded; exit 1 if none does."""
+    from server.plan import print_plan
+
+    with reported_errors():
+        fits = print_plan(checkpoint, gpus, images, prompt_tokens)
+    raise typer.Exit(0 if fits else 1)
+
+
+@app.command()
 def record(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     folder: Annotated[Path, typer.Argument(help="Where the recording is written.")],

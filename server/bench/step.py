@@ -68,7 +68,7 @@ class StepResult:
 def run_step_bench(bench: StepBench) -> StepResult:
     """Measure; step and replay alternate, so that noise hits both."""
     transformer = build_bench_model(bench)
-    step = _bind_step(transformer, bench)
+    step = bind_step(transformer, bench)
     with torch.inference_mode():
         step()  # warm-up
         with peak_memory(bench.device) as peak:
@@ -156,7 +156,7 @@ def build_bench_model(bench: StepBench) -> HunyuanImage:
     return transformer
 
 
-def _bind_step(transformer: HunyuanImage, bench: StepBench) -> Callable[[], Tensor]:
+def bind_step(transformer: HunyuanImage, bench: StepBench) -> Callable[[], Tensor]:
     """Return one denoising step of `rows` rows, as the pipeline runs it."""
     height = 2 ** (bench.image_tokens.bit_length() // 2)
     grid = (height, bench.image_tokens // height)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from model.config import MoeConfig
 from model.layers import gated
+from model.mesh import Group
 from model.moe import MoE
 
 WIDTH = 16
@@ -20,7 +21,7 @@ def build(num_experts: int, top_k: int, num_shared: int = 1, normalize: bool = T
         num_shared_experts=num_shared,
         normalize_weights=normalize,
     )
-    moe = MoE(WIDTH, config)
+    moe = MoE(WIDTH, config, Group())
     for parameter in moe.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return moe.requires_grad_(requires_grad=False)
@@ -60,8 +61,8 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
     x = torch.randn(23, WIDTH)
     weights, experts = moe.gate(x)
     order = experts.flatten().argsort(stable=True)
-    counts = torch.bincount(experts.flatten(), minlength=5)
-    grouped = moe.experts._run_grouped(x, weights, order, order // 2, counts)
+    ends = torch.bincount(experts.flatten(), minlength=5).cumsum(0)
+    grouped = moe.experts._run_grouped(x, weights, order, order // 2, ends)
     torch.testing.assert_close(grouped, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
 
 
