@@ -21,6 +21,7 @@ from training.art import fetch_art
 from training.environment import training_environment
 from training.export import export_checkpoint
 from training.latents import OFFERED_GRIDS, SMALL_GRID, build_latents
+from training.plot import draw_losses, read_metrics
 from training.samples import save_samples
 from training.state import append_line, load_state
 from training.tokenizer import build_tokenizer
@@ -122,21 +123,37 @@ def _train(run: Path, report: Report, world_size: int) -> Path:
 def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
     """Export and draw samples now and then until training ends."""
     exported = sampled = time.monotonic()
-    metrics = run / "metrics.jsonl"
-    last_line = ""
+    num_steps = sum(phase.num_steps for phase in PHASES)
+    last_step: float | None = 0
     while not workers.poll():
         time.sleep(POLL_S)
-        lines = metrics.read_text().splitlines()[-1:] if metrics.is_file() else []
-        if lines and lines[0] != last_line:
-            last_line = lines[0]
-            report(last_line)
+        rows = read_metrics(run)[-1:]
+        if rows and rows[0]["step"] != last_step:
+            last_step = rows[0]["step"]
+            report(_describe(rows[0], num_steps))
         now = time.monotonic()
         if now - exported > EXPORT_EVERY_S and load_state(run / STATE_NAME) is not None:
             export_checkpoint(run, export)
+            draw_losses(run)
             exported = now
             if now - sampled > SAMPLES_EVERY_S:
                 save_samples(run, export)
                 sampled = now
+
+
+def _describe(row: dict[str, float | None], num_steps: int) -> str:
+    """Return a line on how far a run is."""
+    step, s_per_step = row["step"] or 0, row["s_per_step"] or 0
+    losses = ", ".join(
+        f"{name} {value:.3f}"
+        for name in ("flow", "small", "layout", "text")
+        if (value := row.get(name)) is not None
+    )
+    hours = (num_steps - step) * s_per_step / 3600
+    return (
+        f"step {step:.0f} of {num_steps} ({step / num_steps:.0%}), {row['pictures']:.0f} pictures: "
+        f"{losses}; {s_per_step:.1f} s a step, about {hours:.1f} h left"
+    )
 
 
 def export_cooled(run: Path, num_steps: int, world_size: int = 2) -> Path:

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from training.captions import write_caption
 from training.drawing import Draw, Painter, Sampling
+from training.plot import read_metrics
 from training.scenes import OFFERED, Scene, grid_of, list_held_scenes
 from training.scorer import Score, score_picture, summarize
-from training.sheets import save_curve, save_sheet
+from training.sheets import save_sheet
 from training.state import append_line
-from training.transformer import METRICS_NAME
 
 NUM_SAMPLES = 24
 SEED = 4242
@@ -57,21 +57,12 @@ def save_samples(
     seconds = (time.monotonic() - start) / count
     sheet = run / "sheets" / f"{name}.png"
     save_sheet(sheet, [picture for picture, _ in drawn], [caption for _, caption in captioned])
-    points = list_points(run)
-    save_curve(run / "sheets" / "loss.png", points, "flow loss by hours of training")
+    rows = read_metrics(run)
     shares = summarize([score for _, score in drawn])
     line = {
-        "hours": points[-1][0] if points else 0.0,
+        "hours": rows[-1]["hours"] if rows else 0.0,
         **{part: round(share, 3) for part, share in shares.items()},
         "s_per_picture": round(seconds, 2),
     }
     append_line(run / "scores.jsonl", json.dumps(line))
     return shares
-
-
-def list_points(run: Path) -> list[tuple[float, float]]:
-    """Return (hours, flow loss) at the offered sizes."""
-    path = run / METRICS_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    values = [json.loads(line) for line in lines]
-    return [(v["hours"], v["flow"]) for v in values if v["flow"] is not None]

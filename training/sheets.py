@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 CELL_PX = 256
 CAPTION_PX = 42
-CURVE_PX = (900, 420)
 
 
 def save_sheet(
@@ -32,29 +31,6 @@ def save_sheet(
         text = "\n".join(textwrap.wrap(caption, 44)[:3])
         pen.text((left + 2, top + CELL_PX - 2), text, fill="black")
     _save(sheet, path)
-
-
-def save_curve(path: Path, points: Sequence[tuple[float, float]], title: str) -> None:
-    """Draw (x, y) points as a line, y logarithmic, with a few labels."""
-    width, height = CURVE_PX
-    picture = Image.new("RGB", CURVE_PX, "white")
-    pen = ImageDraw.Draw(picture)
-    xs = np.array([x for x, _ in points])
-    ys = np.log(np.array([y for _, y in points]))
-    if len(xs) < 2 or np.ptp(xs) == 0 or np.ptp(ys) == 0:
-        return
-    left, top, right, bottom = 60, 30, width - 20, height - 30
-    across = left + (xs - xs.min()) / np.ptp(xs) * (right - left)
-    down = bottom - (ys - ys.min()) / np.ptp(ys) * (bottom - top)
-    pen.rectangle((left, top, right, bottom), outline="gray")
-    pen.line(list(zip(across.tolist(), down.tolist(), strict=True)), fill="navy", width=2)
-    pen.text((left, 8), title, fill="black")
-    for share in (0.0, 0.5, 1.0):
-        value = float(np.exp(ys.min() + share * np.ptp(ys)))
-        pen.text((8, bottom - share * (bottom - top) - 6), f"{value:.3f}", fill="black")
-        label = f"{xs.min() + share * np.ptp(xs):.0f}"
-        pen.text((left + share * (right - left) - 10, bottom + 8), label, fill="black")
-    _save(picture, path)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

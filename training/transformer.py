@@ -25,12 +25,12 @@ from training.forward import predict
 from training.latents import SMALL_GRID
 from training.layout_probe import LayoutProbe
 from training.muon import Muon
+from training.plot import METRICS_NAME
 from training.state import append_line, load_state, save_state
 from training.tokenizer import build_tokenizer
 from training.transformer_start import start_transformer
 
 STATE_NAME = "transformer.pt"
-METRICS_NAME = "metrics.jsonl"
 
 TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
@@ -65,8 +65,8 @@ class Phase:
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
     Phase(450, small_share=0.3, wordy_share=0.05, square_share=0.5, rate_to=0.5),
-    Phase(10000, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.25),
-    Phase(4000, small_share=0.0, wordy_share=0.12, rate_from=0.25, rate_to=0.02),
+    Phase(6000, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.2),
+    Phase(3000, small_share=0.0, wordy_share=0.12, rate_from=0.2, rate_to=0.02),
 )
 
 
