@@ -18,6 +18,7 @@ from model.sequence import build_guidance_rows
 from model.template import Prompt
 from model.vae import to_uint8
 from schedulers.build import build_scheduler
+from server.errors import CommandError
 from server.worker.denoise import denoise, start_run
 from server.worker.noise import image_noise
 from server.worker.parts import Parts
@@ -33,11 +34,19 @@ CASES: dict[str, dict[str, Any]] = {
         "image_size": [704, 1344], "guidance": 1.0, "steps": 2, "seed": 2,
     },
 }  # fmt: skip
+KIND = "regression: this implementation's own results, not the reference's"
 TOLERANCE = {"atol": 1e-3, "rtol": 1e-3}  # float32 on another processor, through routers
 
 
 def record_checkpoint(parts: Parts, folder: Path) -> None:
-    """Draw the cases with a float32 checkpoint and write what `hyimage verify` compares."""
+    """Draw the cases with a float32 checkpoint and write what `hyimage verify` compares.
+
+    Raises:
+        CommandError: the folder holds a recording of another kind; that is not overwritten.
+    """
+    manifest_path = folder / "manifest.json"
+    if manifest_path.exists() and KIND not in manifest_path.read_text(encoding="utf-8"):
+        raise CommandError(f"{folder} holds a recording that is not ours; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     cases: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
@@ -45,6 +54,7 @@ def record_checkpoint(parts: Parts, folder: Path) -> None:
         case = {**inputs, "flow_shift": parts.generation.flow_shift, "files": [f"{name}.0.png"]}
         recorded, picture_yx3 = _draw(parts, case)
         save_file(recorded, folder / f"{name}.safetensors")
+        (folder / f"{name}.safetensors").chmod(0o644)  # the library makes it its owner's alone
         Image.fromarray(picture_yx3.numpy()).save(folder / f"{name}.0.png", optimize=True)
         cases[name] = case
         for tensor_name, tensor in recorded.items():
@@ -54,12 +64,12 @@ def record_checkpoint(parts: Parts, folder: Path) -> None:
                 "tolerance": "exact" if tensor_name in ("latents_init", "sigmas") else TOLERANCE,
             }
     manifest = {
-        "which": "regression: this implementation's own results, not the reference's",
+        "which": KIND,
         "dtype": "float32",
         "cases": cases,
         "tensors": tensors,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    manifest_path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _draw(parts: Parts, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
