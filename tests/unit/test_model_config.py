@@ -40,8 +40,6 @@ def test_plain_numbers_stand_for_all_layers(real: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("cfg_distilled", True),
-        ("use_meanflow", True),
         ("hidden_act", "gelu"),
         ("norm_type", "layer"),
         ("routed_scaling_factor", 2.5),
