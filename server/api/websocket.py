@@ -104,9 +104,7 @@ async def serve_socket(socket: WebSocket) -> None:
     sessions.num_sockets += 1
     try:
         while True:
-            async with asyncio.timeout(IDLE_S):
-                text = await socket.receive_text()
-            await connection.receive(text)
+            await connection.receive(await _next_text(socket, connection))
     except (WebSocketDisconnect, KeyError):  # KeyError: a binary frame
         pass
     except TimeoutError:
@@ -114,6 +112,21 @@ async def serve_socket(socket: WebSocket) -> None:
     finally:
         sessions.num_sockets -= 1
         connection.leave()
+
+
+async def _next_text(socket: WebSocket, connection: "Connection") -> str:
+    """Return the next frame; silence is no reason to hang up on someone who waits for pictures.
+
+    Raises:
+        TimeoutError: nothing came for a while, and nothing is being done for this socket.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                return await socket.receive_text()
+        except TimeoutError:
+            if not connection.is_waited_for:
+                raise
 
 
 class Connection:
@@ -128,6 +141,12 @@ class Connection:
         self._sessions: Sessions = state.sessions
         self._background: set[asyncio.Task[None]] = state.background
         self._session: Session | None = None
+        self._num_running = 0
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Return whether a task that came over this socket is still running."""
+        return self._num_running > 0
 
     def leave(self) -> None:
         if self._session is not None:
@@ -152,6 +171,11 @@ class Connection:
                 task = asyncio.create_task(self._run(body, self._session))
                 self._background.add(task)  # a task outlives its socket
                 task.add_done_callback(self._background.discard)
+                self._num_running += 1
+                task.add_done_callback(self._note_end)
+
+    def _note_end(self, _: asyncio.Task[None]) -> None:
+        self._num_running -= 1
 
     async def _authenticate(self, body: dict[str, Any]) -> None:
         key = body.get("apiKey")

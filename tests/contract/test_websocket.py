@@ -216,6 +216,22 @@ def test_a_silent_socket_is_closed(client: TestClient, monkeypatch: pytest.Monke
             socket.receive_json()
 
 
+def test_a_socket_that_waits_for_a_picture_is_not_closed_for_its_silence(
+    client: TestClient, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.api.websocket.IDLE_S", 0.2)
+    with client.websocket_connect("/v1") as socket:
+        authenticate(socket)
+        engine.is_held = True
+        task = make_task()
+        socket.send_json([task])
+        time.sleep(0.7)
+        engine.is_held = False
+        assert socket.receive_json()["data"][0]["taskUUID"] == task["taskUUID"]
+        with pytest.raises(WebSocketDisconnect):
+            socket.receive_json()
+
+
 def test_sockets_over_the_limit_are_told_to_come_back_later(
     settings: Settings, engine: Any
 ) -> None:
