@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cache.calibration import Calibration
+from cache.calibration import UNCALIBRATED, Calibration
 from cache.estimate import Forecast, Hold
 from cache.off import Off
 from cache.plan import CachePlan
@@ -19,11 +19,16 @@ class Thresholds:
     fb: float | None
 
 
+def calibration_of(plan: CachePlan, calibration: Calibration) -> Calibration:
+    """Return what is known of the plan's TeaCache signal: a fit to another one tells nothing."""
+    return calibration if calibration.signal == plan.tea_signal else UNCALIBRATED
+
+
 def effective_thresholds(plan: CachePlan, calibration: Calibration) -> Thresholds:
     """Return the thresholds that the votes will use."""
     tea, fb = plan.tea_distance, plan.fb_readiness
     return Thresholds(
-        tea=None if tea is None else tea * calibration.tea_scale,
+        tea=None if tea is None else tea * calibration_of(plan, calibration).tea_scale,
         fb=None if fb is None else fb * calibration.fb_threshold,
     )
 
@@ -46,9 +51,10 @@ def build_step_cache(
     thresholds = effective_thresholds(plan, calibration)
     early_vote: EarlyVote | None = None
     if thresholds.tea is not None:
-        if calibration.poly:
-            early_vote = TeaVote(thresholds.tea, signal, calibration.poly, calibration.x_range)
+        own = calibration_of(plan, calibration)
+        if own.poly:
+            early_vote = TeaVote(thresholds.tea, signal, own.poly, own.x_range)
         else:
-            early_vote = ProfileVote(thresholds.tea, calibration.profile)
+            early_vote = ProfileVote(thresholds.tea, own.profile)
     first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)
     return Reuse(window, plan.max_consecutive, early_vote, first_block, Hold, agree)

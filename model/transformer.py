@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.attention import RowGroup, SelfAttention
 from model.config import ModelConfig
 from model.layers import RMSNorm, TimestepEmbedding
+from model.loading.shard_plan import splits_vocabulary
 from model.mesh import ALONE, Group, Mesh
 from model.moe import MoE
 from model.patch import FinalLayer, PatchEmbed
@@ -58,7 +59,7 @@ class HunyuanImage(nn.Module):
         super().__init__()
         self.config = config
         self.mesh = mesh
-        is_split = config.vocab_size % mesh.tensor.size == 0
+        is_split = splits_vocabulary(config.vocab_size, mesh.tensor.size)
         self._vocabulary = mesh.tensor if is_split else ALONE.tensor
         num_rows = config.vocab_size // self._vocabulary.size
         self.model = Backbone(config, mesh.tensor, num_rows)

@@ -19,7 +19,6 @@ from model.loading.plan import (
     plan_rank,
 )
 
-MODES_OF_INTEREST = 12
 WIDTH = 110  # of the table where no terminal tells
 
 
@@ -39,7 +38,7 @@ def print_plan(folder: Path, gpus: str, images: int, prompt_tokens: int) -> bool
     workload = Workload(
         images=images, prompt_tokens=prompt_tokens, is_guided=not config.is_guidance_distilled
     )
-    modes = list_modes(config, devices.count)[:MODES_OF_INTEREST]
+    modes = list_modes(config, devices.count)
     plans = [plan_rank(config, cfg, t, devices, options, workload) for cfg, t in modes]
     console = Console(highlight=False, soft_wrap=True, width=None if is_terminal() else WIDTH)
     console.print(_table(plans, devices))

@@ -39,10 +39,6 @@ class LiveBytes(TorchDispatchMode):
                 self._count(leaf)
         return out
 
-    def reset_peak(self) -> None:
-        """Start again from what is alive now."""
-        self.peak = self.live
-
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata

@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from cache.build import effective_thresholds
+from cache.build import calibration_of, effective_thresholds
 from cache.plan import CachePlan
 from cache.protocol import Moment
 from cache.reuse import Reuse
@@ -67,7 +67,7 @@ def report_run(
         "window": [plan.start, plan.end],
         "maxConsecutive": plan.max_consecutive,
         "effectiveThreshold": {"teaCache": thresholds.tea, "fbCache": thresholds.fb},
-        "calibrated": parts.calibration.is_calibrated,
+        "calibrated": calibration_of(plan, parts.calibration).is_calibrated,
         "modelEvaluations": computed,
         "scheduler": {
             "requested": scheduler.requested,

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import torch
 
-from cache.calibration import UNCALIBRATED, Calibration, CalibrationError, load_calibration
+from cache.calibration import (
+    FILE_NAME,
+    UNCALIBRATED,
+    Calibration,
+    CalibrationError,
+    load_calibration,
+)
 from model.config import load_config
 from model.errors import ConfigError
 from model.generation import GenerationConfig, load_generation_config
@@ -62,6 +68,8 @@ def build_parts(
     tokenizer = Tokenizer.from_folder(folder)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
+    system_prompts = read_system_prompts(folder)
     options = LoadOptions(
         device=settings.device,
         dtype=getattr(torch, settings.dtype),
@@ -74,15 +82,17 @@ def build_parts(
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,
         sizes=list_sizes(config.image_base_size),
-        calibration=_read_calibration(folder) if with_calibration else UNCALIBRATED,
+        calibration=calibration,
         batch_size=settings.batch_size,
         max_rewrite_tokens=settings.max_rewrite_tokens,
         system_prompt=settings.system_prompt,
-        system_prompts=read_system_prompts(folder),
+        system_prompts=system_prompts,
     )
 
 
 def _read_calibration(folder: Path) -> Calibration:
+    if not (folder / FILE_NAME).is_file():
+        return UNCALIBRATED  # without reading the weights for their fingerprint
     try:
         return load_calibration(folder, fingerprint(folder))
     except CalibrationError as e:

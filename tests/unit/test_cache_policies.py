@@ -1,5 +1,7 @@
 """Step caches on made-up hidden states: what they compute, what they reuse, and how they count."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -223,3 +225,11 @@ def test_relative_change_of_nothing_is_nothing() -> None:
 def test_thresholds_say_what_is_on() -> None:
     thresholds = effective_thresholds(CachePlan(start=0, end=9, fb_readiness=0.5), UNCALIBRATED)
     assert (thresholds.tea, thresholds.fb) == (None, 0.06)
+
+
+def test_a_calibration_of_one_signal_says_nothing_of_another() -> None:
+    calibrated = replace(UNCALIBRATED, fingerprint="f" * 16, tea_scale=0.1)
+    plan = CachePlan(start=0, end=9, tea_distance=0.5)
+    assert effective_thresholds(plan, calibrated).tea == pytest.approx(0.05)
+    scheduled = replace(plan, tea_signal="schedule")
+    assert effective_thresholds(scheduled, calibrated).tea == 0.5
