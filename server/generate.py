@@ -76,6 +76,16 @@ def generate_picture(
         system_prompt=system_prompt,
         warnings=warnings,
     )
+    done = _draw_with_progress(settings, job)
+    output.write_bytes(done.encoded)
+    if has_diagnostics:
+        Console().print_json(data=done.diagnostics)
+    drawn = f"{done.width_px}x{done.height_px}, seed {done.seed}"
+    Console().print(f"{output} ({drawn})", highlight=False)
+
+
+def _draw_with_progress(settings: Settings, job: Job) -> ImageDone:
+    """Load the checkpoint, draw the job's one picture, and show how far both are."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
@@ -85,9 +95,8 @@ def generate_picture(
             settings.worker,
             lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
         )
-        drawing = progress.add_task("drawing", total=sampling.num_steps)
-        told: dict[str, Any] = {}
-        drawn, written = size, 0
+        drawing = progress.add_task("drawing", total=job.num_steps)
+        written = 0
         for event in draw(parts, job):
             if isinstance(event, StepDone):
                 progress.update(drawing, completed=event.step)
@@ -95,11 +104,8 @@ def generate_picture(
                 progress.console.print(event.text[written:], end="", markup=False, soft_wrap=True)
                 written = len(event.text)
             elif isinstance(event, ImageDone):
-                output.write_bytes(event.encoded)
-                told, drawn = event.diagnostics, f"{event.width_px}x{event.height_px}"
-    if has_diagnostics:
-        Console().print_json(data=told)
-    Console().print(f"{output} ({drawn}, seed {job.seeds[0]})", highlight=False)
+                return event
+    raise AssertionError("a job ends with its picture, or with an error that is raised")
 
 
 def _plan_caches(

@@ -114,16 +114,10 @@ def plan_rank(
     mesh = Mesh(
         cfg=Group(0, cfg_ranks), tensor=_SilentGroup(0, tensor_ranks), size=cfg_ranks * tensor_ranks
     )
-    transformer = build_skeleton(config, mesh=mesh)
-    _drop_image_input(transformer)
-    for name, parameter in transformer.named_parameters():
-        parameter.data = parameter.data.to(parameter_dtype(name, options))
+    transformer = _build_meta_model(config, mesh, options)
     grid = _largest_grid(config)
-    rows = (
-        workload.images
-        * (2 if workload.is_guided else 1)
-        // min(cfg_ranks, 2 if workload.is_guided else 1)
-    )
+    branches = 2 if workload.is_guided else 1
+    rows = workload.images * branches // min(cfg_ranks, branches)
     layers = [(n, p) for n, p in transformer.named_parameters() if n.startswith("model.layers")]
     with torch.inference_mode():
         past = _build_past(transformer, workload.prompt_tokens)
@@ -193,9 +187,14 @@ class _SilentGroup(Group):
         return x
 
 
-def _drop_image_input(transformer: HunyuanImage) -> None:
+def _build_meta_model(config: ModelConfig, mesh: Mesh, options: LoadOptions) -> HunyuanImage:
+    """Return a rank's model as it is loaded for drawing, without memory."""
+    transformer = build_skeleton(config, mesh=mesh)
     transformer.vision_aligner = None  # type: ignore[assignment]
     transformer.vae.encoder = None  # type: ignore[assignment]
+    for name, parameter in transformer.named_parameters():
+        parameter.data = parameter.data.to(parameter_dtype(name, options))
+    return transformer
 
 
 def _largest_grid(config: ModelConfig) -> tuple[int, int]:
