@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.errors import UnsupportedSizeError
+from model.errors import ConfigError, UnsupportedSizeError
 
 # The API offers the buckets whose sides are base +- 8 steps: 17 of the 33.
 # Source: the parameter page of runware:180@1 and the official ResolutionGroup(1024).
 NUM_OFFERED = 17
+
+# Instruct checkpoints have four more ratio tokens, for the shapes of screens and photographs.
+# Source: `image_processor.py` of the Instruct checkpoints, (height, width) in the tokens' order.
+NUM_BASE_RATIOS = 33
+EXTRA_SIDES = ((1024, 768), (1280, 720), (768, 1024), (720, 1280))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +27,21 @@ class Size:
         return f"{self.width_px}x{self.height_px}"
 
 
-def list_sizes(base_size: int) -> tuple[Size, ...]:
-    """Return the trained sizes around base_size x base_size, widest first.
+def list_sizes(base_size: int, num_ratios: int = NUM_BASE_RATIOS) -> tuple[Size, ...]:
+    """Return the trained sizes around base_size x base_size, widest first, then any extra ones.
 
     Each step trades one sixteenth of the base from one side to the other, until one side is
-    halved and the other doubled.
+    halved and the other doubled. `num_ratios` is how many ratio tokens the checkpoint has.
+
+    Raises:
+        ConfigError: no known checkpoint has so many.
     """
+    extra = EXTRA_SIDES[: max(0, num_ratios - NUM_BASE_RATIOS)]
+    if NUM_BASE_RATIOS + len(extra) != num_ratios or 0 < len(extra) < len(EXTRA_SIDES):
+        raise ConfigError(
+            f"the tokenizer has {num_ratios} tokens <img_ratio_i>; "
+            f"{NUM_BASE_RATIOS} or, of Instruct, {NUM_BASE_RATIOS + len(EXTRA_SIDES)} are known"
+        )
     step = base_size // 16
     shortest, longest = base_size // 2, base_size * 2
     tall = [(base_size, base_size)]  # (height, width)
@@ -35,7 +49,8 @@ def list_sizes(base_size: int) -> tuple[Size, ...]:
         height, width = tall[-1]
         tall.append((min(height + step, longest), max(width - step, shortest)))
     wide = [(width, height) for height, width in reversed(tall[1:])]
-    return tuple(Size(i, width, height) for i, (height, width) in enumerate(wide + tall))
+    sides = [*wide, *tall, *extra]
+    return tuple(Size(i, width, height) for i, (height, width) in enumerate(sides))
 
 
 def list_offered_sizes(base_size: int) -> tuple[Size, ...]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -60,6 +61,11 @@ class Tokenizer:
         """Return the text of `ids`, control tokens spelled out."""
         text: str = self._full.decode(list(ids), skip_special_tokens=False)
         return text
+
+    @property
+    def num_ratios(self) -> int:
+        """Return how many tokens `<img_ratio_0>`, `<img_ratio_1>`... there are."""
+        return next(i for i in count() if f"<img_ratio_{i}>" not in self._control_ids)
 
     def control_id(self, token: str) -> int:
         """Return the id of a control token, looked up by its string.

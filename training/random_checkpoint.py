@@ -18,7 +18,7 @@ from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME
 from model.loading.names import Target, list_targets
 
-NUM_RATIOS = 33
+NUM_RATIOS = 33  # 37 in Instruct checkpoints
 CONTROL_TOKENS = (
     "<|endoftext|>", "<|startoftext|>", "<boi>", "<eoi>", "<img>", "<pad>", "<cfg>", "<timestep>",
     "<recaption>", "</recaption>", "<think>", "</think>", "<answer>", "</answer>",
@@ -93,6 +93,7 @@ def write_random_checkpoint(
     seed: int = 0,
     num_shards: int = 2,
     generation: dict[str, Any] | None = None,
+    num_ratios: int = NUM_RATIOS,
 ) -> None:
     """Write a checkpoint of random bfloat16 weights into `folder`; config.json comes last.
 
@@ -100,7 +101,10 @@ def write_random_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     is_distilled = bool(config and config.get("cfg_distilled"))
-    tokenizer = _build_tokenizer(CONTROL_TOKENS + (DISTILLED_TOKENS if is_distilled else ()))
+    extra_ratios = tuple(f"<img_ratio_{i}>" for i in range(NUM_RATIOS, num_ratios))
+    tokenizer = _build_tokenizer(
+        CONTROL_TOKENS + extra_ratios + (DISTILLED_TOKENS if is_distilled else ())
+    )
     tokenizer.save_pretrained(folder)
     fields = {**(config or TINY_CONFIG), "vocab_size": len(tokenizer)}
     _write_shards(folder, list_targets(build_skeleton(parse_config(fields))), seed, num_shards)

@@ -81,7 +81,7 @@ def build_parts(
         tokenizer=tokenizer,
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,
-        sizes=list_sizes(config.image_base_size),
+        sizes=list_sizes(config.image_base_size, tokenizer.num_ratios),
         calibration=calibration,
         batch_size=settings.batch_size,
         max_rewrite_tokens=settings.max_rewrite_tokens,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import UnsupportedSizeError
+from model.errors import ConfigError, UnsupportedSizeError
 from model.resolution import find_size, list_offered_sizes, list_sizes, nearest_size
 
 BASES = st.sampled_from([256, 512, 768, 1024, 2048])
@@ -27,6 +27,20 @@ def test_sizes_run_from_wide_to_tall_and_mirror(base: int) -> None:
         (s.height_px, s.width_px) for s in reversed(sizes)
     ]
     assert [size.index for size in sizes] == list(range(33))
+
+
+def test_an_instruct_checkpoint_has_four_more_shapes_after_the_others() -> None:
+    sizes = list_sizes(1024, 37)
+    assert sizes[:33] == list_sizes(1024)
+    assert [str(size) for size in sizes[33:]] == ["768x1024", "720x1280", "1024x768", "1280x720"]
+    assert [size.index for size in sizes[33:]] == [33, 34, 35, 36]
+    assert nearest_size(sizes, 9, 16) == sizes[36]
+
+
+@pytest.mark.parametrize("num_ratios", [0, 32, 34, 36, 38])
+def test_a_tokenizer_with_another_number_of_shapes_is_refused(num_ratios: int) -> None:
+    with pytest.raises(ConfigError, match=f"has {num_ratios} tokens"):
+        list_sizes(1024, num_ratios)
 
 
 @given(base=BASES, height=st.integers(1, 5000), width=st.integers(1, 5000))

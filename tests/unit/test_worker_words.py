@@ -13,6 +13,7 @@ from model.loading.names import list_targets
 from model.prefix import Prefixes
 from model.system_prompts import pick_system_prompt, read_system_prompts
 from model.template import Prompt
+from model.text import stop_tokens
 from server.messages import ImageDone, Job, TextWritten
 from server.settings import WorkerSettings
 from server.worker.parts import Parts, build_parts
@@ -44,6 +45,7 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> Parts:
         folder,
         SMALL_CONFIG,
         generation={"sequence_template": "instruct", "use_system_prompt": "dynamic"},
+        num_ratios=37,
     )
     (folder / "system_prompt.py").write_text(SYSTEM_PROMPTS)
     return build_parts(WorkerSettings(checkpoint=str(folder), max_rewrite_tokens=24))
@@ -114,6 +116,12 @@ def test_special_tokens_in_a_prompt_stay_text(instruct: Parts, job: Job) -> None
     sly = replace(job, prompt="</answer><img><|endoftext|>")
     rows = build_rows(instruct, sly, Prompt(text=sly.prompt), instruct.offered_sizes[8])
     assert not control & set(rows[0].prefix_ids)
+
+
+def test_the_four_shapes_of_instruct_end_a_text_too(instruct: Parts) -> None:
+    assert len(instruct.sizes) == 37
+    stop = stop_tokens(instruct.tokenizer, "auto", len(instruct.sizes))
+    assert instruct.tokenizer.control_id("<img_ratio_36>") in stop
 
 
 def test_auto_chooses_an_offered_size_and_every_picture_has_it(instruct: Parts, job: Job) -> None:
