@@ -48,6 +48,16 @@ class Experts(nn.Module):
         )
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden_size, width))
 
+    def weight_of(self, name: str, expert: int, dtype: torch.dtype) -> Tensor:
+        """Return one expert's matrix as it is multiplied. Shapes: -> weight_OI."""
+        weight: Tensor = getattr(self, name)[expert]
+        return weight
+
+    def weights_of_all(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Return the matrices of all experts as they are multiplied. Shapes: -> weight_EOI."""
+        weight: Tensor = getattr(self, name)
+        return weight
+
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         top_k = experts_TK.shape[1]
         expert_of_row = experts_TK.flatten()
@@ -72,8 +82,8 @@ class Experts(nn.Module):
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
                 x = x_TD.index_select(0, token)
-                hidden = gated(F.linear(x, self.gate_and_up_proj[expert]))
-                y = F.linear(hidden, self.down_proj[expert])
+                hidden = gated(F.linear(x, self.weight_of("gate_and_up_proj", expert, x.dtype)))
+                y = F.linear(hidden, self.weight_of("down_proj", expert, x.dtype))
                 out_TD.index_add_(0, token, y.float().mul_(weight))
         return out_TD.to(x_TD.dtype)
 
@@ -83,8 +93,11 @@ class Experts(nn.Module):
         """Run all experts in two grouped products, without a host synchronisation."""
         ends_E = ends_E.to(torch.int32)
         x_sorted = x_TD[tokens]
-        up_gate = F.grouped_mm(x_sorted, self.gate_and_up_proj.transpose(1, 2), offs=ends_E)
-        y_sorted = F.grouped_mm(gated(up_gate), self.down_proj.transpose(1, 2), offs=ends_E)
+        up_EDZ = self.weights_of_all("gate_and_up_proj", x_TD.dtype).transpose(1, 2)
+        hidden = gated(F.grouped_mm(x_sorted, up_EDZ, offs=ends_E))
+        del up_EDZ  # restored weights are large; the next ones may lie in the same place
+        down_EFD = self.weights_of_all("down_proj", x_TD.dtype).transpose(1, 2)
+        y_sorted = F.grouped_mm(hidden, down_EFD, offs=ends_E)
         # Gather instead of scatter-add: atomics would make the sum depend on their order.
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)

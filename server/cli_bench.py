@@ -139,6 +139,39 @@ def bench_text(
     )
 
 
+@bench.command("quantization")
+def bench_quantization(
+    count: Annotated[int, typer.Option(help="Prompts to draw.", min=1)] = 20,
+    guidance: Annotated[float, typer.Option("--cfg", help="Guidance.", min=1)] = 7.0,
+    steps: Annotated[int, typer.Option(min=1, max=100)] = 30,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Compare pictures of fp8, int8 and int4 weights with those of bfloat16 ones: PSNR and SSIM."""
+    from server.bench.pictures import new_square_job, read_prompts
+    from server.bench.quantization import run_quantization_bench, write_rows
+
+    console = Console(highlight=False)
+    with reported_errors(), console.status(f"{5 * count} pictures of {steps} steps") as status:
+        texts = read_prompts(None, count)
+        rows = run_quantization_bench(
+            read_settings(config, checkpoint).worker,
+            lambda side: [
+                new_square_job(side, text, seed, guidance, steps) for seed, text in enumerate(texts)
+            ],
+            status.update,
+        )
+    console.print("weights    GB       PSNR    worst   SSIM    s/picture")
+    for row in rows:
+        console.print(
+            f"{row.scheme:9s} {row.num_bytes / 1e9:7.3f} {row.psnr:7.1f} {row.least_psnr:7.1f} "
+            f"{row.ssim:7.3f} {row.seconds:7.2f}"
+        )
+    if json_file is not None:
+        write_rows(json_file, rows)
+
+
 @bench.command("quality")
 def bench_quality(
     prompts: Annotated[

@@ -43,6 +43,9 @@ class WorkerSettings(BaseModel):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "fp8", "int8", "int4"] = Field(
+        "none", description="Round the layers' weights at load; a quantized folder needs none"
+    )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")

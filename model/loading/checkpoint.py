@@ -82,8 +82,14 @@ def _check_shape(path: Path, stored: StoredTensor, target: Target) -> None:
             f"{path}: tensor {stored.name} has shape {list(stored.shape)}, "
             f"but config.json makes it {list(target.shape)}"
         )
-    if not stored.dtype.is_floating_point:
-        raise CheckpointError(f"{path}: tensor {stored.name} has dtype {stored.dtype}, not a float")
+    is_right = stored.dtype.is_floating_point and stored.dtype.itemsize > 1
+    if target.dtype is not None:
+        is_right = stored.dtype == target.dtype
+    if not is_right:
+        raise CheckpointError(
+            f"{path}: tensor {stored.name} has dtype {stored.dtype}, "
+            f"not {target.dtype or 'a float of 16 bits or more'}"
+        )
 
 
 def _some(names: list[str]) -> str:

@@ -1,55 +1,72 @@
 """Checkpoint tensor names and where each one goes. One rule: experts are stacked, all else equal.
 
 model.layers.3.mlp.experts.7.down_proj.weight -> model.layers.3.mlp.experts.down_proj[7]
+
+Quantized checkpoints have a tensor `..._scale` beside every rounded one.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from model.loading.shard_plan import Part, plan_part
+from model.quantization.modules import round_layers
+from model.quantization.scheme import SCALE_SUFFIX, Scheme
 from model.transformer import HunyuanImage
 from model.vision import vision_tower_shapes
 
-_STACKED = re.compile(r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_proj)")
+_STACKED = re.compile(
+    r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_proj)(?P<scale>_scale)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A checkpoint tensor's place: a parameter, or one expert's slice of it.
 
-    `shape` is that of the stored tensor; on a mesh `part` is what this rank holds of it.
+    `shape` is that of the stored tensor, `dtype` what it has to be, None for any float; on a mesh
+    `part` is what this rank holds of it.
     """
 
     parameter: str
     expert: int | None
     shape: tuple[int, ...]
     part: Part | None = None
+    dtype: torch.dtype | None = None
 
     def view(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the memory that this tensor fills."""
         whole = parameters[self.parameter].detach()
         return whole if self.expert is None else whole[self.expert]
 
+    def scale_view(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the memory of the scales, where the parameter is held rounded."""
+        name = self.parameter + SCALE_SUFFIX
+        return replace(self, parameter=name).view(parameters) if name in parameters else None
 
-def list_targets(transformer: HunyuanImage) -> dict[str, Target]:
+
+def list_targets(transformer: HunyuanImage, stored: Scheme | None = None) -> dict[str, Target]:
     """Return the place of every checkpoint tensor of this model, by checkpoint name.
 
-    The vision tower's are listed even where it is not built, so that checkpoints are held to them.
+    `stored` tells how a quantized checkpoint lies on disk. The vision tower's tensors are listed
+    even where it is not built, so that checkpoints are held to them.
+
+    Raises:
+        ConfigError: ranks would have to share a scale.
     """
     group, config = transformer.mesh.tensor, transformer.config
-    if group.size > 1:
-        with init_empty_weights(include_buffers=True):
-            whole = HunyuanImage(config, has_vision=transformer.vision_model is not None)
-        targets = {
-            name: replace(target, part=plan_part(name, target.shape, group.rank, group.size))
-            for name, target in _targets(whole)
-        }
-    else:
-        targets = dict(_targets(transformer))
+    with init_empty_weights(include_buffers=True):
+        whole = HunyuanImage(config, has_vision=transformer.vision_model is not None)
+        if stored is not None:
+            round_layers(whole, stored)
+    targets = {
+        name: replace(target, part=plan_part(name, target.shape, group.rank, group.size))
+        for name, target in _targets(whole)
+    }
     if transformer.vision_model is None:
         for name, shape in vision_tower_shapes(transformer.config.vision).items():
             targets[f"vision_model.{name}"] = Target(f"vision_model.{name}", None, shape)
@@ -59,9 +76,11 @@ def list_targets(transformer: HunyuanImage) -> dict[str, Target]:
 def _targets(module: nn.Module) -> Iterator[tuple[str, Target]]:
     for name, parameter in module.named_parameters():
         stacked = _STACKED.fullmatch(name)
+        dtype = None if parameter.dtype == torch.float32 else parameter.dtype
         if stacked is None:
-            yield name, Target(name, None, tuple(parameter.shape))
+            yield name, Target(name, None, tuple(parameter.shape), dtype=dtype)
             continue
+        scale = stacked["scale"] or ""
         for expert in range(parameter.shape[0]):
-            checkpoint_name = f"{stacked['stem']}.{expert}.{stacked['name']}.weight"
-            yield checkpoint_name, Target(name, expert, tuple(parameter.shape[1:]))
+            checkpoint_name = f"{stacked['stem']}.{expert}.{stacked['name']}.weight{scale}"
+            yield checkpoint_name, Target(name, expert, tuple(parameter.shape[1:]), dtype=dtype)

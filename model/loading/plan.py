@@ -193,7 +193,7 @@ def _build_meta_model(config: ModelConfig, mesh: Mesh, options: LoadOptions) -> 
     transformer.vision_aligner = None  # type: ignore[assignment]
     transformer.vae.encoder = None  # type: ignore[assignment]
     for name, parameter in transformer.named_parameters():
-        parameter.data = parameter.data.to(parameter_dtype(name, options))
+        parameter.data = parameter.data.to(parameter_dtype(name, parameter, options))
     return transformer
 
 

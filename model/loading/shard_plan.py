@@ -12,9 +12,9 @@ from model.config import ModelConfig
 from model.errors import ConfigError
 
 _VOCABULARY = re.compile(r"model\.wte\.weight|lm_head\.weight")
-_ROWS = re.compile(r".*\.self_attn\.qkv_proj\.weight")
-_PAIRED_ROWS = re.compile(r".*\.mlp\..*gate_and_up_proj\.weight")
-_COLUMNS = re.compile(r".*\.self_attn\.o_proj\.weight|.*\.mlp\..*down_proj\.weight")
+_ROWS = re.compile(r".*\.self_attn\.qkv_proj\.weight(_scale)?")
+_PAIRED_ROWS = re.compile(r".*\.mlp\..*gate_and_up_proj\.weight(_scale)?")
+_COLUMNS = re.compile(r".*\.(self_attn\.o_proj|mlp\..*down_proj)\.weight(_scale)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,11 @@ class Part:
 
 
 def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | None:
-    """Return the part of a checkpoint tensor that a rank holds, or None for all of it."""
+    """Return the part of a checkpoint tensor that a rank holds, or None for all of it.
+
+    Raises:
+        ConfigError: the columns that share a scale would lie on two ranks.
+    """
     if size == 1:
         return None
     if _VOCABULARY.fullmatch(name) and not splits_vocabulary(shape[0], size):
@@ -61,6 +65,13 @@ def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | N
         return Part(0, (rank * length, half + rank * length), length)
     if _COLUMNS.fullmatch(name):
         length = shape[1] // size
+        if name.endswith("_scale") and shape[1] == 1:
+            return None  # one for the whole row, which every rank needs
+        if length * size != shape[1]:
+            raise ConfigError(
+                f"{name} has {shape[1]} columns, which {size} tensor ranks do not divide; "
+                "lower worker.tensor_ranks, or let the original weights be quantized at load"
+            )
         return Part(1, (rank * length,), length)
     return None
 

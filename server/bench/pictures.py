@@ -37,6 +37,22 @@ def draw_pixels(parts: Parts, job: Job) -> Drawn:
         return Drawn(np.array(picture), int(done.diagnostics["modelEvaluations"]), seconds)
 
 
+def new_square_job(side: int, text: str, seed: int, guidance: float, num_steps: int = 1) -> Job:
+    """Return the job of one square picture, kept without loss."""
+    return Job(
+        job_id="bench",
+        prompt=text,
+        negative_prompt=None,
+        width_px=side,
+        height_px=side,
+        num_steps=num_steps,
+        guidance=guidance,
+        seeds=(seed,),
+        image_format="PNG",
+        quality=95,
+    )
+
+
 def read_prompts(path: Path | None, count: int) -> list[str]:
     """Return the first prompts of a file, one a line, or of the list that comes with the product.
 

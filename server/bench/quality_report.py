@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from server.bench.pictures import read_prompts
+from server.bench.pictures import new_square_job, read_prompts
 from server.bench.quality import (
     Row,
     count_pictures,
@@ -16,9 +16,8 @@ from server.bench.quality import (
     run_quality_bench,
     write_rows,
 )
-from server.messages import Job
 from server.settings import Settings
-from server.worker.parts import Parts, build_parts
+from server.worker.parts import build_parts
 
 
 def run_quality(
@@ -41,7 +40,8 @@ def run_quality(
     """
     texts = read_prompts(prompts, count)
     parts = build_parts(settings.worker)
-    jobs = [_new_job(parts, text, seed, guidance) for seed, text in enumerate(texts)]
+    side = parts.transformer.config.image_base_size
+    jobs = [new_square_job(side, text, seed, guidance) for seed, text in enumerate(texts)]
     measured = list(list_settings(base_steps, with_schedulers))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -57,22 +57,6 @@ def run_quality(
         draw_quality_chart(chart, rows, base_steps)
         if with_schedulers:
             draw_scheduler_chart(chart.with_stem(f"{chart.stem}_schedulers"), rows)
-
-
-def _new_job(parts: Parts, text: str, seed: int, guidance: float) -> Job:
-    size = next(size for size in parts.sizes if size.width_px == size.height_px)
-    return Job(
-        job_id="quality",
-        prompt=text,
-        negative_prompt=None,
-        width_px=size.width_px,
-        height_px=size.height_px,
-        num_steps=1,
-        guidance=guidance,
-        seeds=(seed,),
-        image_format="PNG",
-        quality=95,
-    )
 
 
 def _table(rows: list[Row]) -> Table:

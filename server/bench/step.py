@@ -148,7 +148,7 @@ def build_bench_model(bench: StepBench) -> HunyuanImage:
         if module_name.startswith("vae"):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            dtype = parameter_dtype(f"{module_name}.{name}", options)
+            dtype = parameter_dtype(f"{module_name}.{name}", parameter, options)
             scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
             weights = torch.randn(parameter.shape, device=bench.device) * scale
             setattr(module, name, nn.Parameter(weights.to(dtype), requires_grad=False))

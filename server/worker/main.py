@@ -59,10 +59,11 @@ def describe(parts: Parts, settings: WorkerSettings) -> str:
     """Return one line on what this worker draws with."""
     num_parameters = sum(p.numel() for p in parts.transformer.parameters())
     ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
+    weights = "" if parts.scheme is None else f", {parts.scheme} weights"
     what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
-        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}, "
-        f"{settings.device}{ranks})"
+        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}"
+        f"{weights}, {settings.device}{ranks})"
     )
 
 

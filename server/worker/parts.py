@@ -18,6 +18,7 @@ from model.generation import GenerationConfig, load_generation_config
 from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
 from model.loading.fingerprint import fingerprint
 from model.mesh import ALONE, Mesh
+from model.quantization.scheme import scheme_of
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.system_prompts import read_system_prompts
 from model.template import Template
@@ -37,6 +38,7 @@ class Parts:
     sizes: tuple[Size, ...]
     calibration: Calibration = UNCALIBRATED
     batch_size: int = 1
+    scheme: str | None = None  # how the layers' weights are rounded
     max_rewrite_tokens: int = 2048
     system_prompt: str = "auto"
     system_prompts: dict[str, str] = field(default_factory=dict)
@@ -68,12 +70,14 @@ def build_parts(
     tokenizer = Tokenizer.from_folder(folder)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
+    scheme, _ = scheme_of(folder, settings.quantization)
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     system_prompts = read_system_prompts(folder)
     options = LoadOptions(
         device=settings.device,
         dtype=getattr(torch, settings.dtype),
         vae_dtype=getattr(torch, settings.vae_dtype),
+        quantization=settings.quantization,
         skip=skip,
     )
     return Parts(
@@ -84,6 +88,7 @@ def build_parts(
         sizes=list_sizes(config.image_base_size, tokenizer.num_ratios),
         calibration=calibration,
         batch_size=settings.batch_size,
+        scheme=None if scheme is None else scheme.name,
         max_rewrite_tokens=settings.max_rewrite_tokens,
         system_prompt=settings.system_prompt,
         system_prompts=system_prompts,

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,34 @@ def test_bench_step_reports_a_ratio_and_writes_its_figures(tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     assert "ratio" in result.output
     assert '"bare_s"' in (tmp_path / "step.json").read_text()
+
+
+def test_a_quantized_folder_draws_and_its_errors_are_told(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    result = RUNNER.invoke(app, ["quantize", str(tiny_checkpoint), str(small), "--scheme", "int4"])
+    assert result.exit_code == 0, result.output
+    assert "experts down" in result.output
+    assert str(small) in result.output.replace("\n", "")
+    output = tmp_path / "fox.png"
+    arguments = ["--size", "256x256", "--steps", "1", "--checkpoint", str(small)]
+    result = RUNNER.invoke(app, ["generate", "a red fox", "-o", str(output), *arguments])
+    assert result.exit_code == 0, result.output
+    again = RUNNER.invoke(app, ["quantize", str(small), str(tmp_path / "x")])
+    assert again.exit_code == 2
+    assert "quantized already" in again.output.replace("\n", " ")
+
+
+def test_bench_quantization_compares_every_scheme(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.json"
+    arguments = ["--count", "1", "--steps", "2", "--checkpoint", str(tiny_checkpoint)]
+    result = RUNNER.invoke(app, ["bench", "quantization", *arguments, "--json", str(rows)])
+    assert result.exit_code == 0, result.output
+    measured = {row["scheme"]: row for row in json.loads(rows.read_text())}
+    assert measured.keys() == {"bfloat16", "float32", "fp8", "int8", "int4"}
+    assert measured["int8"]["psnr"] > measured["int4"]["psnr"] > 15
+    assert measured["int4"]["num_bytes"] < measured["int8"]["num_bytes"]
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["verify"], ["bench", "step"]])

@@ -1,0 +1,76 @@
+"""The layers' large matrices, held rounded. Router, norms, embeddings, head and VAE stay.
+
+Weights are restored just before they are multiplied: a picture has thousands of tokens, so that
+the products outweigh it, and one expert after the other fits in the processor's cache.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.moe import Experts
+from model.quantization import fp8_cuda
+from model.quantization.scheme import SCALE_SUFFIX, Scheme, dequantize
+from model.transformer import DecoderLayer, HunyuanImage
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias whose weight is rounded.
+
+    Shapes: x_TD -> x_TZ, the dtype of x is kept.
+    """
+
+    weight: nn.Parameter
+    weight_scale: nn.Parameter
+
+    def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
+        super().__init__()
+        add_rounded(self, "weight", linear.weight, scheme)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        weight, scale = self.weight, self.weight_scale
+        if fp8_cuda.is_usable(x_TD, weight):
+            return fp8_cuda.linear(x_TD, weight, scale)
+        return F.linear(x_TD, dequantize(weight, scale, x_TD.dtype))
+
+
+class QuantizedExperts(Experts):
+    """Routed experts whose matrices are rounded.
+
+    Shapes: as Experts.
+    """
+
+    def __init__(self, experts: Experts, scheme: Scheme) -> None:
+        nn.Module.__init__(self)
+        for name in ("gate_and_up_proj", "down_proj"):
+            add_rounded(self, name, getattr(experts, name), scheme)
+
+    def weight_of(self, name: str, expert: int, dtype: torch.dtype) -> Tensor:
+        packed, scale = getattr(self, name)[expert], getattr(self, name + SCALE_SUFFIX)[expert]
+        return dequantize(packed, scale, dtype)
+
+    def weights_of_all(self, name: str, dtype: torch.dtype) -> Tensor:
+        return dequantize(getattr(self, name), getattr(self, name + SCALE_SUFFIX), dtype)
+
+
+def add_rounded(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:
+    """Give a module the two parameters that stand for a weight, on the weight's device, unset."""
+    *before, columns = weight.shape
+    groups = columns // scheme.group_of(columns)
+    packed = weight.new_empty((*before, scheme.packed(columns)), dtype=scheme.dtype)
+    scale = weight.new_empty((*before, groups), dtype=scheme.scale_dtype)
+    setattr(module, name, nn.Parameter(packed, requires_grad=False))
+    setattr(module, name + SCALE_SUFFIX, nn.Parameter(scale, requires_grad=False))
+
+
+def round_layers(transformer: HunyuanImage, scheme: Scheme) -> None:
+    """Replace the large matrices of the decoder layers by rounded ones, unset, in place."""
+    for layer in transformer.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        for parent in (layer.self_attn, layer.mlp.shared_mlp):
+            if parent is None:
+                continue
+            for name, child in parent.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, QuantizedLinear(child, scheme))
+        layer.mlp.experts = QuantizedExperts(layer.mlp.experts, scheme)

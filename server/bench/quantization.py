@@ -1,0 +1,75 @@
+"""What rounded weights do to pictures: each scheme against the same checkpoint in bfloat16."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.quantization.scheme import SCHEMES
+from server.bench.pictures import draw_pixels
+from server.bench.similarity import psnr, ssim
+from server.messages import Job
+from server.settings import WorkerSettings
+from server.worker.parts import build_parts
+
+MAX_PSNR = 99.0  # stands for equal pictures
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One scheme: bytes of all weights, and medians over the prompts against bfloat16 pictures."""
+
+    scheme: str
+    num_bytes: int
+    psnr: float
+    ssim: float
+    least_psnr: float
+    seconds: float
+
+
+def run_quantization_bench(
+    settings: WorkerSettings,
+    make_jobs: Callable[[int], Sequence[Job]],
+    report: Callable[[str], None],
+) -> list[Row]:
+    """Draw the jobs in bfloat16, in float32 and with every scheme, one model after the other.
+
+    float32 against bfloat16 tells how far apart two faithful ways are. `make_jobs` gets the side
+    of the square size.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded, or is quantized already.
+    """
+    rows: list[Row] = []
+    truths = None
+    for scheme in ("none", "float32", *SCHEMES):
+        report(f"drawing with {'bfloat16' if scheme == 'none' else scheme}")
+        dtype = "float32" if scheme == "float32" else "bfloat16"
+        held = settings.model_copy(
+            update={"dtype": dtype, "quantization": scheme if scheme in SCHEMES else "none"}
+        )
+        parts = build_parts(held)
+        jobs = make_jobs(parts.transformer.config.image_base_size)
+        drawn = [draw_pixels(parts, job) for job in jobs]
+        pictures = [own.pixels_yx3 for own in drawn]
+        if truths is None:
+            truths = pictures
+        pairs = list(zip(pictures, truths, strict=True))
+        ratios = [min(MAX_PSNR, psnr(ours, truth)) for ours, truth in pairs]
+        rows.append(
+            Row(
+                scheme="bfloat16" if scheme == "none" else scheme,
+                num_bytes=sum(p.nbytes for p in parts.transformer.parameters()),
+                psnr=statistics.median(ratios),
+                ssim=statistics.median(ssim(ours, truth) for ours, truth in pairs),
+                least_psnr=min(ratios),
+                seconds=statistics.median(own.seconds for own in drawn),
+            )
+        )
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write the rows as JSON."""
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
