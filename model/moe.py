@@ -4,6 +4,8 @@ No token is ever dropped and nothing is padded to a capacity, so the output of a
 that token alone.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +50,9 @@ class Experts(nn.Module):
         )
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden_size, width))
 
+    # Called with the experts that are about to be used, where they are not always at hand.
+    before_use: Callable[[Sequence[int]], None] | None = None
+
     def weight_of(self, name: str, expert: int, dtype: torch.dtype) -> Tensor:
         """Return one expert's matrix as it is multiplied. Shapes: -> weight_OI."""
         weight: Tensor = getattr(self, name)[expert]
@@ -66,6 +71,8 @@ class Experts(nn.Module):
         all_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
         ends_E = torch.searchsorted(sorted_experts, all_experts, right=True)
         tokens = order // top_k
+        if self.before_use is not None:
+            self.before_use(sorted_experts.unique_consecutive().tolist())
         if x_TD.device.type != "cpu":  # meta tensors, for planning, go the way of CUDA
             return self._run_grouped(x_TD, weights_TK, order, tokens, ends_E)
         return self._run_each(x_TD, weights_TK.flatten()[order], tokens, ends_E)

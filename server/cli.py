@@ -141,12 +141,16 @@ def plan(
     gpus: Annotated[str, typer.Option(help="COUNTxMEMORY of equal devices.")] = "4x80GB",
     images: Annotated[int, typer.Option(help="Pictures drawn together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
+    quantization: Annotated[
+        str, typer.Option(help="none, fp8, int8 or int4; auto rounds weights only if it must.")
+    ] = "auto",
+    vae_dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
 ) -> None:
     """Tell which modes fit on your GPUs before anything is loaded; exit 1 if none does."""
     from server.plan import print_plan
 
     with reported_errors():
-        fits = print_plan(checkpoint, gpus, images, prompt_tokens)
+        fits = print_plan(checkpoint, gpus, images, prompt_tokens, quantization, vae_dtype)
     raise typer.Exit(0 if fits else 1)
 
 

@@ -46,6 +46,14 @@ class WorkerSettings(BaseModel):
     quantization: Literal["none", "fp8", "int8", "int4"] = Field(
         "none", description="Round the layers' weights at load; a quantized folder needs none"
     )
+    memory_gb: float = Field(
+        0,
+        ge=0,
+        description="Device memory to keep to, experts fetched as needed; 0: no limit",
+    )
+    offload: Literal["cpu", "disk"] = Field(
+        "cpu", description="Where experts lie that memory_gb leaves no room for"
+    )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from model.loading.build import LoadOptions
+from model.loading.options import LoadOptions
 from server.messages import Job
 from server.settings import WorkerSettings
 from server.worker.parts import Parts, build_parts

@@ -10,7 +10,8 @@ import torch
 
 from model.config import load_config
 from model.generation import load_generation_config
-from model.loading.build import LoadOptions, load_model
+from model.loading.build import load_model
+from model.loading.options import LoadOptions
 from model.prefix import build_step_groups, compute_prefix
 from model.resolution import Size
 from model.sequence import build_guidance_rows

@@ -1,48 +1,30 @@
 """From a checkpoint folder to a model on a device, strictly and in one pass over the files."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import nn
 
 from model.config import ModelConfig, load_config
-from model.errors import CheckpointError
+from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
+from model.loading.fill import fill_one
 from model.loading.names import Target, list_targets
-from model.loading.safetensors_file import SafetensorsFile, StoredTensor
+from model.loading.options import LoadOptions, parameter_dtype
+from model.loading.safetensors_file import SafetensorsFile
 from model.loading.shard_plan import check_divisible
+from model.loading.streaming import choose_streamed, experts_of, stream_experts
 from model.mesh import ALONE, Mesh
 from model.quantization.modules import round_layers
-from model.quantization.scheme import (
-    SCALE_SUFFIX,
-    Scheme,
-    quantize,
-    scheme_of,
-    scheme_of_dtype,
-)
+from model.quantization.scheme import Scheme, scheme_of
 from model.transformer import HunyuanImage
 
 log = logging.getLogger(__name__)
 
-# Parts of the checkpoint that text-to-image never runs; their files are still checked.
-IMAGE_INPUT_PARTS = ("vision_model", "vision_aligner", "vae.encoder")
-
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoadOptions:
-    """How to hold a checkpoint in memory."""
-
-    device: str = "cpu"
-    dtype: torch.dtype = torch.bfloat16
-    quantization: str = "none"  # or a name of SCHEMES; a quantized folder needs none
-    vae_dtype: torch.dtype = torch.float32
-    skip: tuple[str, ...] = IMAGE_INPUT_PARTS
 
 
 def build_skeleton(
@@ -93,25 +75,21 @@ def load_model(
     check_names((name for names in shards.values() for name in names), targets, folder / INDEX_NAME)
     for part in options.skip:
         _drop(transformer, part)
-    _allocate(transformer, options)
     for shard, promised in shards.items():
         with SafetensorsFile(folder / shard) as file:
             check_shard(file, promised, targets)
-    _fill(transformer, [folder / shard for shard in shards], targets, progress)
+    streamed = choose_streamed(transformer, options)
+    if streamed and options.offload == "disk" and scheme is not None and not is_stored:
+        raise ConfigError(
+            "worker.offload is 'disk', and worker.quantization would round the weights at every "
+            "fetch; write them once with `hyimage quantize` and serve that folder"
+        )
+    _allocate(transformer, options, streamed)
+    paths = [folder / shard for shard in shards]
+    _fill(transformer, paths, targets, progress)
+    if streamed:
+        stream_experts(transformer, streamed, paths, targets, options)
     return transformer
-
-
-def parameter_dtype(name: str, parameter: Tensor, options: LoadOptions) -> torch.dtype:
-    """Return the dtype in which a parameter of the skeleton is held.
-
-    The router stays float32 at any dtype: a rounded score can flip the choice of experts. Rounded
-    matrices and their scales have dtypes of their own.
-    """
-    if name.endswith(SCALE_SUFFIX) or parameter.dtype != torch.float32:
-        return parameter.dtype
-    if name.endswith("mlp.gate.wg.weight"):
-        return torch.float32
-    return options.vae_dtype if name.startswith("vae.") else options.dtype
 
 
 def _drop(transformer: nn.Module, part: str) -> None:
@@ -119,60 +97,24 @@ def _drop(transformer: nn.Module, part: str) -> None:
     setattr(transformer.get_submodule(parent), child, None)
 
 
-def _allocate(transformer: nn.Module, options: LoadOptions) -> None:
+def _allocate(transformer: HunyuanImage, options: LoadOptions, streamed: Sequence[int]) -> None:
+    """Give every parameter its memory; experts that stay on disk get none."""
+    away = set(experts_of(transformer, streamed).values())
     for module_name, module in transformer.named_modules():
+        device, is_pinned = options.device, False
+        if module in away:
+            is_pinned = options.offload == "cpu" and options.device.startswith("cuda")
+            device = "cpu" if options.offload == "cpu" else "meta"
         for name, parameter in module.named_parameters(recurse=False):
             dtype = parameter_dtype(f"{module_name}.{name}", parameter, options)
-            memory = torch.empty_like(parameter, dtype=dtype, device=options.device)
+            memory = torch.empty(parameter.shape, dtype=dtype, device=device, pin_memory=is_pinned)
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
-
-
-def _fill_one(
-    file: SafetensorsFile,
-    stored: StoredTensor,
-    target: Target,
-    parameters: Mapping[str, Tensor],
-    scratch: Tensor,
-) -> int:
-    """Read a tensor to its place, rounding it where the model holds it rounded; return its bytes.
-
-    Raises:
-        CheckpointError: the file cannot be read, or the values are not finite.
-    """
-    view, scale_view = target.view(parameters), target.scale_view(parameters)
-    is_rounded_here = scale_view is not None and target.dtype is None
-    into = view
-    if is_rounded_here:
-        shape = stored.shape if target.part is None else target.part.shape(stored.shape)
-        into = torch.empty(shape, dtype=stored.dtype, device=view.device)
-    if target.part is None:
-        file.read_into(stored, into, scratch)
-    else:
-        file.read_part_into(stored, target.part, into, scratch)
-    if not _is_finite(into):
-        raise CheckpointError(
-            f"{file.path}: tensor {stored.name} holds values that are not finite as "
-            f"{into.dtype}; the shard is damaged, or the dtype is too narrow for it"
-        )
-    if not is_rounded_here:
-        return view.nbytes
-    assert scale_view is not None
-    packed, scale = quantize(into, scheme_of_dtype(view.dtype))
-    view.copy_(packed)
-    scale_view.copy_(scale)
-    return view.nbytes + scale_view.nbytes
-
-
-def _is_finite(values: Tensor) -> bool:
-    if values.dtype == torch.float8_e4m3fn:  # knows nan alone, as 0x7f and 0xff
-        return not bool(((values.view(torch.uint8) & 0x7F) == 0x7F).any())
-    return bool(values.isfinite().all())
 
 
 def _fill(
     transformer: nn.Module, paths: list[Path], targets: dict[str, Target], progress: Progress | None
 ) -> None:
-    parameters = dict(transformer.named_parameters())
+    parameters = {n: p for n, p in transformer.named_parameters() if not p.is_meta}
     wanted = {name: t for name, t in targets.items() if t.parameter in parameters}
     total = sum(parameter.nbytes for parameter in parameters.values())
     done = 0
@@ -184,6 +126,6 @@ def _fill(
                     continue
                 if scratch.numel() < stored.num_bytes:
                     scratch = torch.empty(stored.num_bytes, dtype=torch.uint8)
-                done += _fill_one(file, stored, wanted[stored.name], parameters, scratch)
+                done += fill_one(file, stored, wanted[stored.name], parameters, scratch)
                 if progress is not None:
                     progress(done, total)

@@ -1,30 +1,30 @@
 """What a checkpoint would need on given devices, before anything is loaded.
 
-Parameters are counted on the meta device; activations by running one denoising step and one decode
-there, with the product's own code. Times come from a small roofline: the step's multiplications
-over the device's peak, or the bytes of its weights over its bandwidth, whichever is slower, and the
-mesh's sums over the link.
+Parameters are counted on the meta device; the workspace is measured there (`workspace.py`). Times
+come from a small roofline: the step's multiplications over the device's peak, or the bytes of its
+weights over its bandwidth, whichever is slower, beside the experts that are fetched over the
+host's link; and on top the mesh's sums over the link, and rounded weights restored in memory.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
-from model.attention import KeysValues, RowGroup
 from model.config import ModelConfig
 from model.errors import ConfigError
-from model.loading.build import LoadOptions, build_skeleton, parameter_dtype
-from model.loading.live_bytes import LiveBytes
+from model.loading.options import LoadOptions
+from model.loading.streaming import choose_streamed, experts_of
+from model.loading.workspace import (
+    SilentGroup,
+    Workload,
+    build_meta_model,
+    measure_workspace,
+)
 from model.mesh import Group, Mesh
-from model.resolution import list_offered_sizes
-from model.rope import RotaryTable
-from model.sequence import Span
+from model.offload import NUM_PLACES, place_bytes
+from model.quantization.scheme import SCALE_SUFFIX, Scheme
 from model.transformer import HunyuanImage
 
 # Share of a device's memory that a plan may fill: contexts, workspaces and fragments need the rest.
@@ -41,16 +41,8 @@ class Devices:
     flops: float = 989e12  # dense bfloat16
     bandwidth: float = 3.35e12  # bytes/s
     link: float = 450e9  # bytes/s each way: NVLink 4; PCIe 5 x16 has 64e9
+    host_link: float = 55e9  # bytes/s from pinned memory over PCIe 5 x16; PCIe 4 has half
     efficiency: float = 0.6  # of the peak that large matrix products reach
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workload:
-    """The largest thing that is to fit."""
-
-    prompt_tokens: int = 1024
-    images: int = 1
-    is_guided: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +51,7 @@ class RankPlan:
 
     mode: str
     num_ranks: int
+    scheme: str
     parameters: int
     prefix: int
     activations: int
@@ -66,6 +59,7 @@ class RankPlan:
     vae: int
     step_s: float
     bytes_exchanged: int
+    bytes_fetched: int
 
     @property
     def total(self) -> int:
@@ -109,134 +103,78 @@ def plan_rank(
     devices: Devices,
     options: LoadOptions,
     workload: Workload,
+    scheme: Scheme | None = None,
 ) -> RankPlan:
-    """Return what the fullest rank of a mesh needs at the largest offered size."""
+    """Return what the fullest rank of a mesh needs at the largest offered size.
+
+    With `options.weights_bytes`, experts beyond it are fetched at every step.
+
+    Raises:
+        ConfigError: weights cannot be kept to that.
+    """
     mesh = Mesh(
-        cfg=Group(0, cfg_ranks), tensor=_SilentGroup(0, tensor_ranks), size=cfg_ranks * tensor_ranks
+        cfg=Group(0, cfg_ranks), tensor=SilentGroup(0, tensor_ranks), size=cfg_ranks * tensor_ranks
     )
-    transformer = _build_meta_model(config, mesh, options)
-    grid = _largest_grid(config)
-    branches = 2 if workload.is_guided else 1
-    rows = workload.images * branches // min(cfg_ranks, branches)
-    layers = [(n, p) for n, p in transformer.named_parameters() if n.startswith("model.layers")]
-    with torch.inference_mode():
-        past = _build_past(transformer, workload.prompt_tokens)
-        groups = _build_groups(transformer, past, rows, grid)
-        with (
-            LiveBytes(transformer.parameters()) as live,
-            _count_flops() as flops,
-            _FusedAttention(),
-        ):
-            _run_step(transformer, groups, rows, grid)
-            activations = live.peak
-        latent_BCYX = torch.empty(1, config.vae.latent_channels, *grid, device="meta")
-        with LiveBytes(transformer.parameters()) as live, _FusedAttention():
-            transformer.vae.decode(latent_BCYX)
-            vae = live.peak
-    num_tokens = rows * (grid[0] * grid[1] + len(config.step_tokens))
-    itemsize = options.dtype.itemsize
+    transformer = build_meta_model(config, mesh, options, scheme)
+    streamed = choose_streamed(transformer, options)
+    parameters = sum(p.nbytes for p in transformer.parameters())
+    weights = sum(p.nbytes for p in transformer.model.layers.parameters())
+    fetched, places = _count_streamed(transformer, streamed)
+    workspace = measure_workspace(transformer, workload, options.dtype)
     # Two sums a layer, each of every token's hidden state; a ring passes each byte twice.
-    exchanged = (
-        4 * len(config.layers) * num_tokens * config.hidden_size * itemsize
-        if tensor_ranks > 1
-        else 0
-    )
-    weights = sum(p.nbytes for _, p in layers)
+    exchanged = 4 * len(config.layers) * workspace.hidden if tensor_ranks > 1 else 0
     step_s = max(
-        flops.get_total_flops() / (devices.flops * devices.efficiency), weights / devices.bandwidth
+        workspace.flops / (devices.flops * devices.efficiency),
+        weights / devices.bandwidth,
+        fetched / devices.host_link,
     )
+    step_s += exchanged * (tensor_ranks - 1) / tensor_ranks / devices.link
+    if scheme is not None:  # restored weights are written once and read once
+        step_s += 2 * _num_rounded(transformer) * options.dtype.itemsize / devices.bandwidth
     return RankPlan(
         mode=mode_name(cfg_ranks, tensor_ranks),
         num_ranks=cfg_ranks * tensor_ranks,
-        parameters=sum(p.nbytes for p in transformer.parameters()),
-        # Each row of a picture has a prompt of its own.
-        prefix=2 * sum(layer.k_BGSH.nbytes for layer in past) * min(rows, 2),
-        activations=activations,
-        cache_residuals=2 * num_tokens * config.hidden_size * itemsize,
-        vae=vae,
-        step_s=step_s + exchanged * (tensor_ranks - 1) / tensor_ranks / devices.link,
+        scheme="none" if scheme is None else scheme.name,
+        parameters=parameters - fetched + places,
+        prefix=workspace.prefix,
+        activations=workspace.activations,
+        cache_residuals=2 * workspace.hidden,
+        vae=workspace.vae,
+        step_s=step_s,
         bytes_exchanged=exchanged,
+        bytes_fetched=fetched,
     )
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Runs attention as the fused kernel does; alone, meta tensors go the long way, with scores."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3])[0]
-        return func(*args, **(kwargs or {}))
-
-
-def _count_flops() -> FlopCounterMode:
-    """Return a counter that knows the experts' products too."""
-
-    def grouped(x: Sequence[int], weights: Sequence[int], *_: object, **__: object) -> int:
-        rows, inner, outer = x[0], x[1], weights[-1]
-        return 2 * rows * inner * outer
-
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: grouped})
+def fit_rank(
+    config: ModelConfig,
+    devices: Devices,
+    options: LoadOptions,
+    workload: Workload,
+    scheme: Scheme | None = None,
+) -> RankPlan | None:
+    """Return the plan of one device that fetches as many experts as it must, or None."""
+    whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
+    room = int(USABLE * devices.memory_bytes) - (whole.total - whole.parameters)
+    try:
+        return plan_rank(
+            config, 1, 1, devices, replace(options, weights_bytes=room), workload, scheme
+        )
+    except ConfigError:
+        return None
 
 
-class _SilentGroup(Group):
-    """A group whose other ranks are only counted: sums change nothing, gathers widen."""
-
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def _build_meta_model(config: ModelConfig, mesh: Mesh, options: LoadOptions) -> HunyuanImage:
-    """Return a rank's model as it is loaded for drawing, without memory."""
-    transformer = build_skeleton(config, mesh=mesh)
-    transformer.vision_aligner = None  # type: ignore[assignment]
-    transformer.vae.encoder = None  # type: ignore[assignment]
-    for name, parameter in transformer.named_parameters():
-        parameter.data = parameter.data.to(parameter_dtype(name, parameter, options))
-    return transformer
-
-
-def _largest_grid(config: ModelConfig) -> tuple[int, int]:
-    sizes = list_offered_sizes(config.image_base_size)
-    largest = max(sizes, key=lambda size: size.width_px * size.height_px)
-    stride = config.pixels_per_token
-    return largest.height_px // stride, largest.width_px // stride
-
-
-def _build_past(transformer: HunyuanImage, length: int) -> tuple[KeysValues, ...]:
-    config = transformer.config
-    heads = config.num_kv_heads // transformer.mesh.tensor.size
-    shape = (1, heads, length, config.head_dim)
-    dtype = transformer.dtype
-    return tuple(
-        KeysValues(*(torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)))
-        for _ in config.layers
+def _num_rounded(transformer: HunyuanImage) -> int:
+    """Return how many weights are held rounded."""
+    parameters = dict(transformer.named_parameters())
+    return sum(
+        parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
+        for name, parameter in parameters.items()
+        if name + SCALE_SUFFIX in parameters
     )
 
 
-def _build_groups(
-    transformer: HunyuanImage, past: tuple[KeysValues, ...], rows: int, grid: tuple[int, int]
-) -> list[RowGroup]:
-    before = len(transformer.config.step_tokens)
-    length = before + grid[0] * grid[1]
-    table = torch.empty(length, transformer.config.head_dim, device="meta")
-    spans = (
-        *(Span(i, i + 1, is_causal=False) for i in range(before)),
-        Span(before, length, is_causal=False),
-    )
-    return [
-        RowGroup(rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past=past)
-        for row in range(rows)
-    ]
-
-
-def _run_step(
-    transformer: HunyuanImage, groups: list[RowGroup], rows: int, grid: tuple[int, int]
-) -> None:
-    channels = transformer.config.vae.latent_channels
-    latent_BCYX = torch.empty(1, channels, *grid, device="meta")
-    time_B = torch.empty(1, device="meta")
-    x_BSD = transformer.embed_step(latent_BCYX, time_B, time_B, time_B).repeat(rows, 1, 1)
-    x_BSD = transformer.run_layers(x_BSD, groups)
-    transformer.predict_velocity(x_BSD, time_B.repeat(rows), grid)
+def _count_streamed(transformer: HunyuanImage, streamed: Sequence[int]) -> tuple[int, int]:
+    """Return the bytes that are fetched at a step, and those of the places they are fetched to."""
+    sizes = [place_bytes(own) for own in experts_of(transformer, streamed).values()]
+    return sum(sizes), NUM_PLACES * max(sizes, default=0)

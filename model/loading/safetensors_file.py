@@ -72,6 +72,10 @@ class SafetensorsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing can be read from it any more."""
         self._file.close()
 
     def read_into(self, stored: StoredTensor, target: Tensor, scratch: Tensor) -> None:

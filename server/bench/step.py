@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ModelConfig, MoeConfig, VaeConfig
-from model.loading.build import LoadOptions, build_skeleton, parameter_dtype
+from model.loading.build import build_skeleton
+from model.loading.options import LoadOptions, parameter_dtype
 from model.prefix import build_step_groups
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage

@@ -1,6 +1,6 @@
 """Everything the drawing loop needs from one checkpoint, loaded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,13 +12,16 @@ from cache.calibration import (
     CalibrationError,
     load_calibration,
 )
-from model.config import load_config
+from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.generation import GenerationConfig, load_generation_config
-from model.loading.build import IMAGE_INPUT_PARTS, LoadOptions, Progress, load_model
+from model.loading.build import Progress, load_model
 from model.loading.fingerprint import fingerprint
+from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
+from model.loading.plan import Devices, plan_rank
+from model.loading.workspace import Workload
 from model.mesh import ALONE, Mesh
-from model.quantization.scheme import scheme_of
+from model.quantization.scheme import Scheme, scheme_of
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.system_prompts import read_system_prompts
 from model.template import Template
@@ -79,7 +82,11 @@ def build_parts(
         vae_dtype=getattr(torch, settings.vae_dtype),
         quantization=settings.quantization,
         skip=skip,
+        offload=settings.offload,
     )
+    if settings.memory_gb:
+        workspace = plan_workspace(config, options, scheme, settings)
+        options = replace(options, weights_bytes=int(settings.memory_gb * 1e9) - workspace)
     return Parts(
         transformer=load_model(folder, options, progress, mesh),
         tokenizer=tokenizer,
@@ -93,6 +100,23 @@ def build_parts(
         system_prompt=settings.system_prompt,
         system_prompts=system_prompts,
     )
+
+
+def plan_workspace(
+    config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: WorkerSettings
+) -> int:
+    """Return the bytes that drawing needs beside the weights, at the largest size."""
+    plan = plan_rank(
+        config,
+        settings.cfg_ranks,
+        settings.tensor_ranks,
+        Devices(count=1, memory_bytes=0),
+        options,
+        Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),
+        scheme,
+    )
+    of_a_job = plan.prefix + plan.cache_residuals
+    return plan.total - plan.parameters + of_a_job * (settings.max_active_jobs - 1)
 
 
 def _read_calibration(folder: Path) -> Calibration:

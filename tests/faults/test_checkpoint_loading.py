@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from model.config import load_config, parse_config
 from model.errors import CheckpointError, ModelError
-from model.loading.build import LoadOptions, build_skeleton, load_model
+from model.loading.build import build_skeleton, load_model
 from model.loading.checkpoint import INDEX_NAME, list_shards
 from model.loading.names import list_targets
+from model.loading.options import LoadOptions
 from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 
 SHARD = "model-00001-of-00002.safetensors"

@@ -12,19 +12,22 @@ from torch.profiler import ProfilerActivity, profile
 
 from model.config import ModelConfig, parse_config
 from model.errors import ConfigError
-from model.loading.build import LoadOptions, load_model
+from model.loading.build import load_model
 from model.loading.live_bytes import LiveBytes
+from model.loading.options import LoadOptions
 from model.loading.plan import (
     Devices,
     RankPlan,
-    Workload,
+    fit_rank,
     list_modes,
     mode_name,
     parse_devices,
     plan_rank,
 )
+from model.loading.workspace import Workload
 from model.mesh import Group, Mesh
 from model.moe import Experts
+from model.quantization.scheme import SCHEMES
 from server.bench.step import StepBench, bench_config, bind_step, build_bench_model
 from tests.conftest import GOLDEN
 
@@ -85,6 +88,40 @@ def test_the_modes_that_fit_common_machines(
     devices = parse_devices(gpus)
     plans = [plan_real(real, *mode) for mode in list_modes(real, devices.count)]
     assert {plan.mode for plan in plans if plan.fits(devices)} == fitting
+
+
+@pytest.mark.parametrize(("scheme", "gigabytes"), [("fp8", 86.3), ("int8", 87.5), ("int4", 51.3)])
+def test_the_weights_of_the_real_model_when_they_are_rounded(
+    real: ModelConfig, scheme: str, gigabytes: float
+) -> None:
+    """159.7 GB of matrices of 2 bytes: 1 byte and little, 1 + 2/128, or 1/2 + 2/32; 6.4 stay."""
+    plan = plan_rank(real, 1, 1, H100S, OPTIONS, Workload(), SCHEMES[scheme])
+    assert plan.parameters / 1e9 == pytest.approx(gigabytes, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "scheme", "has_room", "fetches"),
+    [
+        ("1x96GB", "none", True, True),
+        ("1x96GB", "fp8", True, True),
+        ("1x96GB", "int4", True, False),
+        ("1x24GB", "none", False, True),
+        ("1x24GB", "int8", True, True),
+        ("1x24GB", "int4", True, True),
+    ],
+)
+def test_what_one_card_can_do_when_experts_are_fetched(
+    real: ModelConfig, gpus: str, scheme: str, has_room: bool, fetches: bool
+) -> None:
+    devices = parse_devices(gpus)
+    options = replace(OPTIONS, vae_dtype=torch.bfloat16)
+    plan = fit_rank(real, devices, options, Workload(), SCHEMES.get(scheme))
+    assert (plan is not None) == has_room
+    if plan is not None:
+        assert plan.fits(devices)
+        assert (plan.bytes_fetched > 0) == fetches
+        whole = plan_rank(real, 1, 1, devices, options, Workload(), SCHEMES.get(scheme))
+        assert plan.step_s >= whole.step_s
 
 
 def test_modes_divide_the_key_value_heads(real: ModelConfig) -> None:
@@ -162,6 +199,6 @@ def test_the_planned_peak_of_a_step_is_what_the_allocator_gives_out(
         step()
         measured = measure_peak(step)
     side = math.isqrt(bench.image_tokens)
-    monkeypatch.setattr("model.loading.plan._largest_grid", lambda config: (side, side))
+    monkeypatch.setattr("model.loading.workspace._largest_grid", lambda config: (side, side))
     plan = plan_rank(bench_config(bench), 1, 1, H100S, OPTIONS, Workload(prompt_tokens=100))
     assert plan.activations == pytest.approx(measured, rel=0.05)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import CheckpointError, ConfigError
-from model.loading.build import LoadOptions, build_skeleton, load_model
+from model.loading.build import build_skeleton, load_model
 from model.loading.names import list_targets
+from model.loading.options import LoadOptions
 from model.mesh import Group, Mesh
 from model.quantization.convert import quantize_folder
 from model.quantization.modules import QuantizedExperts

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.loading.build import LoadOptions, load_model
+from model.loading.build import load_model
+from model.loading.options import LoadOptions
 from model.resolution import find_size
 from model.vae import Vae
 from training.architecture import build_config
