@@ -39,7 +39,11 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, group: Group, num_ids: int) -> None:
         super().__init__()
-        self.wte = nn.Embedding(num_ids, config.hidden_size)
+        # Not initialised, like all that a checkpoint fills: on the meta device drawing normal
+        # numbers would import two seconds' worth of torch.
+        self.wte = nn.Embedding.from_pretrained(
+            torch.empty(num_ids, config.hidden_size), freeze=False
+        )
         self.layers = nn.ModuleList(
             DecoderLayer(config, i, group) for i in range(len(config.layers))
         )

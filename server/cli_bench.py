@@ -172,6 +172,49 @@ def bench_quantization(
         write_rows(json_file, rows)
 
 
+@bench.command("load")
+def bench_load(
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    limit_gb: Annotated[
+        float | None, typer.Option(help="Also draw with no more memory than this.", min=0.1)
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of that picture.", min=1)] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Time loading a checkpoint beside bare reads of its files, and tell the memory it takes.
+
+    With --limit-gb the worker.memory_gb and worker.offload of the settings are put to the test.
+    """
+    from server.bench.load import run_limited, run_load_bench, write_result
+
+    console = Console(highlight=False)
+    with reported_errors(), console.status("loading") as status:
+        worker = read_settings(config, checkpoint).worker
+        roomy = worker.model_copy(update={"memory_gb": 0.0})
+        result = run_load_bench(roomy, rounds, status.update)
+        gb = result.file_bytes / 1e9
+        console.print(
+            f"bare reads  {gb / result.bare_s:7.2f} GB/s  ({gb:.2f} GB in {result.bare_s:.2f} s)\n"
+            f"loading     {gb / result.load_s:7.2f} GB/s  ({result.load_s:.2f} s)\n"
+            f"ratio       {result.ratio:7.2f}       (1 = as fast as the files can be read)\n"
+            f"parameters  {result.parameter_bytes / 1e9:7.2f} GB\n"
+            f"peak        {result.peak_bytes / 1e9:7.2f} GB    of the process, beyond its start"
+        )
+        limited = None
+        if limit_gb is not None:
+            status.update(f"drawing {steps} steps within {limit_gb} GB")
+            limited = run_limited(worker, int(limit_gb * 1e9), steps)
+            console.print(
+                f"within {limit_gb:g} GB: loaded in {limited.load_s:.1f} s, "
+                f"{limited.step_s:.1f} s a step, "
+                f"{limited.peak_bytes / 1e9:.2f} GB resident at most (with libraries)"
+            )
+    if json_file is not None:
+        write_result(json_file, result, limited)
+
+
 @bench.command("quality")
 def bench_quality(
     prompts: Annotated[

@@ -1,6 +1,7 @@
-"""A tiny checkpoint with random weights in the official layout: it loads and runs, and draws noise.
+"""A checkpoint with random weights in the official layout: it loads and runs, and draws noise.
 
-For tests, and to try another architecture: `python -m training.random_checkpoint DIR`.
+For tests, and to try another architecture: `python -m training.random_checkpoint DIR`; with
+`--middle` one of 3.9 GB, to measure loading and memory with.
 """
 
 import json
@@ -73,6 +74,19 @@ TINY_CONFIG: dict[str, Any] = {
         "patch_size": 4,
     },
     "vit_aligner": {"projector_type": "mlp_gelu", "input_dim": 32, "n_embed": 64, "depth": 2},
+}
+
+MIDDLE_CONFIG: dict[str, Any] = {
+    **TINY_CONFIG,
+    "hidden_size": 1024,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "attention_head_dim": 64,
+    "intermediate_size": 512,
+    "moe_intermediate_size": 512,
+    "num_experts": 32,
+    "vit_aligner": {"projector_type": "mlp_gelu", "input_dim": 32, "n_embed": 1024, "depth": 2},
 }
 
 GENERATION_CONFIG: dict[str, Any] = {
@@ -157,6 +171,13 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    import sys
+    import argparse
 
-    write_random_checkpoint(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--middle", action="store_true", help="3.9 GB instead of a few MB")
+    asked = parser.parse_args()
+    if asked.middle:
+        write_random_checkpoint(asked.folder, MIDDLE_CONFIG, num_shards=8)
+    else:
+        write_random_checkpoint(asked.folder)

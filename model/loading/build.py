@@ -1,20 +1,22 @@
 """From a checkpoint folder to a model on a device, strictly and in one pass over the files."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
-from model.loading.fill import fill_one
+from model.loading.fill import Scratch, finish_one, read_one
 from model.loading.names import Target, list_targets
 from model.loading.options import LoadOptions, parameter_dtype
-from model.loading.safetensors_file import SafetensorsFile
+from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.shard_plan import check_divisible
 from model.loading.streaming import choose_streamed, experts_of, stream_experts
 from model.mesh import ALONE, Mesh
@@ -25,6 +27,7 @@ from model.transformer import HunyuanImage
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+NUM_READERS = 4
 
 
 def build_skeleton(
@@ -57,8 +60,8 @@ def load_model(
 ) -> HunyuanImage:
     """Load the checkpoint in `folder`, or this rank's part of it: no other bytes are read.
 
-    Memory peaks at the loaded parameters plus one tensor as stored on disk; where it is quantized
-    on the way, a few float32 copies of that tensor.
+    Memory peaks at the loaded parameters plus, where they are converted, a few tensors as stored on
+    disk; where they are quantized on the way, a few float32 copies of those.
 
     Raises:
         ConfigError: config.json asks for another architecture, or options that do not fit it.
@@ -118,14 +121,38 @@ def _fill(
     wanted = {name: t for name, t in targets.items() if t.parameter in parameters}
     total = sum(parameter.nbytes for parameter in parameters.values())
     done = 0
-    scratch = torch.empty(0, dtype=torch.uint8)
-    for path in paths:
-        with SafetensorsFile(path) as file:
-            for stored in file.tensors:
-                if stored.name not in wanted:
-                    continue
-                if scratch.numel() < stored.num_bytes:
-                    scratch = torch.empty(stored.num_bytes, dtype=torch.uint8)
-                done += fill_one(file, stored, wanted[stored.name], parameters, scratch)
-                if progress is not None:
-                    progress(done, total)
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        for path in paths:
+            with SafetensorsFile(path) as file:
+                for stored, values in _read_ahead(readers, file, wanted, parameters):
+                    target = wanted[stored.name]
+                    done += finish_one(file, stored, target, parameters, values)
+                    if progress is not None:
+                        progress(done, total)
+
+
+def _read_ahead(
+    readers: ThreadPoolExecutor,
+    file: SafetensorsFile,
+    wanted: Mapping[str, Target],
+    parameters: Mapping[str, Tensor],
+) -> Iterator[tuple[StoredTensor, Tensor]]:
+    """Yield a file's tensors as they have been read, in order, a few of them ahead.
+
+    One reader waits for the disk while another one's memory is being mapped, which takes as long.
+    """
+    scratch = Scratch()
+    coming: deque[tuple[StoredTensor, Future[Tensor]]] = deque()
+    try:
+        for stored in (stored for stored in file.tensors if stored.name in wanted):
+            target = wanted[stored.name]
+            reading = readers.submit(read_one, file, stored, target, parameters, scratch)
+            coming.append((stored, reading))
+            if len(coming) > NUM_READERS:
+                first, ready = coming.popleft()
+                yield first, ready.result()
+        while coming:
+            first, ready = coming.popleft()
+            yield first, ready.result()
+    finally:  # no reader is left with a file that is closed
+        wait([reading for _, reading in coming])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ConfigError
-from model.loading.fill import fill_one
+from model.loading.fill import Scratch, fill_one
 from model.loading.names import Target
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
@@ -98,8 +98,7 @@ class DiskSource:
             for layer in layers:
                 if target.expert is not None and target.parameter.startswith(expert_prefix(layer)):
                     self._places[layer, target.expert].append((file, stored, target))
-        largest = max(s.num_bytes for places in self._places.values() for _, s, _ in places)
-        self._scratch = torch.empty(largest, dtype=torch.uint8)
+        self._scratch = Scratch()
 
     def fill(self, layer: int, tensors: Mapping[str, Tensor], experts: Sequence[int]) -> None:
         parameters = {expert_prefix(layer) + name: tensor for name, tensor in tensors.items()}

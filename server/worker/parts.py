@@ -1,5 +1,6 @@
 """Everything the drawing loop needs from one checkpoint, loaded."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -85,6 +86,9 @@ def build_parts(
         offload=settings.offload,
     )
     if settings.memory_gb:
+        # A CPU's kernels are made anew for each number of tokens of an expert; a thousand of them,
+        # as many as are kept by default, take 0.3 GB.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         workspace = plan_workspace(config, options, scheme, settings)
         options = replace(options, weights_bytes=int(settings.memory_gb * 1e9) - workspace)
     return Parts(

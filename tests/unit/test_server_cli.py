@@ -103,6 +103,27 @@ def test_bench_quantization_compares_every_scheme(tiny_checkpoint: Path, tmp_pat
     assert measured["int4"]["num_bytes"] < measured["int8"]["num_bytes"]
 
 
+def test_bench_load_reports_speed_and_draws_within_a_limit(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "load.json"
+    arguments = ["--rounds", "1", "--limit-gb", "2", "--checkpoint", str(tiny_checkpoint)]
+    result = RUNNER.invoke(app, ["bench", "load", *arguments, "--json", str(figures)])
+    assert result.exit_code == 0, result.output
+    measured = json.loads(figures.read_text())
+    loaded, limited = measured["LoadResult"], measured["LimitedResult"]
+    stored = sum(path.stat().st_size for path in tiny_checkpoint.glob("*.safetensors"))
+    assert loaded["file_bytes"] == stored
+    assert limited["peak_bytes"] < limited["limit_bytes"]
+
+
+def test_bench_load_says_when_a_limit_is_too_low(tiny_checkpoint: Path) -> None:
+    arguments = ["--rounds", "1", "--limit-gb", "0.1", "--checkpoint", str(tiny_checkpoint)]
+    result = RUNNER.invoke(app, ["bench", "load", *arguments])
+    assert result.exit_code == 2
+    assert "error" in result.output
+
+
 @pytest.mark.parametrize("command", [[], ["serve"], ["generate"], ["verify"], ["bench", "step"]])
 def test_help_explains_every_command(command: list[str]) -> None:
     result = RUNNER.invoke(app, [*command, "--help"])
