@@ -1,6 +1,7 @@
 """From a plan and a calibration to a step cache for one picture."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from cache.calibration import UNCALIBRATED, Calibration
 from cache.estimate import Forecast, Hold
@@ -47,7 +48,8 @@ def build_step_cache(
     if plan.forecast is not None:
         order, interval = plan.forecast.order, plan.forecast.interval
         vote: EarlyVote | None = IntervalVote(interval)
-        return Reuse(window, plan.max_consecutive, vote, None, lambda: Forecast(order), agree)
+        estimate = partial(Forecast, order) if order else Hold
+        return Reuse(window, plan.max_consecutive, vote, None, estimate, agree)
     thresholds = effective_thresholds(plan, calibration)
     early_vote: EarlyVote | None = None
     if thresholds.tea is not None:

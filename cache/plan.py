@@ -9,7 +9,10 @@ TeaSignal = Literal["input", "schedule"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForecastPlan:
-    """Compute every `interval`-th step and forecast the others by a polynomial of this order."""
+    """Compute every `interval`-th step and forecast the others by a polynomial of this order.
+
+    Order 0 holds the last computed step: the naive reuse that others are compared with.
+    """
 
     order: int
     interval: int

@@ -1,5 +1,6 @@
 """`hyimage calibrate`: measure how a checkpoint's steps change, and write its step_cache.json."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -32,7 +33,8 @@ from server.worker.parts import Parts, build_parts
 from server.worker.pipeline import build_rows
 
 STEPS = (20, 30, 50)
-SWEEP_STEPS, NUM_SWEPT = 30, 8
+SWEEP_STEPS, NUM_SHOWN_CHANGES = 10
+NUM_SWEPT = 30, 8
 # What the API's default distance and threshold are made to save: 1.5 times fewer evaluations.
 DEFAULT_SAVING = 1.5
 _TEA_MULTIPLES = (1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)
@@ -114,6 +116,7 @@ def calibrate_checkpoint(settings: Settings, num_prompts: int, prompts: Path | N
     _draw_curve(folder / "step_cache.png", swept)
     path = save_calibration(folder, calibration)
     _print(calibration, swept, path)
+    _print_changes(changes)
     return path
 
 
@@ -274,6 +277,18 @@ def _print(calibration: Calibration, swept: Sequence[Swept], path: Path) -> None
         f"default fbCacheThreshold = {calibration.fb_threshold:.4f}"
     )
     console.print(f"{path} and {path.with_suffix('.png').name}", highlight=False)
+
+
+def _print_changes(changes: Sequence[Change]) -> None:
+    """Print how much the layers' output changes from step to step, along the noise levels."""
+    by_sigma: dict[float, list[float]] = defaultdict(list)
+    for change in changes:
+        by_sigma[round(change.sigma, 4)].append(change.output)
+    means = {sigma: sum(own) / len(own) for sigma, own in by_sigma.items()}
+    sigmas = sorted(means, reverse=True)
+    shown = sigmas[:: max(1, len(sigmas) // NUM_SHOWN_CHANGES)]
+    told = ", ".join(f"{means[sigma]:.3f} at {sigma:.2f}" for sigma in shown)
+    Console().print(f"relative change of the output by noise level: {told}", highlight=False)
 
 
 def _progress() -> Progress:

@@ -90,6 +90,9 @@ def bench_adherence(
         bool, typer.Option("--negative", help="Also measure what a negative prompt takes away.")
     ] = False,
     auto: Annotated[bool, typer.Option("--auto", help="Also measure the size `auto`.")] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also hide a known thing in prompts of 2,000 characters.")
+    ] = False,
     sheet: Annotated[
         Path | None, typer.Option(help="Write a sheet of pictures of the first setting here.")
     ] = None,
@@ -110,6 +113,7 @@ def bench_adherence(
             step_counts=tuple(steps or (30,)),
             has_negative=negative,
             has_auto=auto,
+            has_long=long,
             sheet=sheet,
             json_file=json_file,
         )

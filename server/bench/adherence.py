@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ Pixels = npt.NDArray[np.uint8]
 # Colour words that name what the negative prompt should push away.
 NEGATED_COLOUR = "red"
 NUM_SHEET_PICTURES = 24
+LONG_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,42 @@ def share_of_right_shapes(parts: Parts, count: int) -> dict[str, float]:
         right[wanted].append(shape == {"wide": 1, "tall": -1, "square": 0}[wanted])
     shares = {name: sum(hits) / max(1, len(hits)) for name, hits in right.items()}
     return {**shares, "all": sum(map(sum, right.values())) / count}
+
+
+def share_found_in_prose(
+    parts: Parts, art: Path, guidance: float, steps: int, count: int, sheet: Path | None = None
+) -> float:
+    """Return how often one known thing, named in the middle of 2,000 characters, is drawn.
+
+    The prose is one that training never read. The thing counts where its caption puts it.
+    """
+    rng = random.Random(11)
+    prose = resources.files("server.bench").joinpath("prose.txt").read_text("utf-8").splitlines()
+    hits, pictures, captions = 0, [], []
+    for seed in range(count):
+        while True:
+            scene = make_scene(rng, *grid_of(SQUARE), split="held")
+            if len(scene.things) == 1:
+                break
+        caption = write_caption(scene, rng, is_complete=True).text
+        picture = draw_scene(parts, scene, _hide(caption, prose, rng), guidance, steps, seed)
+        hits += score_picture(picture, scene, art).kind
+        pictures.append(picture)
+        captions.append(f"...{caption}...")
+    if sheet is not None:
+        save_sheet(sheet, pictures[:NUM_SHEET_PICTURES], captions[:NUM_SHEET_PICTURES])
+    return hits / count
+
+
+def _hide(caption: str, prose: Sequence[str], rng: random.Random) -> str:
+    """Return prose of LONG_CHARACTERS with the caption as a sentence in the middle of it."""
+    sentences = rng.sample(list(prose), len(prose))
+    before = after = ""
+    while len(before) < (LONG_CHARACTERS - len(caption)) // 2:
+        before += sentences.pop() + " "
+    while len(before) + len(caption) + len(after) < LONG_CHARACTERS:
+        after += " " + sentences.pop()
+    return f"{before}{caption[0].upper()}{caption[1:].rstrip('.')}.{after}"
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from rich.table import Table
 from server.bench.adherence import (
     Row,
     score_setting,
+    share_found_in_prose,
     share_of_negated_colour,
     share_of_right_shapes,
     write_json,
@@ -19,6 +20,7 @@ from training.art import fetch_art
 
 ART_FOLDER = Path("~/.cache/hyimage-training/art")
 NUM_AUTO_CAPTIONS = 100
+NUM_LONG = 40
 
 
 def run_adherence(
@@ -29,6 +31,7 @@ def run_adherence(
     step_counts: tuple[int, ...],
     has_negative: bool,
     has_auto: bool,
+    has_long: bool,
     sheet: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -55,6 +58,13 @@ def run_adherence(
                 parts, art, guidances[0], step_counts[0], count
             )
         console.print(f"share of red, without and with it negated: {extra['negative']}")
+    if has_long:
+        with console.status(f"{NUM_LONG} prompts of 2,000 characters"):
+            long_sheet = None if sheet is None else sheet.with_stem(f"{sheet.stem}_long")
+            extra["long"] = share_found_in_prose(
+                parts, art, guidances[0], step_counts[0], NUM_LONG, long_sheet
+            )
+        console.print(f"known thing in the middle of {NUM_LONG} long prompts: {extra['long']:.0%}")
     if has_auto:
         extra["auto"] = share_of_right_shapes(parts, NUM_AUTO_CAPTIONS)
         console.print(f"size `auto` right, of {NUM_AUTO_CAPTIONS} captions: {extra['auto']}")

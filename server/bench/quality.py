@@ -81,16 +81,26 @@ def list_settings(base_steps: int, with_schedulers: bool) -> Iterator[Setting]:
         threshold = round(1 - 0.75 * readiness, 3)
         yield _cached("fbCache", threshold, replace(plan, fb_readiness=readiness), base_steps)
     for order, interval in FORECASTS:
-        forecast = replace(
-            plan,
-            forecast=ForecastPlan(order=order, interval=interval),
-            max_consecutive=interval - 1,
-        )
-        yield _cached(f"forecast order {order}", interval, forecast, base_steps)
+        yield _fixed(f"forecast order {order}", interval, order, interval, base_steps, base_steps)
+    # Naive reuse at savings of 1.5 and 2: every second or third step, whatever happens there.
+    yield _fixed("naive", 2, 0, 2, round(0.75 * base_steps), base_steps)
+    yield _fixed("naive", 3, 0, 3, round(0.83 * base_steps), base_steps)
     if with_schedulers:
         for scheduler in SCHEDULERS:
             for steps in SCHEDULER_STEPS:
                 yield _plain(scheduler, steps)
+
+
+def _fixed(
+    policy: str, threshold: float, order: int, interval: int, end: int, num_steps: int
+) -> Setting:
+    plan = CachePlan(
+        start=0,
+        end=end,
+        forecast=ForecastPlan(order=order, interval=interval),
+        max_consecutive=interval - 1,
+    )
+    return _cached(policy, threshold, plan, num_steps)
 
 
 def _plain(scheduler: str, num_steps: int) -> Setting:
