@@ -33,8 +33,8 @@ from server.worker.parts import Parts, build_parts
 from server.worker.pipeline import build_rows
 
 STEPS = (20, 30, 50)
-SWEEP_STEPS, NUM_SHOWN_CHANGES = 10
-NUM_SWEPT = 30, 8
+NUM_SHOWN_CHANGES = 10
+SWEEP_STEPS, NUM_SWEPT = 30, 8
 # What the API's default distance and threshold are made to save: 1.5 times fewer evaluations.
 DEFAULT_SAVING = 1.5
 _TEA_MULTIPLES = (1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)
