@@ -6,7 +6,7 @@ prompts of different length need no padding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,10 @@ class RowGroup:
     spans: tuple[Span, ...]
     past: Sequence[KeysValues] = ()
     kept: list[KeysValues] | None = field(default=None)
+
+    def to(self, device: torch.device) -> "RowGroup":
+        """Return the same group for a layer on another device; each layer's past is there."""
+        return replace(self, rope=self.rope.to(device))
 
     @property
     def past_length(self) -> int:

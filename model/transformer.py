@@ -29,6 +29,10 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    @property
+    def device(self) -> torch.device:
+        return self.input_layernorm.weight.device
+
     def forward(self, x_BSD: Tensor, groups: Sequence[RowGroup]) -> Tensor:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
@@ -129,10 +133,17 @@ class HunyuanImage(nn.Module):
     def run_layers(
         self, x_BSD: Tensor, groups: Sequence[RowGroup], start: int = 0, stop: int | None = None
     ) -> Tensor:
-        """Run the layers [start, stop) on all rows. Shapes: x_BSD -> x_BSD, without final norm."""
+        """Run the layers [start, stop) on all rows, each on its own device.
+
+        Shapes: x_BSD -> x_BSD, without final norm, on the model's device.
+        """
         for layer in self.model.layers[start:stop]:
+            assert isinstance(layer, DecoderLayer)
+            if layer.device != x_BSD.device:
+                x_BSD = x_BSD.to(layer.device, non_blocking=True)
+                groups = [group.to(layer.device) for group in groups]
             x_BSD = layer(x_BSD, groups)
-        return x_BSD
+        return x_BSD.to(self.device, non_blocking=True)
 
     def predict_velocity(self, x_BSD: Tensor, timestep_B: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the velocity at the image tokens of a step's last hidden states.

@@ -19,6 +19,7 @@ from model.loading.plan import (
     fit_rank,
     list_modes,
     parse_devices,
+    plan_layers,
     plan_rank,
 )
 from model.loading.workspace import Workload
@@ -89,6 +90,8 @@ def _list_plans(
         scheme = SCHEMES.get(name)
         modes = list_modes(config, devices.count)
         plans = [plan_rank(config, c, t, devices, options, workload, scheme) for c, t in modes]
+        if devices.count > 1:
+            plans.append(plan_layers(config, devices, options, workload, scheme))
         fits = any(plan.fits(devices) for plan in plans)
         yield from plans
         if not fits:
@@ -130,6 +133,9 @@ def _command(folder: Path, plan: RankPlan, devices: Devices, vae_dtype: str) -> 
     settings = ["HYIMAGE_WORKER__DEVICE=cuda", "HYIMAGE_WORKER__DTYPE=bfloat16"]
     if cfg.startswith("cfg"):
         settings.append(f"HYIMAGE_WORKER__CFG_RANKS={cfg[3:]}")
+    if plan.mode.startswith("layers"):
+        names = ", ".join(f'"cuda:{index}"' for index in range(plan.num_ranks))
+        settings[0] = f"HYIMAGE_WORKER__LAYER_DEVICES='[{names}]'"
     if tensor.startswith("tensor"):
         settings.append(f"HYIMAGE_WORKER__TENSOR_RANKS={tensor[6:]}")
     if vae_dtype != "float32":

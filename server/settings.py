@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +41,10 @@ class WorkerSettings(BaseModel):
     model_config = _SECTION
     checkpoint: str = Field("checkpoints/tiny", description="Folder with config.json")
     device: str = "cpu"
+    layer_devices: tuple[str, ...] = Field(
+        (),
+        description="Spread the layers over these devices of one process, such as cuda:0, cuda:1",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "fp8", "int8", "int4"] = Field(
@@ -67,6 +71,17 @@ class WorkerSettings(BaseModel):
     system_prompt: str = Field(
         "auto", description="auto: the checkpoint's own; none; or the text itself"
     )
+
+    @model_validator(mode="after")
+    def _one_way_at_a_time(self) -> Self:
+        """Refuse ways of spreading a model that exclude each other."""
+        if self.layer_devices and (self.num_ranks > 1 or self.memory_gb):
+            raise ValueError(
+                "layer_devices excludes cfg_ranks, tensor_ranks and memory_gb: choose one way"
+            )
+        if self.layer_devices and self.device not in ("cpu", self.layer_devices[0]):
+            raise ValueError("device, if it is set beside layer_devices, must be the first of them")
+        return self
 
     @property
     def num_ranks(self) -> int:

@@ -14,6 +14,7 @@ from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
 from model.loading.fill import Scratch, finish_one, read_one
+from model.loading.layer_devices import map_layers
 from model.loading.names import Target, list_targets
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
@@ -103,8 +104,11 @@ def _drop(transformer: nn.Module, part: str) -> None:
 def _allocate(transformer: HunyuanImage, options: LoadOptions, streamed: Sequence[int]) -> None:
     """Give every parameter its memory; experts that stay on disk get none."""
     away = set(experts_of(transformer, streamed).values())
+    devices = map_layers(transformer, options)
     for module_name, module in transformer.named_modules():
         device, is_pinned = options.device, False
+        if module_name.startswith("model.layers."):
+            device = devices[int(module_name.split(".")[2])]
         if module in away:
             is_pinned = options.offload == "cpu" and options.device.startswith("cuda")
             device = "cpu" if options.offload == "cpu" else "meta"

@@ -17,6 +17,7 @@ class LoadOptions:
     """Where parameters lie, and as what."""
 
     device: str = "cpu"
+    layer_devices: tuple[str, ...] = ()  # layers are spread over these; the first is `device`
     dtype: torch.dtype = torch.bfloat16
     quantization: str = "none"  # or a name of SCHEMES; a quantized folder needs none
     vae_dtype: torch.dtype = torch.float32

@@ -14,6 +14,7 @@ import torch
 
 from model.config import ModelConfig
 from model.errors import ConfigError
+from model.loading.layer_devices import layer_sizes, spread_layers
 from model.loading.options import LoadOptions
 from model.loading.streaming import choose_streamed, experts_of
 from model.loading.workspace import (
@@ -143,6 +144,24 @@ def plan_rank(
         step_s=step_s,
         bytes_exchanged=exchanged,
         bytes_fetched=fetched,
+    )
+
+
+def plan_layers(
+    config: ModelConfig,
+    devices: Devices,
+    options: LoadOptions,
+    workload: Workload,
+    scheme: Scheme | None = None,
+) -> RankPlan:
+    """Return what the fullest device needs when layers are spread over all of them."""
+    whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
+    sizes, extra = layer_sizes(build_meta_model(config, Mesh(), options, scheme), options)
+    held = [extra] + [0] * (devices.count - 1)
+    for size, place in zip(sizes, spread_layers(sizes, extra, devices.count), strict=True):
+        held[place] += size
+    return replace(
+        whole, mode=f"layers{devices.count}", num_ranks=devices.count, parameters=max(held)
     )
 
 

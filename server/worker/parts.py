@@ -78,7 +78,8 @@ def build_parts(
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     system_prompts = read_system_prompts(folder)
     options = LoadOptions(
-        device=settings.device,
+        device=settings.layer_devices[0] if settings.layer_devices else settings.device,
+        layer_devices=settings.layer_devices,
         dtype=getattr(torch, settings.dtype),
         vae_dtype=getattr(torch, settings.vae_dtype),
         quantization=settings.quantization,
