@@ -47,9 +47,9 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
+    "int8": Scheme("int8", 128, torch.int8, -127.0, 127.0, torch.bfloat16),
     # float8 scales are a row's own, as the matrix units of a GPU want them.
     "fp8": Scheme("fp8", 0, torch.float8_e4m3fn, -448.0, 448.0, torch.float32),
-    "int8": Scheme("int8", 128, torch.int8, -127.0, 127.0, torch.bfloat16),
     "int4": Scheme("int4", 32, torch.uint8, -8.0, 7.0, torch.bfloat16),
 }
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from model.loading.build import load_model
 from model.loading.layer_devices import layer_sizes, map_layers, spread_layers
+from model.loading.options import LoadOptions
 from model.prefix import compute_prefix
 from server.messages import ImageDone, Job
 from server.settings import SettingsError, WorkerSettings, load_settings
@@ -70,7 +71,7 @@ def test_layers_that_stay_in_one_place_draw_the_same_picture(
 
 def test_a_layer_elsewhere_gets_its_input_there(tiny_checkpoint: Path) -> None:
     """On the meta device nothing can come back, and the error says from where."""
-    options = replace(FLOAT32, layer_devices=("cpu", "meta"))
+    options = LoadOptions(dtype=torch.bfloat16, layer_devices=("cpu", "meta"))
     transformer = load_model(tiny_checkpoint, options)
     assert {layer.device.type for layer in transformer.model.layers} == {"meta"}
     with torch.inference_mode(), pytest.raises(NotImplementedError, match="meta tensor"):
