@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve test check format image clean
+.PHONY: setup serve test test-gpu check format image clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,10 @@ serve: setup
 
 test: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not gpu" -q
+
+# On a machine with a CUDA device, and the torch build made for it: what no CPU can show.
+test-gpu: setup
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu -q tests/gpu
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,0 +1,102 @@
+"""One GPU does what the CPU does: recorded truth, each fast path, offload within its memory."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.loading.build import load_model
+from model.loading.options import LoadOptions
+from model.offload import place_bytes
+from model.prefix import compute_prefix
+from model.quantization import fp8_cuda
+from model.quantization.scheme import SCHEMES, dequantize, quantize
+from model.transformer import HunyuanImage
+from server.messages import ImageDone, Job
+from server.settings import WorkerSettings
+from server.worker.parts import build_parts
+from server.worker.pipeline import draw
+from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
+
+IDS = list(range(60))
+
+
+def hidden(transformer: HunyuanImage, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return compute_prefix(transformer, ids).hidden_1SD.float().cpu()
+
+
+def test_layers_agree_with_the_cpu(wide_checkpoint: Path, on_cpu: HunyuanImage) -> None:
+    ours = hidden(load_model(wide_checkpoint, CUDA_BFLOAT16), IDS)
+    torch.testing.assert_close(ours, hidden(on_cpu, IDS), **ROUGHLY)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+def test_rounded_layers_agree_with_the_cpu(wide_checkpoint: Path, name: str) -> None:
+    ours = load_model(wide_checkpoint, replace(CUDA_BFLOAT16, quantization=name))
+    theirs = load_model(wide_checkpoint, LoadOptions(dtype=torch.bfloat16, quantization=name))
+    tolerance = {"atol": 0.2, "rtol": 0.1} if name == "fp8" else ROUGHLY  # inputs are rounded too
+    torch.testing.assert_close(hidden(ours, IDS), hidden(theirs, IDS), **tolerance)
+
+
+def test_a_float8_product_is_near_the_restored_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(33, 256, device="cuda", dtype=torch.bfloat16)
+    packed, scale = quantize(torch.randn(512, 256, device="cuda") * 0.05, SCHEMES["fp8"])
+    if not fp8_cuda.is_usable(x, packed):
+        pytest.skip("this GPU has no float8 units; weights are restored instead")
+    ours = fp8_cuda.linear(x, packed, scale).float()
+    exact = x.float() @ dequantize(packed, scale, torch.float32).T
+    assert (ours - exact).norm() / exact.norm() < 0.05
+
+
+def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:
+    whole = load_model(wide_checkpoint, CUDA_BFLOAT16)
+    experts = place_bytes(whole.model.layers[0].mlp.experts)
+    budget = sum(p.nbytes for p in whole.parameters()) - experts
+    for offload in ("cpu", "disk"):
+        options = replace(CUDA_BFLOAT16, weights_bytes=budget, offload=offload)
+        fetched = load_model(wide_checkpoint, options)
+        assert any(x.mlp.experts.before_use is not None for x in fetched.model.layers)
+        for _ in range(5):
+            assert torch.equal(hidden(fetched, IDS), hidden(whole, IDS))
+
+
+def test_a_picture_is_drawn_within_the_memory_promised(wide_checkpoint: Path, job: Job) -> None:
+    settings = WorkerSettings(
+        checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16", memory_gb=0.06
+    )
+    torch.cuda.reset_peak_memory_stats()
+    parts = build_parts(settings)
+    list(draw(parts, job))
+    assert torch.cuda.max_memory_allocated() <= settings.memory_gb * 1e9
+
+
+def test_a_step_waits_for_the_device_at_most_once(wide_checkpoint: Path, job: Job) -> None:
+    parts = build_parts(
+        WorkerSettings(checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16")
+    )
+    counts = {}
+    for num_steps in (2, 6):
+        events = draw(parts, replace(job, num_steps=num_steps))
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                list(events)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        counts[num_steps] = sum("synchroniz" in str(w.message) for w in caught)
+    assert (counts[6] - counts[2]) / 4 <= 1
+
+
+def test_the_pictures_of_a_gpu_and_a_cpu_look_the_same(wide_checkpoint: Path, job: Job) -> None:
+    pictures = []
+    for device in ("cpu", "cuda:0"):
+        parts = build_parts(WorkerSettings(checkpoint=str(wide_checkpoint), device=device))
+        (done,) = (e for e in draw(parts, job) if isinstance(e, ImageDone))
+        pictures.append(done)
+    assert pictures[0].seed == pictures[1].seed
+    assert (pictures[0].width_px, pictures[0].height_px) == (256, 256)
