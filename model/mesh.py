@@ -51,6 +51,11 @@ class Mesh:
     size: int = 1
 
     @property
+    def whole(self) -> Group:
+        """Return all ranks as one group."""
+        return Group(self.rank, self.size)
+
+    @property
     def is_first(self) -> bool:
         """Return whether this rank reports; all others draw along."""
         return self.rank == 0

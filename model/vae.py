@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import VaeConfig
+from model.mesh import ALONE, Group
+from model.slab import WHOLE, Slab
 
 # Source: AutoencoderKLConv3D of the reference; patch_embed's norms have 1e-5.
 NORM_EPS = 1e-6
@@ -48,9 +50,9 @@ class ResnetBlock(nn.Module):
         if channels != out_channels:
             self.nin_shortcut = _conv(channels, out_channels, 1)
 
-    def forward(self, x_BCtyx: Tensor) -> Tensor:
-        hidden = self.conv1(F.silu(self.norm1(x_BCtyx)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
+        hidden = slab.conv(self.conv1, F.silu(slab.norm(self.norm1, x_BCtyx)))
+        hidden = slab.conv(self.conv2, F.silu(slab.norm(self.norm2, hidden)))
         return hidden + (x_BCtyx if self.nin_shortcut is None else self.nin_shortcut(x_BCtyx))
 
 
@@ -117,8 +119,8 @@ class Upsample(nn.Module):
         self.conv = _conv(channels, out_channels * factor)
         self._repeats = factor * out_channels // channels
 
-    def forward(self, x_BCtyx: Tensor) -> Tensor:
-        learnt = _channels_to_space(self.conv(x_BCtyx), self.strides)
+    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
+        learnt = _channels_to_space(slab.conv(self.conv, x_BCtyx), self.strides)
         plain = x_BCtyx.repeat_interleave(self._repeats, dim=1)
         return learnt + _channels_to_space(plain, self.strides)
 
@@ -145,12 +147,13 @@ class Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x_BCtyx: Tensor) -> Tensor:
+    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
         for block in self.block:
-            x_BCtyx = block(x_BCtyx)
-        for change in (self.downsample, self.upsample):
-            if change is not None:
-                x_BCtyx = change(x_BCtyx)
+            x_BCtyx = block(x_BCtyx, slab)
+        if self.downsample is not None:
+            x_BCtyx = self.downsample(x_BCtyx)
+        if self.upsample is not None:
+            x_BCtyx = self.upsample(x_BCtyx, slab)
         return x_BCtyx
 
 
@@ -204,7 +207,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to pixels. Shapes: z_BCtyx -> rgb_B3tyx."""
+    """Latents to pixels. Shapes: z_BCtyx -> rgb_B3tyx.
+
+    A group of ranks shares the finer levels out by rows; the coarsest one, whose attention sees
+    everything, is run by each.
+    """
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -221,12 +228,14 @@ class Decoder(nn.Module):
         self.norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
         self.conv_out = _conv(widths[-1], config.rgb_channels)
 
-    def forward(self, z_BCtyx: Tensor) -> Tensor:
+    def forward(self, z_BCtyx: Tensor, group: Group) -> Tensor:
         hidden = self.conv_in(z_BCtyx) + z_BCtyx.repeat_interleave(self._repeats, dim=1)
-        hidden = self.mid(hidden)
+        slab, hidden = Slab(group).own_rows(self.mid(hidden))
         for level in self.up:
-            hidden = level(hidden)
-        return self.conv_out(F.silu(self.norm_out(hidden)))
+            hidden = level(hidden, slab)
+        rgb_B3tyx = slab.conv(self.conv_out, F.silu(slab.norm(self.norm_out, hidden)))
+        # Only the last frame is a picture.
+        return slab.all_rows(rgb_B3tyx[:, :, -1:], z_BCtyx.shape[3])
 
 
 class Vae(nn.Module):
@@ -238,14 +247,14 @@ class Vae(nn.Module):
         self.decoder = Decoder(config)
         self._config = config
 
-    def decode(self, latent_BCYX: Tensor) -> Tensor:
-        """Return the picture of a latent.
+    def decode(self, latent_BCYX: Tensor, group: Group = ALONE.whole) -> Tensor:
+        """Return the picture of a latent; a group of ranks decodes it together.
 
         Shapes: latent_BCYX -> rgb_B3yx float32, nominally in [-1, 1].
         """
         z_BC1YX = self.unscale(latent_BCYX).unsqueeze(2)
-        rgb_B3tyx = self.decoder(z_BC1YX.to(self.decoder.conv_in.weight.dtype))
-        return rgb_B3tyx[:, :, -1].float()
+        rgb_B31yx = self.decoder(z_BC1YX.to(self.decoder.conv_in.weight.dtype), group)
+        return rgb_B31yx.squeeze(2).float()
 
     def unscale(self, latent_BCYX: Tensor) -> Tensor:
         """Return what the decoder reads for a latent of the transformer."""

@@ -77,7 +77,7 @@ def measure_workspace(
             activations = live.peak
         latent_BCYX = torch.empty(1, config.vae.latent_channels, *grid, device="meta")
         with LiveBytes(transformer.parameters()) as live, _FusedAttention():
-            transformer.vae.decode(latent_BCYX)
+            transformer.vae.decode(latent_BCYX, SilentGroup(0, transformer.mesh.size))
             vae = live.peak
     num_tokens = rows * (grid[0] * grid[1] + len(config.step_tokens))
     wider = dtype.itemsize / torch.bfloat16.itemsize
@@ -118,6 +118,9 @@ class SilentGroup(Group):
 
     def sum(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+    def gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+        return torch.cat([x] * self.size, dim=dim)
 
 
 def build_meta_model(

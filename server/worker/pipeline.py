@@ -135,14 +135,14 @@ def build_rows(parts: Parts, job: Job, prompt: Prompt, size: Size) -> tuple[Imag
 
 
 def _finish_picture(parts: Parts, job: Job, latent_BCYX: Tensor) -> bytes:
-    """Return the file of a picture. Other ranks than the first have nothing to show."""
+    """Return the file of a picture. All ranks decode it; only the first has it to show."""
+    pixels_yx3 = decode_pixels(parts.transformer, latent_BCYX)[0]
     if not parts.transformer.mesh.is_first:
         return b""
-    pixels_yx3 = decode_pixels(parts.transformer, latent_BCYX)[0]
     return encode_image(pixels_yx3.cpu().numpy(), job.image_format, job.quality)
 
 
 @torch.inference_mode()
 def decode_pixels(transformer: HunyuanImage, latent_BCYX: Tensor) -> Tensor:
     """Return the pictures of latents. Shapes: latent_BCYX -> rgb_Byx3 uint8."""
-    return to_uint8(transformer.vae.decode(latent_BCYX))
+    return to_uint8(transformer.vae.decode(latent_BCYX, transformer.mesh.whole))

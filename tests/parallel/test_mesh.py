@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from PIL import Image
+from torch import Tensor
 
 from cache.plan import CachePlan, ForecastPlan
 from model.config import load_config
 from model.errors import ConfigError
-from model.loading.build import build_skeleton
+from model.loading.build import build_skeleton, load_model
 from model.loading.names import list_targets
 from model.loading.shard_plan import Part, check_divisible, plan_part
 from model.mesh import Group, Mesh, join_mesh, leave_mesh
@@ -21,7 +22,7 @@ from server.messages import ImageDone, Job
 from server.settings import WorkerSettings
 from server.worker.parts import build_parts
 from server.worker.pipeline import draw
-from tests.conftest import GOLDEN_CHECKPOINT
+from tests.conftest import FLOAT32, GOLDEN_CHECKPOINT
 
 JOB = Job(
     job_id="mesh",
@@ -60,13 +61,34 @@ def draw_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
     }
 
 
+def decode_all(checkpoint: Path, mesh: Mesh) -> list[Tensor]:
+    """Decode latents whose rows the ranks divide, and do not divide."""
+    transformer = load_model(checkpoint, FLOAT32, mesh=mesh)
+    channels = transformer.config.vae.latent_channels
+    shapes = [(1, channels, 8, 6), (2, channels, 5, 3), (1, channels, 4, 9)]
+    latents = [torch.randn(s, generator=torch.Generator().manual_seed(1)) for s in shapes]
+    with torch.inference_mode():
+        return [transformer.vae.decode(latent, mesh.whole) for latent in latents]
+
+
 def draw_as_rank(
     rank: int, cfg_size: int, tensor_size: int, checkpoint: Path, folder: Path
 ) -> None:
     mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu")
     pictures = draw_all(checkpoint, mesh)
+    decoded = decode_all(checkpoint, mesh)
     if mesh.is_first:
         torch.save(pictures, folder / "pictures.pt")
+        torch.save(decoded, folder / "decoded.pt")
+    leave_mesh()
+
+
+def decode_as_rank(rank: int, folder: Path) -> None:
+    mesh = join_mesh(rank, 1, 3, folder / "rendezvous", "cpu")
+    whole = replace(mesh, tensor=Group())  # three ranks do not divide its layers
+    decoded = decode_all(GOLDEN_CHECKPOINT, whole)
+    if mesh.is_first:
+        torch.save(decoded, folder / "decoded.pt")
     leave_mesh()
 
 
@@ -99,6 +121,17 @@ def test_a_mesh_draws_what_one_process_draws(
             assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
             assert ours.diagnostics == theirs.diagnostics, name
     assert together["cached"][0].diagnostics["stepsReused"] > 0
+    decoded = torch.load(tmp_path / "decoded.pt")
+    for ours, theirs in zip(decoded, decode_all(tiny_checkpoint, Mesh()), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_golden_checkpoint_of_several_frames_is_decoded_in_slabs(tmp_path: Path) -> None:
+    """Its decoder has temporal levels: norms run over all frames and rows."""
+    mp.spawn(decode_as_rank, args=(tmp_path,), nprocs=3)
+    decoded = torch.load(tmp_path / "decoded.pt")
+    for ours, theirs in zip(decoded, decode_all(GOLDEN_CHECKPOINT, Mesh()), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
