@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -19,8 +18,6 @@ from server.metrics import Metrics
 from server.settings import Settings
 from server.tasks.items import to_error_object
 from server.tasks.service import TaskService
-
-log = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -86,10 +83,8 @@ async def get_image(name: str, request: Request) -> Response:
     images: ImageStore = request.app.state.images
     try:
         content = await images.load(name)
-    except OSError:
-        log.exception("the image store does not work")
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
-        return JSONResponse({"detail": "the image store cannot be reached"}, 503, headers)
+    except TaskError as e:
+        return JSONResponse({"detail": e.message}, 503, {"Retry-After": str(RETRY_AFTER_S)})
     if content is None:
         return JSONResponse({"detail": "there is no such image, or it has expired"}, 404)
     return Response(content, media_type=media_type(name))

@@ -1,6 +1,7 @@
 """Finished pictures as files, under names that cannot be guessed."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -8,7 +9,10 @@ from typing import TypeVar
 
 import fsspec
 
+from server.errors import TaskError
 from server.settings import SettingsError
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -28,7 +32,7 @@ def media_type(name: str) -> str:
 class ImageStore:
     """A folder, or any place that fsspec reaches by URL. All of it runs in threads.
 
-    Every call raises an OSError if the place cannot be reached.
+    Every call raises a TaskError, serviceUnavailable, if the place cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,10 +68,10 @@ class ImageStore:
     async def _run(self, operation: Callable[..., Result], *arguments: object) -> Result:
         try:
             return await asyncio.to_thread(operation, *arguments)
-        except OSError:
-            raise
-        except _remote_errors() as e:
-            raise OSError(f"the image store cannot be reached: {type(e).__name__}") from None
+        except (OSError, *_remote_errors()) as e:
+            log.error("the image store does not work: %s: %s", type(e).__name__, e)
+            message = "The image store cannot be reached; try again later."
+            raise TaskError("serviceUnavailable", message) from None
 
     def _write(self, name: str, encoded: bytes) -> None:
         path = f"{self._root}/{name}"

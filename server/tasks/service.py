@@ -282,9 +282,6 @@ class TaskService:
             failure = await self._draw_missing(task, row, positions)
         except TaskError as e:
             failure = e
-        except OSError:
-            log.exception("task %s could not be stored", row.task_uuid)
-            failure = TaskError("internalServerError", "The pictures could not be stored.")
         try:
             # When stopping, a task that is not finished stays in the store for the next start.
             if failure is None or not self._stopping.is_set():
@@ -366,7 +363,7 @@ class TaskService:
     async def _sweep_for_ever(self) -> None:
         """Delete pictures whose time is over and tasks that ended long ago."""
         while not self._stopping.is_set():
-            with contextlib.suppress(TaskError, OSError):  # next time; stores log their faults
+            with contextlib.suppress(TaskError):  # next time; stores log their faults
                 now = time.time()
                 expired = await self._store.list_expired_images(now)
                 forgotten = await self._store.purge(self._settings.tasks.retention_s)

@@ -9,6 +9,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from server.delivery.images import ImageStore
+from server.errors import TaskError
 from server.settings import SettingsError
 
 BUCKET = "pictures"
@@ -60,13 +61,13 @@ def test_an_object_carries_its_content_type(endpoint: str) -> None:
     assert head["ContentType"] == "image/jpeg"
 
 
-def test_a_store_that_is_gone_is_an_os_error(
+def test_a_store_that_is_gone_is_an_error_that_clients_understand(
     endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = new_store()
-    with pytest.raises(OSError, match=r"cannot be reached|connect"):
+    with pytest.raises(TaskError, match=r"serviceUnavailable.*cannot be reached"):
         asyncio.run(store.save(f"{uuid.uuid4()}.png", b"picture"))
 
 
