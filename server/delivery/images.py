@@ -68,7 +68,7 @@ class ImageStore:
     async def _run(self, operation: Callable[..., Result], *arguments: object) -> Result:
         try:
             return await asyncio.to_thread(operation, *arguments)
-        except (OSError, *_remote_errors()) as e:
+        except _store_errors() as e:
             log.error("the image store does not work: %s: %s", type(e).__name__, e)
             message = "The image store cannot be reached; try again later."
             raise TaskError("serviceUnavailable", message) from None
@@ -101,10 +101,10 @@ class ImageStore:
 
 
 @lru_cache
-def _remote_errors() -> tuple[type[Exception], ...]:
-    """Return what remote stores raise beside OSError; the s3 extra brings its own."""
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Return what stores raise when they do not work; the s3 extra brings its own."""
     try:
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
-        return ()
-    return BotoCoreError, ClientError
+        return (OSError,)
+    return OSError, BotoCoreError, ClientError
