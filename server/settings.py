@@ -120,6 +120,12 @@ class TaskSettings(BaseModel):
     retention_s: int = Field(
         86400, ge=60, description="After this a task is forgotten and its UUID is free again"
     )
+    is_shared: bool = Field(
+        False, description="Other servers use the same database and images; see docs/operating.md"
+    )
+    lease_s: float = Field(
+        30.0, ge=1, description="How long a dead server's tasks wait before another draws them"
+    )
 
 
 class KeySettings(BaseModel):

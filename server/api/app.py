@@ -33,7 +33,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     store = TaskStore(settings.tasks.database_url)
     images = ImageStore(settings.images.folder)
     egress = Egress(settings.egress)
-    outbox = Outbox(settings.egress, store, egress)
+    outbox = Outbox(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
     safety = SafetyChecker(settings.safety)
     metrics = Metrics()
     tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, facts)

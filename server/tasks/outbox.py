@@ -21,13 +21,18 @@ log = logging.getLogger(__name__)
 
 BATCH = 16
 IDLE_S = 30.0
+# A call of a server that died is made by another one after this many times its timeout.
+CLAIM_TIMEOUTS = 2
 
 
 class Outbox:
     """Sends what is due; one instance per server process."""
 
-    def __init__(self, settings: EgressSettings, store: TaskStore, egress: Egress) -> None:
+    def __init__(
+        self, settings: EgressSettings, store: TaskStore, egress: Egress, *, is_shared: bool = False
+    ) -> None:
         self._settings = settings
+        self._is_shared = is_shared
         self._store = store
         self._egress = egress
         self._wakeup = asyncio.Event()
@@ -85,6 +90,10 @@ class Outbox:
             return
 
     async def _call(self, row: DueWebhook) -> None:
+        if self._is_shared:
+            until = time.time() + CLAIM_TIMEOUTS * self._settings.timeout_s
+            if not await self._store.claim_webhook(row, until):
+                return
         try:
             await self._egress.send_json("POST", row.url, row.body)
         except EgressError as e:

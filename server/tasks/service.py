@@ -25,6 +25,7 @@ from server.safety import SafetyChecker
 from server.settings import Settings
 from server.tasks.admission import check_limits, check_task, conflict, to_job
 from server.tasks.items import processing_items, result_item, to_error_object
+from server.tasks.leases import Leases
 from server.tasks.outbox import Outbox
 from server.tasks.seeds import image_seeds
 from server.tasks.store import (
@@ -81,6 +82,7 @@ class TaskService:
         self._safety = safety
         self._metrics = metrics
         self.facts = facts
+        self._leases = Leases(settings.tasks, store)
         self._runs: dict[str, _Run] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._is_draining = False
@@ -91,9 +93,10 @@ class TaskService:
     async def open(self) -> None:
         """Take up what an earlier process accepted and did not finish."""
         await self._store.open()
-        for stored in await self._store.list_running():
+        for stored in await self._leases.take_over():
             log.info("task %s was accepted before a restart; drawing it", stored.row.task_uuid)
             self._start(stored)
+        self._spawn(self._leases.keep(self._runs, self._start, self._stopping))
         self._spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
@@ -102,6 +105,7 @@ class TaskService:
         self._stopping.set()
         await self.engine.stop()  # ends every job, and so every coroutine that draws
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._leases.give_up()
         await self._store.close()
 
     # --- what requests ask for ---
@@ -131,6 +135,8 @@ class TaskService:
             status=RUNNING,
             error=None,
             created_at=time.time(),
+            holder=self._leases.holder,
+            held_until=self._leases.held_until,
         )
         # Counted before the first await, so that no burst of requests slips past the limits.
         self._runs[task.taskUUID] = _Run(row, task.numberResults)

@@ -44,6 +44,8 @@ _TASKS = sa.Table(
     sa.Column("status", sa.String(8), nullable=False, index=True),
     sa.Column("error", sa.JSON),
     sa.Column("created_at", sa.Float, nullable=False, index=True),
+    sa.Column("holder", sa.String(36)),
+    sa.Column("held_until", sa.Float),
 )
 _IMAGES = sa.Table(
     "images",
@@ -84,6 +86,8 @@ class TaskRow:
     status: str
     error: dict[str, Any] | None
     created_at: float
+    holder: str | None = None  # the server that draws it, where several share a store
+    held_until: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +204,31 @@ class TaskStore:
 
         return await self._read(read)
 
+    async def renew(self, holder: str, until: float) -> None:
+        """Hold the running tasks of a server until a later time."""
+        own = sa.and_(_TASKS.c.holder == holder, _TASKS.c.status == RUNNING)
+        change = sa.update(_TASKS).where(own).values(held_until=until)
+        await self._write(lambda connection: connection.execute(change).rowcount)
+
+    async def claim(self, holder: str, until: float, limit: int) -> list[StoredTask]:
+        """Give a server some running tasks that nobody holds any more, the oldest first.
+
+        Of several servers that ask at once, each task goes to one.
+        """
+        held_until = sa.func.coalesce(_TASKS.c.held_until, 0.0)
+        free = sa.and_(_TASKS.c.status == RUNNING, held_until < time.time())
+
+        def write(connection: Connection) -> list[StoredTask]:
+            oldest = sa.select(_TASKS.c.task_uuid).where(free).order_by(_TASKS.c.created_at)
+            uuids = connection.scalars(oldest.limit(limit)).all()
+            take = sa.update(_TASKS).values(holder=holder, held_until=until).where(free)
+            taken = [
+                u for u in uuids if connection.execute(take.where(_TASKS.c.task_uuid == u)).rowcount
+            ]
+            return [stored for u in taken if (stored := _find(connection, u)) is not None]
+
+        return await self._write(write)
+
     async def add_image(
         self, image: ImageRow, webhook: Webhook | None, *, is_last: bool = False
     ) -> None:
@@ -261,6 +290,12 @@ class TaskStore:
         return await self._read(
             lambda connection: [DueWebhook(**row) for row in connection.execute(due).mappings()]
         )
+
+    async def claim_webhook(self, due: DueWebhook, until: float) -> bool:
+        """Keep other servers from making a call for a while; return whether none is making it."""
+        unchanged = sa.and_(_WEBHOOKS.c.id == due.id, _WEBHOOKS.c.next_try_at == due.next_try_at)
+        change = sa.update(_WEBHOOKS).where(unchanged).values(next_try_at=until)
+        return await self._write(lambda connection: connection.execute(change).rowcount == 1)
 
     async def delay_webhook(self, webhook_id: int, num_tries: int, next_try_at: float) -> None:
         """Try a call again later."""

@@ -99,6 +99,56 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres"))
 
 
+def test_of_two_servers_that_claim_at_once_each_task_goes_to_one(url: str) -> None:
+    async def scenario() -> None:
+        first, second = TaskStore(url), TaskStore(url)
+        now = time.time()
+        for store in (first, second):
+            await store.open()
+        for index in range(12):
+            held = {0: None, 1: now - 1, 2: now + 60}[index % 3]
+            await first.add(replace(TASK, task_uuid=f"t{index}", holder="dead", held_until=held))
+        claims = await asyncio.gather(
+            *(store.claim(name, now + 60, 8) for store, name in ((first, "a"), (second, "b")))
+        )
+        claimed = [stored.row.task_uuid for own in claims for stored in own]
+        assert sorted(claimed) == sorted(f"t{i}" for i in range(12) if i % 3 != 2)
+        assert await first.claim("a", now + 60, 8) == []
+        await second.renew("b", 0.0)
+        again = await first.claim("a", now + 60, 8)
+        assert [s.row.task_uuid for s in again] == [s.row.task_uuid for s in claims[1]]
+        assert {stored.row.holder for stored in claims[1]} <= {"b"}
+        for index in range(12):
+            await first.release(f"t{index}")
+        for store in (first, second):
+            await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_webhook_call_is_made_by_one_of_two_servers(url: str) -> None:
+    async def scenario() -> None:
+        first, second = TaskStore(url), TaskStore(url)
+        for store in (first, second):
+            await store.open()
+        await first.add(TASK)
+        await first.add_image(IMAGE, CALL)
+        (due,) = await first.list_due_webhooks(now=10.0, limit=10)
+        claims = await asyncio.gather(
+            *(store.claim_webhook(due, 70.0) for store in (first, second))
+        )
+        assert sorted(claims) == [False, True]
+        assert await second.list_due_webhooks(now=10.0, limit=10) == []
+        (later,) = await second.list_due_webhooks(now=70.0, limit=10)  # the first one died
+        assert await second.claim_webhook(later, 130.0)
+        await second.drop_webhook(later.id)
+        await second.release("t1")
+        for store in (first, second):
+            await store.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_task_lives_in_the_store_from_acceptance_to_being_forgotten(url: str) -> None:
     async def scenario() -> None:
         store = TaskStore(url)

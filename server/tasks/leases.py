@@ -1,0 +1,72 @@
+"""Several servers on one task store: each draws what it holds, and takes over what nobody holds.
+
+A server holds the tasks that it accepted, for a while, and says so again in good time. What a dead
+one held is free when its time is over; then the first server that claims it draws it, from its
+seeds, so that it does not matter how far the other one got. Clocks may differ by less than a lease.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection
+
+from server.errors import TaskError
+from server.settings import TaskSettings
+from server.tasks.store import StoredTask, TaskStore
+
+log = logging.getLogger(__name__)
+
+# A server with as many tasks of its own leaves those of the dead to others.
+MAX_CLAIMED = 8
+RENEWALS_A_LEASE = 3
+
+
+class Leases:
+    """What this server holds. Without sharing it holds everything, for ever."""
+
+    def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
+        self._store = store
+        self._lease_s = settings.lease_s
+        self.is_shared = settings.is_shared
+        self.holder = str(uuid.uuid4())
+
+    @property
+    def held_until(self) -> float | None:
+        """Return until when what is accepted now is held; None for ever."""
+        return time.time() + self._lease_s if self.is_shared else None
+
+    async def take_over(self) -> list[StoredTask]:
+        """Return all that an earlier process of this server accepted and did not finish."""
+        return [] if self.is_shared else await self._store.list_running()
+
+    async def keep(
+        self, running: Collection[str], start: Callable[[StoredTask], None], stop: asyncio.Event
+    ) -> None:
+        """Hold what is being drawn, and start what nobody holds, until stopped.
+
+        `running` are the tasks that this server draws, as they come and go.
+        """
+        while self.is_shared and not stop.is_set():
+            with contextlib.suppress(TaskError):  # the store says why in the log
+                await self._store.renew(self.holder, time.time() + self._lease_s)
+                for stored in await self._claim(MAX_CLAIMED - len(running)):
+                    # Its own, if it was held up for longer than a lease.
+                    if stored.row.task_uuid not in running:
+                        log.warning("task %s was left by another server", stored.row.task_uuid)
+                        start(stored)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
+                    await stop.wait()
+
+    async def give_up(self) -> None:
+        """Let others have at once what is not finished."""
+        if self.is_shared:
+            with contextlib.suppress(TaskError):
+                await self._store.renew(self.holder, 0.0)
+
+    async def _claim(self, limit: int) -> list[StoredTask]:
+        if limit <= 0:
+            return []
+        return await self._store.claim(self.holder, time.time() + self._lease_s, limit)
