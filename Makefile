@@ -3,6 +3,7 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 CONFIG ?= configs/tiny.toml
 PYTHON ?= python3
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ serve: setup
 	$(BIN)/hyimage serve --config $(CONFIG) --host $(HOST) --port $(PORT)
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not gpu" -q
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m "not gpu" -q -n $(JOBS) --dist loadfile
 
 # On a machine with a CUDA device, and the torch build made for it: what no CPU can show.
 test-gpu: setup

@@ -23,6 +23,7 @@ class Group:
     rank: int = 0
     size: int = 1
     handle: dist.ProcessGroup | None = None
+    by_expert: bool = False  # routed experts are shared out whole, not each by its width
 
     def sum(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks, in the dtype of x; x itself may be overwritten."""
@@ -80,7 +81,14 @@ class Mesh:
 ALONE = Mesh()
 
 
-def join_mesh(rank: int, cfg_size: int, tensor_size: int, rendezvous: Path, device: str) -> Mesh:
+def join_mesh(
+    rank: int,
+    cfg_size: int,
+    tensor_size: int,
+    rendezvous: Path,
+    device: str,
+    by_expert: bool = False,
+) -> Mesh:
     """Meet the other ranks at a file and return this one's place. Neighbours share tensors.
 
     `device` tells the transport: NCCL between GPUs, gloo otherwise.
@@ -106,7 +114,7 @@ def join_mesh(rank: int, cfg_size: int, tensor_size: int, rendezvous: Path, devi
     ]
     return Mesh(
         cfg=Group(cfg_rank, cfg_size, cfg_groups[tensor_rank]),
-        tensor=Group(tensor_rank, tensor_size, tensor_groups[cfg_rank]),
+        tensor=Group(tensor_rank, tensor_size, tensor_groups[cfg_rank], by_expert),
         rank=rank,
         size=size,
     )

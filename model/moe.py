@@ -37,18 +37,24 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """All routed experts of one layer, each parameter stacked over the expert axis.
+    """The routed experts of one layer, each parameter stacked over the expert axis.
+
+    A rank holds a slice of every expert, or neighbouring whole ones; the ranks' outputs add up.
 
     Shapes: x_TD, weights_TK, experts_TK -> x_TD.
     """
 
     def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
         super().__init__()
-        width = config.expert_width // group.size
-        self.gate_and_up_proj = nn.Parameter(
-            torch.empty(config.num_experts, 2 * width, hidden_size)
-        )
-        self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden_size, width))
+        width, count = config.expert_width, config.num_experts
+        if group.by_expert:
+            count //= group.size
+        else:
+            width //= group.size
+        self.num_all = config.num_experts
+        self.first = group.rank * count if group.by_expert else 0
+        self.gate_and_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(count, hidden_size, width))
 
     # Called with the experts that are about to be used, where they are not always at hand.
     before_use: Callable[[Sequence[int]], None] | None = None
@@ -65,14 +71,16 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
         top_k = experts_TK.shape[1]
-        expert_of_row = experts_TK.flatten()
+        # This rank's experts are counted from 0; rows of the others come after theirs.
+        expert_of_row = (experts_TK.flatten() - self.first) % self.num_all
         # Rows of the [T, K] choices, by expert. bincount would wait for the device.
         sorted_experts, order = expert_of_row.sort(stable=True)
-        all_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
-        ends_E = torch.searchsorted(sorted_experts, all_experts, right=True)
+        own_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
+        ends_E = torch.searchsorted(sorted_experts, own_experts, right=True)
         tokens = order // top_k
         if self.before_use is not None:
-            self.before_use(sorted_experts.unique_consecutive().tolist())
+            used = sorted_experts.unique_consecutive().tolist()
+            self.before_use([expert for expert in used if expert < len(own_experts)])
         if x_TD.device.type != "cpu":  # meta tensors, for planning, go the way of CUDA
             return self._run_grouped(x_TD, weights_TK, order, tokens, ends_E)
         return self._run_each(x_TD, weights_TK.flatten()[order], tokens, ends_E)
@@ -85,7 +93,9 @@ class Experts(nn.Module):
         """
         out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
         counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-        chunks = zip(tokens.split(counts), weights.unsqueeze(1).split(counts), strict=True)
+        own = sum(counts)
+        weight_chunks = weights[:own].unsqueeze(1).split(counts)
+        chunks = zip(tokens[:own].split(counts), weight_chunks, strict=True)
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
                 x = x_TD.index_select(0, token)
@@ -105,6 +115,9 @@ class Experts(nn.Module):
         del up_EDZ  # restored weights are large; the next ones may lie in the same place
         down_EFD = self.weights_of_all("down_proj", x_TD.dtype).transpose(1, 2)
         y_sorted = F.grouped_mm(hidden, down_EFD, offs=ends_E)
+        if len(ends_E) < self.num_all:  # rows of other ranks' experts hold whatever was there
+            is_own = torch.arange(len(order), device=order.device) < ends_E[-1]
+            y_sorted = y_sorted.where(is_own.unsqueeze(1), 0)
         # Gather instead of scatter-add: atomics would make the sum depend on their order.
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order), device=order.device)
@@ -115,7 +128,7 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """Shared expert plus routed experts; a rank of the tensor group holds a slice of each.
+    """Shared expert plus routed experts; a rank of the tensor group holds a part of them.
 
     Shapes: x_BSD -> x_BSD.
     """

@@ -67,6 +67,9 @@ class WorkerSettings(BaseModel):
     tensor_ranks: int = Field(
         1, ge=1, description="Processes that share out the layers; must divide the key/value heads"
     )
+    expert_split: Literal["width", "expert"] = Field(
+        "width", description="Tensor ranks hold a slice of every expert, or some experts whole"
+    )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
         "auto", description="auto: the checkpoint's own; none; or the text itself"

@@ -28,7 +28,7 @@ from training.tokenizer import build_tokenizer
 from training.transformer import PHASES, STATE_NAME, Phase, cool_down
 from training.vae import build_started_vae, train_decoder
 
-DECODER_STEPS = 1500
+DECODER_STEPS = 1000
 EXPORT_EVERY_S, SAMPLES_EVERY_S = 600.0, 1800.0
 POLL_S = 5.0
 

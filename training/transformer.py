@@ -65,8 +65,8 @@ class Phase:
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
     Phase(450, small_share=0.3, wordy_share=0.05, square_share=0.5, rate_to=0.5),
-    Phase(6000, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.2),
-    Phase(3000, small_share=0.0, wordy_share=0.12, rate_from=0.2, rate_to=0.02),
+    Phase(4200, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.3),
+    Phase(2200, small_share=0.0, wordy_share=0.12, rate_from=0.3, rate_to=0.02),
 )
 
 

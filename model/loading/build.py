@@ -45,7 +45,7 @@ def build_skeleton(
     Raises:
         ConfigError: the mesh does not divide the model.
     """
-    check_divisible(config, mesh.tensor.size)
+    check_divisible(config, mesh.tensor.size, mesh.tensor.by_expert)
     with init_empty_weights(include_buffers=True):
         transformer = HunyuanImage(config, has_vision=has_vision, mesh=mesh)
         if scheme is not None:

@@ -13,12 +13,15 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from model.loading.shard_plan import Part, plan_part
+from model.config import ModelConfig
+from model.loading.shard_plan import Part, own_expert, plan_part
+from model.mesh import Group
 from model.quantization.modules import round_layers
 from model.quantization.scheme import SCALE_SUFFIX, Scheme
 from model.transformer import HunyuanImage
 from model.vision import vision_tower_shapes
 
+ELSEWHERE = "on another rank"  # stands for a parameter that this rank does not have
 _STACKED = re.compile(
     r"(?P<stem>.*\.experts)\.(?P<name>gate_and_up_proj|down_proj)(?P<scale>_scale)?"
 )
@@ -63,14 +66,22 @@ def list_targets(transformer: HunyuanImage, stored: Scheme | None = None) -> dic
         whole = HunyuanImage(config, has_vision=transformer.vision_model is not None)
         if stored is not None:
             round_layers(whole, stored)
-    targets = {
-        name: replace(target, part=plan_part(name, target.shape, group.rank, group.size))
-        for name, target in _targets(whole)
-    }
+    targets = {name: _on_rank(name, target, group, config) for name, target in _targets(whole)}
     if transformer.vision_model is None:
         for name, shape in vision_tower_shapes(transformer.config.vision).items():
             targets[f"vision_model.{name}"] = Target(f"vision_model.{name}", None, shape)
     return targets
+
+
+def _on_rank(name: str, target: Target, group: Group, config: ModelConfig) -> Target:
+    """Return what becomes of a tensor's place when ranks share the model out."""
+    if group.by_expert and target.expert is not None:
+        layer = config.layers[int(target.parameter.split(".")[2])]
+        index = own_expert(target.expert, layer.num_experts, group)
+        if index is None:
+            return replace(target, parameter=ELSEWHERE)
+        return replace(target, expert=index)
+    return replace(target, part=plan_part(name, target.shape, group.rank, group.size))
 
 
 def _targets(module: nn.Module) -> Iterator[tuple[str, Target]]:

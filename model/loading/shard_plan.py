@@ -1,7 +1,8 @@
 """Which part of each checkpoint tensor a rank holds: pure functions on names and shapes.
 
-Attention is split by key/value group, experts and the shared expert by width, the vocabulary by
-rows if it divides. Everything else is whole on every rank: norms, router, patch layers, head, VAE.
+Attention is split by key/value group, the shared expert by width, routed experts by width or one by
+one, the vocabulary by rows if it divides. Everything else is whole on every rank: norms, router,
+patch layers, head, VAE.
 """
 
 import re
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.errors import ConfigError
+from model.mesh import Group
 
 _VOCABULARY = re.compile(r"model\.wte\.weight|lm_head\.weight")
 _ROWS = re.compile(r".*\.self_attn\.qkv_proj\.weight(_scale)?")
@@ -81,7 +83,14 @@ def splits_vocabulary(vocab_size: int, size: int) -> bool:
     return vocab_size % size == 0
 
 
-def check_divisible(config: ModelConfig, size: int) -> None:
+def own_expert(expert: int, num_experts: int, group: Group) -> int | None:
+    """Return where a rank that holds whole experts stacks one of them, or None: not here."""
+    count = num_experts // group.size
+    index = expert - group.rank * count
+    return index if 0 <= index < count else None
+
+
+def check_divisible(config: ModelConfig, size: int, by_expert: bool = False) -> None:
     """Check that a model can be split over so many ranks.
 
     Raises:
@@ -91,6 +100,8 @@ def check_divisible(config: ModelConfig, size: int) -> None:
         "num_key_value_heads": config.num_kv_heads,
         "moe_intermediate_size": min(layer.expert_width for layer in config.layers),
     }
+    if by_expert:
+        numbers["num_experts"] = min(layer.num_experts for layer in config.layers)
     for name, value in numbers.items():
         if value % size:
             divisors = [n for n in range(1, config.num_kv_heads + 1) if not config.num_kv_heads % n]

@@ -42,6 +42,7 @@ class QuantizedExperts(Experts):
 
     def __init__(self, experts: Experts, scheme: Scheme) -> None:
         nn.Module.__init__(self)
+        self.num_all, self.first = experts.num_all, experts.first
         for name in ("gate_and_up_proj", "down_proj"):
             add_rounded(self, name, getattr(experts, name), scheme)
 

@@ -130,7 +130,14 @@ def started_mesh(settings: WorkerSettings) -> Iterator[tuple[Mesh, Followers | N
 
 def join_settings_mesh(settings: WorkerSettings, rank: int, rendezvous: Path) -> Mesh:
     """Return a rank's place in the mesh of these settings."""
-    return join_mesh(rank, settings.cfg_ranks, settings.tensor_ranks, rendezvous, settings.device)
+    return join_mesh(
+        rank,
+        settings.cfg_ranks,
+        settings.tensor_ranks,
+        rendezvous,
+        settings.device,
+        by_expert=settings.expert_split == "expert",
+    )
 
 
 def settings_of_rank(settings: WorkerSettings, rank: int) -> WorkerSettings:

@@ -24,6 +24,7 @@ from server.worker.parts import build_parts
 from server.worker.pipeline import draw
 from tests.conftest import FLOAT32, GOLDEN_CHECKPOINT
 
+TRAINED_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
 JOB = Job(
     job_id="mesh",
     prompt="a red fox in the snow",
@@ -51,13 +52,21 @@ JOBS = {
 }
 
 
+# The trained checkpoint draws 1024x1024 at least: fewer pictures of it.
+TRAINED_JOBS = {
+    name: replace(JOBS[name], width_px=side, height_px=side)
+    for name, side in (("unguided", 1024), ("batch", 1024), ("cached", 1024), ("auto", None))
+}
+
+
 def draw_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
     torch.set_num_threads(1)
     settings = WorkerSettings(checkpoint=str(checkpoint), batch_size=2)
     parts = build_parts(settings, mesh=mesh)
+    jobs = TRAINED_JOBS if checkpoint == TRAINED_CHECKPOINT else JOBS
     return {
         name: [event for event in draw(parts, job) if isinstance(event, ImageDone)]
-        for name, job in JOBS.items()
+        for name, job in jobs.items()
     }
 
 
@@ -72,9 +81,9 @@ def decode_all(checkpoint: Path, mesh: Mesh) -> list[Tensor]:
 
 
 def draw_as_rank(
-    rank: int, cfg_size: int, tensor_size: int, checkpoint: Path, folder: Path
+    rank: int, cfg_size: int, tensor_size: int, by_expert: bool, checkpoint: Path, folder: Path
 ) -> None:
-    mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu")
+    mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu", by_expert)
     pictures = draw_all(checkpoint, mesh)
     decoded = decode_all(checkpoint, mesh)
     if mesh.is_first:
@@ -101,17 +110,21 @@ def alone(tiny_checkpoint: Path) -> dict[str, list[ImageDone]]:
     return draw_all(tiny_checkpoint, Mesh())
 
 
-@pytest.mark.parametrize(("cfg_size", "tensor_size"), [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("cfg_size", "tensor_size", "by_expert"),
+    [(1, 2, False), (2, 1, False), (2, 2, False), (1, 2, True)],
+)
 def test_a_mesh_draws_what_one_process_draws(
     cfg_size: int,
     tensor_size: int,
+    by_expert: bool,
     tiny_checkpoint: Path,
     alone: dict[str, list[ImageDone]],
     tmp_path: Path,
 ) -> None:
     mp.spawn(
         draw_as_rank,
-        args=(cfg_size, tensor_size, tiny_checkpoint, tmp_path),
+        args=(cfg_size, tensor_size, by_expert, tiny_checkpoint, tmp_path),
         nprocs=cfg_size * tensor_size,
     )
     together = torch.load(tmp_path / "pictures.pt", weights_only=False)
@@ -124,6 +137,16 @@ def test_a_mesh_draws_what_one_process_draws(
     decoded = torch.load(tmp_path / "decoded.pt")
     for ours, theirs in zip(decoded, decode_all(tiny_checkpoint, Mesh()), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mesh_draws_the_same_with_trained_weights(tmp_path: Path) -> None:
+    mp.spawn(draw_as_rank, args=(2, 2, False, TRAINED_CHECKPOINT, tmp_path), nprocs=4)
+    together = torch.load(tmp_path / "pictures.pt", weights_only=False)
+    for name, expected in draw_all(TRAINED_CHECKPOINT, Mesh()).items():
+        for ours, theirs in zip(together[name], expected, strict=True):
+            assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
+            assert ours.diagnostics == theirs.diagnostics, name
 
 
 def test_a_golden_checkpoint_of_several_frames_is_decoded_in_slabs(tmp_path: Path) -> None:

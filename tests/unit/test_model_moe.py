@@ -7,7 +7,7 @@ from torch import Tensor
 from model.config import MoeConfig
 from model.layers import gated
 from model.mesh import Group
-from model.moe import MoE
+from model.moe import Experts, MoE
 
 WIDTH = 16
 
@@ -64,6 +64,30 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
     ends = torch.bincount(experts.flatten(), minlength=5).cumsum(0)
     grouped = moe.experts._run_grouped(x, weights, order, order // 2, ends)
     torch.testing.assert_close(grouped, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+def test_the_outputs_of_ranks_with_whole_experts_add_up(is_grouped: bool) -> None:
+    moe = build(6, 2)
+    config = MoeConfig(
+        num_experts=6, experts_per_token=2, expert_width=8, num_shared_experts=1,
+        normalize_weights=True,
+    )  # fmt: skip
+    x = torch.randn(23, WIDTH)
+    weights, experts = moe.gate(x)
+    total = torch.zeros_like(x)
+    for rank in range(3):
+        part = Experts(WIDTH, config, Group(rank, 3, by_expert=True))
+        own = slice(2 * rank, 2 * rank + 2)
+        part.load_state_dict({k: v[own] for k, v in moe.experts.state_dict().items()})
+        if is_grouped:
+            rotated = (experts.flatten() - part.first) % 6
+            order = rotated.argsort(stable=True)
+            ends = torch.searchsorted(rotated[order], torch.arange(2), right=True)
+            total += part._run_grouped(x, weights, order, order // 2, ends).detach()
+        else:
+            total += part(x, weights, experts).detach()
+    torch.testing.assert_close(total, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
 
 
 def test_a_tokens_output_never_depends_on_its_neighbours() -> None:
