@@ -36,6 +36,10 @@ MIN_COVER, MIN_DIFFERENCE = 0.2, 18.0
 MAX_OFFSET = 1.5
 # Share of all that differs from the background that must lie at the scene's places.
 MIN_INSIDE = 0.7
+# Share of what differs from the background around a place that the place must hold.
+MIN_ALONE = 0.9
+# How much worse than the best fit of a picture another place may fit and still hold a thing.
+SPREAD = 3.0
 
 Floats = npt.NDArray[np.float32]
 
@@ -118,16 +122,23 @@ def _least_error(small_yx3: Floats, template: Template, thing: Thing, scene: Sce
 
     Over the template's whole square: what it does not cover has to look like the background.
     """
-    errors = []
-    for row, column in _places(thing, scene):
-        top, left, side = row * CELL, column * CELL, thing.side * CELL
-        window_yx3 = small_yx3[top : top + side, left : left + side]
-        back_yx3 = _background(scene.background, small_yx3.shape[1], small_yx3.shape[0])
-        behind_yx3 = back_yx3[top : top + side, left : left + side]
-        alpha_yx1 = template.alpha_yx[..., None]
-        wanted_yx3 = behind_yx3 + (template.rgb_yx3 - behind_yx3) * alpha_yx1
-        errors.append(float(np.square(window_yx3 - wanted_yx3).mean()))
-    return min(errors)
+    return min(
+        _error_at(small_yx3, template, scene.background, row, column)
+        for row, column in _places(thing, scene)
+    )
+
+
+def _error_at(
+    small_yx3: Floats, template: Template, background: str, row: int, column: int
+) -> float:
+    """Return the mean squared error to a template painted at a place of the token grid."""
+    height, width = small_yx3.shape[:2]
+    top, left, side = row * CELL, column * CELL, len(template.rgb_yx3)
+    window_yx3 = small_yx3[top : top + side, left : left + side]
+    behind_yx3 = _background(background, width, height)[top : top + side, left : left + side]
+    alpha_yx1 = template.alpha_yx[..., None]
+    wanted_yx3 = behind_yx3 + (template.rgb_yx3 - behind_yx3) * alpha_yx1
+    return float(np.square(window_yx3 - wanted_yx3).mean())
 
 
 def _places(thing: Thing, scene: Scene) -> Iterator[tuple[int, int]]:
@@ -211,3 +222,35 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
 def measure_ceiling(scenes: Sequence[Scene], art: Path) -> dict[str, float]:
     """Return the scorer's own accuracy: its scores of the scenes as painted."""
     return summarize([score_picture(paint_scene(scene, art), scene, art) for scene in scenes])
+
+
+def find_kinds(picture_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
+    """Return the kinds of things that stand anywhere in a picture, wherever they were asked for.
+
+    A place counts when it holds something, and holds nearly all of it that is near. Things that
+    touch each other are not told apart.
+    """
+    small_yx3 = _shrink(picture_yx3)
+    rows, columns = small_yx3.shape[0] // CELL, small_yx3.shape[1] // CELL
+    background = find_background(small_yx3, np.ones(small_yx3.shape[:2], bool))
+    foreground_yx = _differs(small_yx3, background)
+    found = set()
+    for size, side in SIDE_TOKENS.items():
+        for row in range(rows - side + 1):
+            for column in range(columns - side + 1):
+                inside, around = (
+                    foreground_yx[
+                        max(0, row - reach) * CELL : (row + side + reach) * CELL,
+                        max(0, column - reach) * CELL : (column + side + reach) * CELL,
+                    ].sum()
+                    for reach in (0, REACH)
+                )
+                is_taken = inside >= MIN_COVER * (side * CELL) ** 2
+                if is_taken and inside >= MIN_ALONE * around:
+                    errors = [
+                        (_error_at(small_yx3, template, background, row, column), template.kind)
+                        for template in list_templates(art, size)
+                    ]
+                    found.add(min(errors))
+    # A wrong size fits worse: of the places near each other the best one speaks.
+    return {kind for error, kind in found if error <= SPREAD * min(found)[0]}

@@ -26,7 +26,7 @@ from server.worker.pipeline import draw
 from training.captions import TALL_PHRASES, WIDE_PHRASES, write_caption
 from training.samples import list_held_captions
 from training.scenes import SQUARE, TOKEN_PX, Scene, grid_of, make_scene
-from training.scorer import Score, score_picture, summarize
+from training.scorer import Score, find_kinds, score_picture, summarize
 from training.sheets import save_sheet
 
 Pixels = npt.NDArray[np.uint8]
@@ -113,7 +113,7 @@ def share_found_in_prose(
 ) -> float:
     """Return how often one known thing, named in the middle of 2,000 characters, is drawn.
 
-    The prose is one that training never read. The thing counts where its caption puts it.
+    The prose is one that training never read. The thing counts wherever it stands.
     """
     rng = random.Random(11)
     prose = resources.files("server.bench").joinpath("prose.txt").read_text("utf-8").splitlines()
@@ -125,7 +125,7 @@ def share_found_in_prose(
                 break
         caption = write_caption(scene, rng, is_complete=True).text
         picture = draw_scene(parts, scene, _hide(caption, prose, rng), guidance, steps, seed)
-        hits += score_picture(picture, scene, art).kind
+        hits += scene.things[0].kind in find_kinds(picture, art)
         pictures.append(picture)
         captions.append(f"...{caption}...")
     if sheet is not None:

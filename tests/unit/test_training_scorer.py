@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from training.art import FILES
 from training.scenes import SQUARE, Scene, Thing, grid_of, list_held_scenes, paint_scene
-from training.scorer import Score, measure_ceiling, score_picture, summarize
+from training.scorer import Score, find_kinds, measure_ceiling, score_picture, summarize
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,14 @@ def test_shares_count_pictures() -> None:
         "colour": 1.0,
         "all": 0.5,
     }
+
+
+@pytest.mark.parametrize("column", [9, 11])
+def test_things_are_found_wherever_they_stand(art: Path, column: int) -> None:
+    scene = two_things("blue", "red", "car", column)
+    assert find_kinds(paint_scene(scene, art), art) == {thing.kind for thing in scene.things}
+
+
+def test_nothing_is_found_where_nothing_is(art: Path) -> None:
+    plain_yx3 = np.full((1024, 1024, 3), 120, dtype=np.uint8)
+    assert find_kinds(plain_yx3, art) == set()
