@@ -37,7 +37,7 @@ MAX_OFFSET = 1.5
 # Share of all that differs from the background that must lie at the scene's places.
 MIN_INSIDE = 0.7
 # Share of what differs from the background around a place that the place must hold.
-MIN_ALONE = 0.9
+MIN_ALONE = 0.75
 # How much worse than the best fit of a picture another place may fit and still hold a thing.
 SPREAD = 3.0
 

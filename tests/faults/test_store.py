@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -62,7 +63,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     as_user: list[str] = []
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        for path in (folder, *folder.parents[:2]):
+        for path in (folder, *folder.parents):
+            if path == Path(tempfile.gettempdir()):
+                break
             path.chmod(0o755)
         shutil.chown(folder, "postgres")
         as_user = ["runuser", "-u", "postgres", "--"]

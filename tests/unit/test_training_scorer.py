@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from training.art import FILES
+from training.backgrounds import paint_background
 from training.scenes import SQUARE, Scene, Thing, grid_of, list_held_scenes, paint_scene
 from training.scorer import Score, find_kinds, measure_ceiling, score_picture, summarize
 
@@ -73,5 +74,4 @@ def test_things_are_found_wherever_they_stand(art: Path, column: int) -> None:
 
 
 def test_nothing_is_found_where_nothing_is(art: Path) -> None:
-    plain_yx3 = np.full((1024, 1024, 3), 120, dtype=np.uint8)
-    assert find_kinds(plain_yx3, art) == set()
+    assert find_kinds(paint_background("blue", 1024, 1024), art) == set()
