@@ -3,7 +3,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 CONFIG ?= configs/tiny.toml
 PYTHON ?= python3
-JOBS ?= 2
+# JOBS=2 lets two processes share the tests out.
+JOBS ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
