@@ -121,8 +121,13 @@ def run_quality_bench(
     settings: Sequence[Setting],
     base_steps: int,
     advance: Callable[[], None],
+    keep: Callable[[Sequence[Row]], None],
 ) -> list[Row]:
-    """Draw every job with every setting; `advance` is called after each picture."""
+    """Draw every job with every setting.
+
+    `advance` is called after each picture, `keep` with all rows so far after each setting: a run
+    takes long, and what stops it costs only the setting it was at.
+    """
 
     def draw_all(setting: Setting) -> list[Drawn]:
         drawn = []
@@ -135,23 +140,27 @@ def run_quality_bench(
         return drawn
 
     ends = [d.pixels_yx3 for d in draw_all(_plain("Euler", TRUTH_STEPS))]
-    bases = [d.pixels_yx3 for d in draw_all(_plain("Euler", base_steps))]
+    base_setting = _plain("Euler", base_steps)
+    base = draw_all(base_setting)
+    bases = [d.pixels_yx3 for d in base]
     rows: list[Row] = []
     euler: dict[float, tuple[float, float]] = {}
     for setting in settings:
-        row = _measure(parts, setting, draw_all(setting), bases, ends, base_steps)
+        drawn = base if setting == base_setting else draw_all(setting)
+        row = _measure(parts, setting, drawn, bases, ends, base_steps)
         if setting.policy == "none" and setting.scheduler == "Euler":
             euler[row.evaluations] = (row.psnr, row.ssim)
             rows.append(row)
         else:
             bar_psnr, bar_ssim = _interpolate(euler, row.evaluations, base_steps)
             rows.append(replace(row, euler_psnr=bar_psnr, euler_ssim=bar_ssim))
+        keep(rows)
     return rows
 
 
 def count_pictures(num_jobs: int, settings: Sequence[Setting]) -> int:
-    """Return how many pictures a run draws."""
-    return num_jobs * (len(settings) + 2)
+    """Return how many pictures a run draws: those of 100 steps, and of each setting."""
+    return num_jobs * (len(settings) + 1)
 
 
 def _measure(

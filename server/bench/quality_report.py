@@ -49,10 +49,14 @@ def run_quality(
     with Progress(*columns, console=Console(stderr=True)) as progress:
         drawing = progress.add_task("drawing", total=count_pictures(len(jobs), measured))
         rows = run_quality_bench(
-            parts, jobs, measured, base_steps, lambda: progress.advance(drawing)
+            parts,
+            jobs,
+            measured,
+            base_steps,
+            lambda: progress.advance(drawing),
+            lambda rows: write_rows(rows, csv_file, json_file),
         )
     Console().print(_table(rows))
-    write_rows(rows, csv_file, json_file)
     if chart is not None:
         draw_quality_chart(chart, rows, base_steps)
         if with_schedulers:

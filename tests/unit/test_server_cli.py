@@ -103,6 +103,27 @@ def test_bench_quantization_compares_every_scheme(tiny_checkpoint: Path, tmp_pat
     assert measured["int4"]["num_bytes"] < measured["int8"]["num_bytes"]
 
 
+def test_bench_quality_keeps_what_it_has_when_it_is_stopped(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ["--json", str(tmp_path / "q.json"), "--csv", str(tmp_path / "q.csv")]
+    arguments = ["--count", "1", "--steps", "6", "--no-schedulers", *files]
+    command = ["bench", "quality", *arguments, "--checkpoint", str(tiny_checkpoint)]
+    monkeypatch.setattr("server.bench.quality.EULER_STEPS", (4, 5))
+    monkeypatch.setattr("server.bench.quality.FB_READINESS", ())
+    monkeypatch.setattr("server.bench.quality.TRUTH_STEPS", 8)
+    assert RUNNER.invoke(app, command).exit_code == 0
+    rows = json.loads((tmp_path / "q.json").read_text())
+    assert [row["policy"] for row in rows[:3]] == ["none"] * 3
+    assert {"teaCache", "naive", "forecast order 1"} <= {row["policy"] for row in rows}
+    assert rows[2]["psnr"] == 99  # the base is its own picture
+    monkeypatch.setattr("server.bench.quality.TEA_DISTANCES", ("no number",))
+    assert RUNNER.invoke(app, command).exit_code == 1
+    kept = json.loads((tmp_path / "q.json").read_text())
+    assert [{**row, "seconds": 0} for row in kept] == [{**row, "seconds": 0} for row in rows[:3]]
+    assert len((tmp_path / "q.csv").read_text().splitlines()) == 4
+
+
 def test_bench_load_reports_speed_and_draws_within_a_limit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
