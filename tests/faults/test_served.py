@@ -59,7 +59,13 @@ def served(
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*HYIMAGE, "serve", *flags],
-            env={**os.environ, "HYIMAGE_IMAGES__FOLDER": str(folder / "images")},
+            env={
+                **os.environ,
+                "HYIMAGE_IMAGES__FOLDER": str(folder / "images"),
+                # Its own: the published UUIDs would stay taken for a day in the working tree's.
+                "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{folder}/tasks.db",
+                "HYIMAGE_KEYS__FILE": str(folder / "keys.json"),
+            },
             stdout=subprocess.DEVNULL,
             stderr=log,
         )
