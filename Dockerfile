@@ -5,6 +5,9 @@ ENV PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1
 
+# For example --build-arg EXTRAS=ray,postgres,s3; none for one machine.
+ARG EXTRAS=""
+
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY server server
@@ -15,7 +18,7 @@ COPY training training
 COPY configs configs
 COPY checkpoints checkpoints
 RUN pip install --no-cache-dir -c constraints.txt torch \
-    && pip install --no-cache-dir -c constraints.txt . \
+    && pip install --no-cache-dir -c constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && useradd --create-home hyimage \
     && install -d -o hyimage data
 USER hyimage

@@ -9,7 +9,7 @@ from rich.console import Console
 from server.cli_bench import bench
 from server.cli_options import CheckpointOption, ConfigOption, read_settings, reported_errors
 from server.messages import Rewrite
-from server.settings import load_settings
+from server.settings import SettingsError, load_settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,14 +29,31 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     checkpoint: CheckpointOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a Ray cluster (auto, HOST:6379, ray://HOST:10001): serve there, or "
+            "replace what serves there replica by replica, and return. See docs/cluster.md."
+        ),
+    ] = None,
+    down: Annotated[
+        bool, typer.Option("--down", help="With --cluster: stop serving there.")
+    ] = False,
 ) -> None:
     """Serve the API: POST /v1, GET /ready, interactive documentation at /docs."""
-    from server.serve import serve_forever
-
     with reported_errors():
         settings = load_settings(
             config, server__host=host, server__port=port, worker__checkpoint=checkpoint
         )
+        if cluster is not None:
+            from server.cluster.deploy import deploy, take_down
+
+            take_down(cluster) if down else deploy(settings, cluster)
+            return
+        if down:
+            raise SettingsError("--down needs --cluster: a server here is stopped with Ctrl-C")
+        from server.serve import serve_forever
+
         serve_forever(settings)
 
 

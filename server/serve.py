@@ -26,7 +26,7 @@ def serve_forever(settings: Settings) -> None:
         TaskError: the worker could not load the checkpoint.
     """
     check_origin()
-    _check_exposure(settings)
+    check_exposure(settings)
     failures: list[str] = []
 
     def stop_server(message: str) -> None:
@@ -60,7 +60,12 @@ def serve_forever(settings: Settings) -> None:
         raise TaskError("workerFailed", failures[0])
 
 
-def _check_exposure(settings: Settings) -> None:
+def check_exposure(settings: Settings) -> None:
+    """Refuse to let anybody draw who reaches this address.
+
+    Raises:
+        SettingsError: it would listen beyond loopback without any key.
+    """
     host = settings.server.host
     is_loopback = host in ("localhost", "::1") or host.startswith("127.")
     if not (is_loopback or settings.server.is_open or Keys.load(Path(settings.keys.file))):

@@ -131,6 +131,26 @@ class TaskSettings(BaseModel):
     )
 
 
+class ClusterSettings(BaseModel):
+    """How many replicas `hyimage serve --cluster` asks Ray Serve for; see docs/cluster.md."""
+
+    model_config = _SECTION
+    ingresses: int = Field(2, ge=1, description="Replicas that speak the API")
+    engines: int = Field(1, ge=0, description="Replicas that draw; with max_engines the least")
+    max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
+    tasks_per_engine: float = Field(
+        4.0, gt=0, description="Tasks, drawn or waiting, that each engine should have"
+    )
+    cpus_per_engine: float = Field(4.0, ge=0)
+    cpus_per_ingress: float = Field(1.0, ge=0)
+    engine_resources: dict[str, float] = Field(
+        default_factory=dict, description="Other resources of Ray that an engine needs"
+    )
+    drain_s: float = Field(
+        300.0, ge=0, description="How long an engine that is replaced may finish its tasks"
+    )
+
+
 class KeySettings(BaseModel):
     """Who may draw. Without any key everybody may, and the server stays on loopback."""
 
@@ -204,11 +224,16 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
     tasks: TaskSettings = TaskSettings()
+    cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()
     api: ApiSettings = ApiSettings()
+
+    def for_cluster(self) -> Self:
+        """Return the same for servers that share their tasks, as those of a cluster do."""
+        return self.model_copy(update={"tasks": self.tasks.model_copy(update={"is_shared": True})})
 
     @classmethod
     def settings_customise_sources(

@@ -19,6 +19,7 @@ from typing import Any
 from server.engine.protocol import EngineStatus
 from server.messages import (
     Cancel,
+    ImageDone,
     Job,
     JobCancelled,
     JobDone,
@@ -43,6 +44,15 @@ class _Running:
     job: Job
     events: asyncio.Queue[JobEvent]
     num_runs: int = 1
+    told: set[int] = field(default_factory=set)
+
+    def pass_on(self, event: JobEvent) -> None:
+        """Pass on an event; a picture that is drawn again after a death is not told again."""
+        if isinstance(event, ImageDone):
+            if event.image in self.told:
+                return
+            self.told.add(event.image)
+        self.events.put_nowait(event)
 
 
 @dataclass(slots=True)
@@ -121,33 +131,38 @@ class LocalEngine:
             return
         running = _Running(job, asyncio.Queue())
         self._running[job.job_id] = running
+        has_ended = False
         try:
             if self._status.is_ready:
-                await self._send(job)
-            while True:
+                await self._send_job(job)
+            while not has_ended:
                 event = await running.events.get()
+                has_ended = isinstance(event, JobDone | JobFailed | JobCancelled)
                 yield event
-                if isinstance(event, JobDone | JobFailed | JobCancelled):
-                    return
         finally:
             del self._running[job.job_id]
+            if not has_ended:  # nobody listens any more
+                self._spawn(self._send_cancel(job.job_id))
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job after its current step."""
-        if job_id in self._running and self._worker is not None:
-            worker = self._worker
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(worker.sender, worker.control.send, Cancel(job_id=job_id))
+        if job_id in self._running:
+            await self._send_cancel(job_id)
 
-    async def _send(self, job: Job) -> None:
-        worker = self._worker
-        if worker is None:
-            return
+    async def _send_job(self, job: Job) -> None:
+        if (worker := self._worker) is not None:
+            await self._send(worker, worker.jobs, job)
+
+    async def _send_cancel(self, job_id: str) -> None:
+        if (worker := self._worker) is not None:
+            await self._send(worker, worker.control, Cancel(job_id=job_id))
+
+    async def _send(self, worker: _Worker, pipe: Connection, message: Job | Cancel) -> None:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(worker.sender, worker.jobs.send, job)
+            await loop.run_in_executor(worker.sender, pipe.send, message)
         except (OSError, RuntimeError):
-            log.info("job %s could not be sent; it goes to the next worker", job.job_id)
+            log.info("job %s: the worker is gone; the next one gets it", message.job_id)
 
     def _read(self) -> None:
         """Pass on events until the worker's pipe ends. Runs in its own thread."""
@@ -172,11 +187,11 @@ class LocalEngine:
             log.info("worker ready: %s", event.description)
             for running in self._running.values():
                 if running.num_runs <= MAX_RUNS:
-                    self._spawn(self._send(running.job))
+                    self._spawn(self._send_job(running.job))
         elif isinstance(event, WorkerFailed):
             self._give_up(event.code, event.message)  # the same files would fail the same way
         elif event.job_id in self._running:
-            self._running[event.job_id].events.put_nowait(event)
+            self._running[event.job_id].pass_on(event)
 
     def _on_death(self, worker: _Worker) -> None:
         worker.sender.shutdown(wait=False)

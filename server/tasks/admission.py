@@ -10,7 +10,7 @@ from server.facts import CheckpointFacts
 from server.messages import Job
 from server.settings import ApiSettings, CacheSettings, ServerSettings
 from server.tasks.cache_plan import build_cache_plan
-from server.tasks.store import TaskRow
+from server.tasks.schema import TaskRow
 
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 

@@ -7,7 +7,7 @@ from server.delivery.images import ImageStore, media_type
 from server.errors import TaskError
 from server.pricing import image_cost
 from server.settings import Settings
-from server.tasks.store import ImageRow, TaskRow
+from server.tasks.schema import ImageRow, TaskRow
 
 
 async def result_item(

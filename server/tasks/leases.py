@@ -10,11 +10,12 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from server.errors import TaskError
 from server.settings import TaskSettings
-from server.tasks.store import StoredTask, TaskStore
+from server.tasks.schema import StoredTask
+from server.tasks.store import TaskStore
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +43,22 @@ class Leases:
         return [] if self.is_shared else await self._store.list_running()
 
     async def keep(
-        self, running: Collection[str], start: Callable[[StoredTask], None], stop: asyncio.Event
+        self,
+        tell_progress: Callable[[], Mapping[str, int]],
+        start: Callable[[StoredTask], None],
+        stop: asyncio.Event,
     ) -> None:
         """Hold what is being drawn, and start what nobody holds, until stopped.
 
-        `running` are the tasks that this server draws, as they come and go.
+        `tell_progress` returns the tasks that this server draws, and how far they are in percent.
         """
         while self.is_shared and not stop.is_set():
             with contextlib.suppress(TaskError):  # the store says why in the log
-                await self._store.renew(self.holder, time.time() + self._lease_s)
+                running = tell_progress()
+                await self._store.renew(self.holder, time.time() + self._lease_s, running)
                 for stored in await self._claim(MAX_CLAIMED - len(running)):
                     # Its own, if it was held up for longer than a lease.
-                    if stored.row.task_uuid not in running:
+                    if stored.row.task_uuid not in tell_progress():
                         log.warning("task %s was left by another server", stored.row.task_uuid)
                         start(stored)
             with contextlib.suppress(TimeoutError):
@@ -64,7 +69,7 @@ class Leases:
         """Let others have at once what is not finished."""
         if self.is_shared:
             with contextlib.suppress(TaskError):
-                await self._store.renew(self.holder, 0.0)
+                await self._store.renew(self.holder, 0.0, {})
 
     async def _claim(self, limit: int) -> list[StoredTask]:
         if limit <= 0:

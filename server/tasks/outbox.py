@@ -15,7 +15,8 @@ from server.delivery.egress import Egress, EgressError
 from server.delivery.images import media_type
 from server.errors import TaskError
 from server.settings import EgressSettings
-from server.tasks.store import DueWebhook, TaskStore, Webhook
+from server.tasks.schema import DueWebhook, Webhook
+from server.tasks.store import TaskStore
 
 log = logging.getLogger(__name__)
 

@@ -27,17 +27,9 @@ from server.tasks.admission import check_limits, check_task, conflict, to_job
 from server.tasks.items import processing_items, result_item, to_error_object
 from server.tasks.leases import Leases
 from server.tasks.outbox import Outbox
+from server.tasks.schema import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask, TaskRow
 from server.tasks.seeds import image_seeds
-from server.tasks.store import (
-    FAILED,
-    RUNNING,
-    UPLOAD,
-    DuplicateTaskError,
-    ImageRow,
-    StoredTask,
-    TaskRow,
-    TaskStore,
-)
+from server.tasks.store import DuplicateTaskError, TaskStore
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +88,7 @@ class TaskService:
         for stored in await self._leases.take_over():
             log.info("task %s was accepted before a restart; drawing it", stored.row.task_uuid)
             self._start(stored)
-        self._spawn(self._leases.keep(self._runs, self._start, self._stopping))
+        self._spawn(self._leases.keep(self._tell_progress, self._start, self._stopping))
         self._spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
@@ -178,7 +170,7 @@ class TaskService:
             raise _stored_failure(stored.row)
         if stored.row.status == RUNNING:
             run = self._runs.get(task_uuid)
-            progress, texts = (run.progress, run.texts) if run else (0, {})
+            progress, texts = (run.progress, run.texts) if run else (stored.row.progress or 0, {})
             return processing_items(stored.row, progress, texts if has_diagnostics else {})
         return [
             {
@@ -252,6 +244,10 @@ class TaskService:
         own = sum(run.row.owner == owner for run in self._runs.values())
         check_limits(self._settings.server, task.numberResults, queued, owner, own)
         return size
+
+    def _tell_progress(self) -> dict[str, int]:
+        """Return how far each task is that is drawn here, in percent."""
+        return {task_uuid: run.progress for task_uuid, run in self._runs.items()}
 
     async def _find(self, task_uuid: str, owner: str) -> StoredTask:
         stored = await self._store.find(task_uuid)
@@ -361,7 +357,7 @@ class TaskService:
         if task.webhookURL is not None:
             body = {"errors": [error]}
             webhook = self._outbox.announce(task.webhookURL, row.task_uuid, -1, body)
-        await self._store.fail(row.task_uuid, error, webhook)
+        await self._store.fail(row, error, webhook)
         self._outbox.wake()
 
     # --- housekeeping ---

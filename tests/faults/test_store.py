@@ -14,16 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from server.tasks.store import (
-    FAILED,
-    RUNNING,
-    SUCCESS,
-    DuplicateTaskError,
-    ImageRow,
-    TaskRow,
-    TaskStore,
-    Webhook,
-)
+from server.tasks.schema import FAILED, RUNNING, SUCCESS, ImageRow, TaskRow, Webhook
+from server.tasks.store import DuplicateTaskError, TaskStore
 
 TASK = TaskRow(
     task_uuid="t1",
@@ -117,7 +109,7 @@ def test_of_two_servers_that_claim_at_once_each_task_goes_to_one(url: str) -> No
         claimed = [stored.row.task_uuid for own in claims for stored in own]
         assert sorted(claimed) == sorted(f"t{i}" for i in range(12) if i % 3 != 2)
         assert await first.claim("a", now + 60, 8) == []
-        await second.renew("b", 0.0)
+        await second.renew("b", 0.0, {})
         again = await first.claim("a", now + 60, 8)
         assert [s.row.task_uuid for s in again] == [s.row.task_uuid for s in claims[1]]
         assert {stored.row.holder for stored in claims[1]} <= {"b"}
@@ -125,6 +117,32 @@ def test_of_two_servers_that_claim_at_once_each_task_goes_to_one(url: str) -> No
             await first.release(f"t{index}")
         for store in (first, second):
             await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_lost_a_task_cannot_fail_it_and_tells_no_progress(url: str) -> None:
+    async def scenario() -> None:
+        store = TaskStore(url)
+        await store.open()
+        held = replace(TASK, holder="slow", held_until=time.time() - 1)
+        await store.add(held)
+        await store.renew("slow", time.time() - 1, {"t1": 30, "unknown": 50})
+        (taken,) = await store.claim("quick", time.time() + 60, 8)
+        assert taken.row.progress == 30
+        await store.renew("quick", time.time() + 60, {"t1": 40})
+        await store.renew("slow", time.time() + 60, {"t1": 35})
+        await store.fail(held, {"code": "x"}, CALL)
+        stored = await store.find("t1")
+        assert stored is not None
+        assert (stored.row.status, stored.row.progress) == (RUNNING, 40)
+        await store.fail(taken.row, {"code": "y"})
+        stored = await store.find("t1")
+        assert stored is not None
+        assert (stored.row.status, stored.row.error) == (FAILED, {"code": "y"})
+        assert await store.list_due_webhooks(now=10.0, limit=10) == []
+        await store.release("t1")
+        await store.close()
 
     asyncio.run(scenario())
 
@@ -170,7 +188,7 @@ def test_a_task_lives_in_the_store_from_acceptance_to_being_forgotten(url: str) 
         await store.drop_webhook(call.id)
         second = replace(IMAGE, image_uuid="i2", position=1, name="i2.png")
         await store.add_image(second, None, is_last=True)
-        await store.fail("t1", {"code": "late"})  # a task that has ended stays as it ended
+        await store.fail(TASK, {"code": "late"})  # a task that has ended stays as it ended
         stored = await store.find("t1")
         assert stored is not None
         assert (stored.row.status, stored.row.error) == (SUCCESS, None)
@@ -180,7 +198,7 @@ def test_a_task_lives_in_the_store_from_acceptance_to_being_forgotten(url: str) 
         assert sorted(await store.purge(retention_s=60)) == ["i1.png", "i2.png"]
         assert await store.find("t1") is None
         await store.add(TASK)  # its UUID is free again
-        await store.fail("t1", {"code": "x"}, CALL)
+        await store.fail(TASK, {"code": "x"}, CALL)
         failed = await store.find("t1")
         assert failed is not None
         assert (failed.row.status, failed.row.error) == (FAILED, {"code": "x"})

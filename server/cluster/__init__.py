@@ -1,0 +1,1 @@
+"""Many machines: the same application as replicas of Ray Serve (extra `ray`)."""

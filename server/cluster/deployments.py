@@ -1,0 +1,165 @@
+"""What runs in the cluster: ingresses that speak the API, and engines that draw.
+
+An ingress is the whole server but its worker, an engine is the worker and what watches it. Both
+are the classes that a single machine uses; Ray Serve places, counts, restarts and drains them.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from server.api.app import create_app
+from server.cluster.engine import APPLICATION, ENGINES, ClusterEngine
+from server.engine.local import LocalEngine
+from server.messages import Job, JobEvent
+from server.origin import check_origin
+from server.settings import Settings, SettingsError, WorkerSettings, load_settings
+
+INGRESS_DRAIN_S = 30.0  # idle WebSockets would hold it for ever; tasks go to another ingress
+LOOK_EVERY_S = 0.1
+WAITING_PER_ACTIVE = 4
+
+
+class EngineReplica:
+    """One engine: a worker process, or several that share out the model, on one machine."""
+
+    async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc] # Ray awaits it
+        """Load the checkpoint; until then Ray Serve sends nothing here.
+
+        Raises:
+            RuntimeError: it cannot be loaded.
+        """
+        _configure_process()
+        self._failure = ""
+        self._numbers = itertools.count()
+        self._current: dict[str, str] = {}
+        self._engine = LocalEngine(settings, on_failed=self._note_failure)
+        await self._engine.start()
+        while not self._engine.status.is_ready:
+            self.check_health()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job.
+
+        A job that comes again has been taken over from an ingress that is gone: what is still
+        being drawn for that one is stopped.
+        """
+        run_id = f"{job.job_id}.{next(self._numbers)}"
+        if (former := self._current.get(job.job_id)) is not None:
+            await self._engine.cancel(former)
+        self._current[job.job_id] = run_id
+        try:
+            async for event in self._engine.submit(replace(job, job_id=run_id)):
+                yield replace(event, job_id=job.job_id)
+        finally:
+            if self._current[job.job_id] == run_id:
+                del self._current[job.job_id]
+
+    def check_health(self) -> None:
+        """Called by Ray Serve, which replaces a replica that raises.
+
+        Raises:
+            RuntimeError: the worker can never draw again.
+        """
+        if self._failure:
+            raise RuntimeError(self._failure)
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve when nothing runs here any more."""
+        await self._engine.stop()
+
+    def _note_failure(self, message: str) -> None:
+        self._failure = message
+
+
+def build_application(settings: Settings) -> Application:
+    """Return the ingress deployment bound to its engines.
+
+    Raises:
+        SettingsError: the settings do not fit a cluster.
+    """
+    settings = settings.for_cluster()
+
+    def build_ingress() -> FastAPI:
+        _configure_process()
+        return create_app(
+            settings, ClusterEngine(serve.get_deployment_handle(ENGINES, APPLICATION))
+        )
+
+    cluster = settings.cluster
+    resources = engine_resources(settings)
+    engine = serve.deployment(
+        EngineReplica,
+        name=ENGINES,
+        # Enough beyond what is drawn at once that the next job is there when one ends, and few
+        # enough that most wait where Ray Serve counts them, for a new engine to take.
+        max_ongoing_requests=WAITING_PER_ACTIVE * settings.worker.max_active_jobs,
+        ray_actor_options={
+            "num_cpus": resources.get("CPU", 0),
+            "num_gpus": resources.get("GPU", 0),
+            "resources": dict(cluster.engine_resources),
+        },
+        placement_group_bundles=[resources],
+        placement_group_strategy="STRICT_PACK",  # the ranks of an engine talk all the time
+        graceful_shutdown_timeout_s=cluster.drain_s,
+        **_count(settings),
+    )
+    ingress = serve.deployment(
+        serve.ingress(build_ingress)(),
+        name="Ingress",
+        num_replicas=cluster.ingresses,
+        max_ongoing_requests=2 * settings.server.max_connections,
+        ray_actor_options={"num_cpus": cluster.cpus_per_ingress},
+        graceful_shutdown_timeout_s=INGRESS_DRAIN_S,
+    )
+    return ingress.bind(engine.bind(settings.worker))
+
+
+def build(args: dict[str, str]) -> Application:
+    """Return the application for a Serve config file, whose `args` may name a settings file.
+
+    Raises:
+        SettingsError: the file is wrong, or `args` holds something else.
+    """
+    if unknown := set(args) - {"config"}:
+        raise SettingsError(f"args: {', '.join(sorted(unknown))} is not known; write config: FILE")
+    return build_application(load_settings(Path(args["config"]) if "config" in args else None))
+
+
+def engine_resources(settings: Settings) -> dict[str, float]:
+    """Return what one engine needs of one machine, as Ray counts it."""
+    worker, cluster = settings.worker, settings.cluster
+    is_cuda = worker.device.startswith("cuda") or bool(worker.layer_devices)
+    num_gpus = max(len(worker.layer_devices), worker.num_ranks) if is_cuda else 0
+    resources = {"CPU": cluster.cpus_per_engine, "GPU": num_gpus, **cluster.engine_resources}
+    return {name: amount for name, amount in resources.items() if amount}
+
+
+def _count(settings: Settings) -> dict[str, Any]:
+    """Return how many engines there are, or between which numbers Ray Serve chooses."""
+    cluster = settings.cluster
+    if cluster.max_engines <= cluster.engines:
+        return {"num_replicas": cluster.engines}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=cluster.engines,
+            max_replicas=cluster.max_engines,
+            target_ongoing_requests=cluster.tasks_per_engine,
+        )
+    }
+
+
+def _configure_process() -> None:
+    check_origin()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs

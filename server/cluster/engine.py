@@ -1,0 +1,122 @@
+"""The engine in a cluster: whichever engine replica Ray Serve chooses, and another if that dies.
+
+A job depends on nothing but itself, so that a replica that dies costs time and nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from server.engine.protocol import EngineStatus
+from server.messages import (
+    ImageDone,
+    Job,
+    JobCancelled,
+    JobDone,
+    JobEvent,
+    JobFailed,
+)
+
+log = logging.getLogger(__name__)
+
+APPLICATION, ENGINES = "hyimage", "Engine"
+MAX_RUNS = 4  # machines come and go; a job that outlived as many replicas is suspected itself
+STATUS_EVERY_S = 2.0
+
+
+class ClusterEngine:
+    """Implements `server.engine.protocol.Engine` with engine replicas.
+
+    What no replica has taken waits here, in this process: Ray Serve counts it to decide how many
+    replicas there should be, and if this process dies the task store still knows it.
+    """
+
+    def __init__(self, engines: DeploymentHandle) -> None:
+        self._engines = engines.options(stream=True)
+        self._streams: dict[str, DeploymentResponseGenerator] = {}
+        self._status = EngineStatus(is_ready=False, description="no engine has been heard of")
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def status(self) -> EngineStatus:
+        return self._status
+
+    async def start(self) -> None:
+        """Begin to watch the replicas; they were started by Ray Serve."""
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Give up the jobs of this process; the replicas are not its own."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for stream in self._streams.values():
+            stream.cancel()
+
+    async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job; no picture comes twice, however often it is begun."""
+        told: set[int] = set()
+        for _ in range(MAX_RUNS):
+            stream = self._streams[job.job_id] = self._engines.submit.remote(job)
+            try:
+                async for event in stream:
+                    if isinstance(event, ImageDone) and event.image in told:
+                        continue
+                    if isinstance(event, ImageDone):
+                        told.add(event.image)
+                    yield event
+                    if isinstance(event, JobDone | JobFailed | JobCancelled):
+                        return
+                log.warning("job %s: its engine left it; another one begins it again", job.job_id)
+            except RequestCancelledError:
+                yield JobCancelled(job_id=job.job_id)
+                return
+            except DeploymentUnavailableError:
+                yield _failed(job, "serviceUnavailable", "no engine can be started; see the log")
+                return
+            except RayTaskError:
+                log.exception("job %s failed in its engine", job.job_id)
+                yield _failed(job, "inferenceError", "the engine failed; its log has the details")
+                return
+            except RayError as e:
+                log.warning(
+                    "job %s: its engine is gone (%s); another one begins it again",
+                    job.job_id,
+                    type(e).__name__,
+                )
+            finally:
+                del self._streams[job.job_id]
+        message = f"{MAX_RUNS} engines died while drawing this task; try a smaller one"
+        yield _failed(job, "inferenceError", message)
+
+    async def cancel(self, job_id: str) -> None:
+        """Stop a job after its current step."""
+        if (stream := self._streams.get(job_id)) is not None:
+            stream.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            self._status = await asyncio.to_thread(_count_engines)
+            await asyncio.sleep(STATUS_EVERY_S)
+
+
+def _failed(job: Job, code: str, message: str) -> JobFailed:
+    return JobFailed(job_id=job.job_id, code=code, message=message)
+
+
+def _count_engines() -> EngineStatus:
+    """Ask Ray Serve how many engines have loaded the checkpoint; asks a remote process."""
+    try:
+        engines = serve.status().applications[APPLICATION].deployments[ENGINES]
+    except (RayError, KeyError) as e:
+        return EngineStatus(is_ready=False, description=f"Ray Serve does not tell: {e!r}")
+    running = engines.replica_states.get("RUNNING", 0)
+    others = sum(engines.replica_states.values()) - running
+    description = f"{running} engines, {others} starting or stopping"
+    if not running and engines.message:
+        log.error("no engine runs: %s", engines.message)
+    return EngineStatus(is_ready=running > 0, description=description)

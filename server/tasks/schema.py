@@ -1,0 +1,150 @@
+"""The tables of the task store, and their rows as the rest of the server sees them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+RUNNING, SUCCESS, FAILED = "running", "success", "error"
+UPLOAD = "upload"  # stands for the task of a picture that a client sent
+FOREVER = 1e18
+
+METADATA = sa.MetaData()
+
+TASKS = sa.Table(
+    "tasks",
+    METADATA,
+    sa.Column("task_uuid", sa.String(36), primary_key=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("base_url", sa.Text, nullable=False),
+    sa.Column("seeds", sa.JSON, nullable=False),
+    sa.Column("image_uuids", sa.JSON, nullable=False),
+    sa.Column("status", sa.String(8), nullable=False, index=True),
+    sa.Column("error", sa.JSON),
+    sa.Column("created_at", sa.Float, nullable=False, index=True),
+    sa.Column("holder", sa.String(36)),
+    sa.Column("held_until", sa.Float),
+    sa.Column("progress", sa.Integer),
+)
+IMAGES = sa.Table(
+    "images",
+    METADATA,
+    sa.Column("image_uuid", sa.String(36), primary_key=True),
+    sa.Column("task_uuid", sa.String(36), nullable=False, index=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("is_nsfw", sa.Boolean),
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),
+    sa.Column("diagnostics", sa.JSON),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+)
+WEBHOOKS = sa.Table(
+    "webhooks",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("task_uuid", sa.String(36), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("num_tries", sa.Integer, nullable=False),
+    sa.Column("next_try_at", sa.Float, nullable=False, index=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRow:
+    """One accepted task."""
+
+    task_uuid: str
+    owner: str
+    request: dict[str, Any]
+    base_url: str
+    seeds: list[str]
+    image_uuids: list[str]
+    status: str
+    error: dict[str, Any] | None
+    created_at: float
+    holder: str | None = None  # the server that draws it, where several share a store
+    held_until: float | None = None
+    progress: int | None = None  # percent, as its server said when it last renewed its hold
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRow:
+    """One finished picture; the file lies in the image store under `name`."""
+
+    image_uuid: str
+    task_uuid: str
+    position: int
+    name: str
+    is_nsfw: bool | None
+    expires_at: float
+    diagnostics: dict[str, Any] | None = None
+    width: int | None = None
+    height: int | None = None
+
+    def told_diagnostics(self, is_told: bool) -> dict[str, Any]:
+        """Return the field that a result gets when its client asks how it was drawn."""
+        return {"diagnostics": self.diagnostics} if is_told and self.diagnostics else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook:
+    """A call that has to be made."""
+
+    task_uuid: str
+    position: int
+    url: str
+    body: dict[str, Any]
+    num_tries: int
+    next_try_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueWebhook(Webhook):
+    """A call that stands in the outbox."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A task and what has become of it."""
+
+    row: TaskRow
+    images: tuple[ImageRow, ...]
+
+
+def prepare_database(engine: sa.Engine) -> None:
+    """Create what is missing; later columns may be null, so that old databases go on working."""
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    METADATA.create_all(engine)
+    _add_missing_columns(engine)
+
+
+def _add_missing_columns(engine: sa.Engine) -> None:
+    inspector = sa.inspect(engine)
+    with engine.begin() as connection:
+        for table in METADATA.sorted_tables:
+            present = {column["name"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in present:
+                    kind = column.type.compile(engine.dialect)
+                    connection.execute(
+                        sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                    )
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    """Write ahead, so that readers never wait, and survive the death of any process.
+
+    NORMAL does not wait for the disk at each commit: what a killed process wrote is safe with the
+    kernel; a power cut may cost the last moments. FULL costs a flush for each group of commits.
+    """
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

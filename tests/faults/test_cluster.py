@@ -1,0 +1,224 @@
+"""A Ray cluster of two nodes on this machine: what is killed or replaced costs no task."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runware import Runware, RunwareError
+
+pytest.importorskip("ray", reason="needs the extra `ray`")
+pytestmark = pytest.mark.slow
+
+NUM_TASKS, NUM_PICTURES = 50, 2
+BIN = Path(sys.executable).parent
+DEPLOY_TIMEOUT_S, DRAW_TIMEOUT_S = 300, 300
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """Two nodes of one Ray cluster; each has room for one engine."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        # Not pytest's folder: the names of Ray's sockets would be too long for the kernel.
+        self.folder = Path(tempfile.mkdtemp(prefix="hyimage-ray-"))
+        self.address, self.port = f"127.0.0.1:{free_port()}", free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "HYIMAGE_IMAGES__FOLDER": str(self.folder / "images"),
+            "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{self.folder}/tasks.db",
+            "HYIMAGE_TASKS__LEASE_S": "3",
+            "HYIMAGE_KEYS__FILE": str(self.folder / "keys.json"),
+            "HYIMAGE_WORKER__CHECKPOINT": str(checkpoint),
+            "HYIMAGE_WORKER__NUM_THREADS": "1",
+            "HYIMAGE_CLUSTER__ENGINES": "2",
+            "HYIMAGE_CLUSTER__CPUS_PER_ENGINE": "1",
+            "HYIMAGE_CLUSTER__ENGINE_RESOURCES": '{"engine": 2}',
+        }
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        _, _, port = self.address.partition(":")
+        self._start_node("--head", "--port", port, "--include-dashboard=false")
+        self._start_node("--address", self.address)
+
+    def _start_node(self, *flags: str) -> None:
+        log = self.folder / f"node{len(self.nodes)}.log"
+        # Room for an old and a new engine, as a replacement starts before the old one is gone.
+        command = [BIN / "ray", "start", "--block", "--num-cpus=16", '--resources={"engine": 3}']
+        command += ["--object-store-memory=100000000", "--disable-usage-stats", *flags]
+        if "--head" in flags:
+            command += ["--temp-dir", self.folder / "ray"]
+        with log.open("wb") as file:
+            node = subprocess.Popen(
+                command, env=self.environment, stdout=file, stderr=subprocess.STDOUT
+            )
+        self.nodes.append(node)
+        deadline = time.monotonic() + 120
+        while b"Ray runtime started" not in log.read_bytes():
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+    def serve(self, *flags: str) -> subprocess.Popen[bytes]:
+        command = [BIN / "hyimage", "serve", "--cluster", self.address, "--port", str(self.port)]
+        with (self.folder / "serve.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, *flags], env=self.environment, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def end_serve(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.wait(timeout=DEPLOY_TIMEOUT_S) == 0, (self.folder / "serve.log").read_text()
+
+    def replicas(self, name: str) -> list[int]:
+        """Return the processes of our nodes that run a replica of this deployment."""
+        title = f"ray::ServeReplica:hyimage:{name}".encode()
+        found = []
+        for pid in descendants([node.pid for node in self.nodes]):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title):
+                    found.append(pid)
+        return found
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        uri = f"file:{self.folder}/tasks.db?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute(query).fetchall()
+
+    def stop(self) -> None:
+        pids = descendants([node.pid for node in self.nodes])
+        for node in reversed(self.nodes):
+            node.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.wait(timeout=30)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for node in self.nodes:
+            node.wait(timeout=30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def descendants(pids: list[int]) -> list[int]:
+    found: list[int] = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            threads = list(Path(f"/proc/{pid}/task").iterdir())
+            children = [int(c) for t in threads for c in (t / "children").read_text().split()]
+            found += [*children, *descendants(children)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster(tiny_checkpoint: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tiny_checkpoint)
+    try:
+        cluster.start()
+        cluster.end_serve(cluster.serve())
+        yield cluster
+        cluster.end_serve(cluster.serve("--down"))
+    finally:
+        cluster.stop()
+
+
+async def draw(client: Runware, index: int) -> list[dict[str, Any]]:
+    """Draw one task as an application would that wants its picture."""
+    task_uuid = str(uuid.uuid4())
+    task = {
+        "taskType": "imageInference",
+        "taskUUID": task_uuid,
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+        "width": 256,
+        "height": 256,
+        "steps": 8,
+        "numberResults": NUM_PICTURES,
+        "seed": index % (NUM_TASKS // 2),  # each picture is drawn for two tasks
+        "outputFormat": "PNG",
+    }
+    try:
+        return await client.run(task)
+    except RunwareError as e:
+        # It had been accepted when the answer was lost, and the client sent it again.
+        if "taskUUID" not in str(e):
+            raise
+    while True:
+        items: list[dict[str, Any]] = await client.get_response({"taskUUID": task_uuid})
+        if all(item["status"] == "success" for item in items):
+            return items
+        await asyncio.sleep(0.5)
+
+
+async def draw_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]]:
+    client = Runware(
+        api_key="any-key", transport="rest", http_base_url=f"{cluster.url}/v1", max_retries=6
+    )
+    await client.connect()
+    tasks = [asyncio.create_task(draw(client, index)) for index in range(NUM_TASKS)]
+
+    async def wait_for(num_finished: int) -> None:
+        while sum(task.done() for task in tasks) < num_finished:
+            await asyncio.sleep(0.1)
+            if failed := [t for t in tasks if t.done() and t.exception() is not None]:
+                failed[0].result()
+
+    await wait_for(4)
+    os.kill(cluster.replicas("Engine")[0], signal.SIGKILL)
+    await wait_for(12)
+    os.kill(cluster.replicas("Ingress")[0], signal.SIGKILL)
+    await wait_for(20)
+    before = set(cluster.replicas("Engine") + cluster.replicas("Ingress"))
+    replacement = cluster.serve()
+    results = await asyncio.gather(*tasks)
+    await asyncio.to_thread(cluster.end_serve, replacement)
+    assert not before & set(cluster.replicas("Engine") + cluster.replicas("Ingress"))
+    await client.close()
+    return results
+
+
+def test_tasks_survive_dead_replicas_and_a_rolling_restart(cluster: Cluster) -> None:
+    results = asyncio.run(asyncio.wait_for(draw_through_faults(cluster), DRAW_TIMEOUT_S))
+    pictures: dict[int, set[bytes]] = {}
+    for index, items in enumerate(results):
+        first = index % (NUM_TASKS // 2)
+        assert sorted(item["seed"] for item in items) == [first, first + 1]
+        for item in items:
+            with urllib.request.urlopen(item["imageURL"], timeout=60) as response:
+                pictures.setdefault(item["seed"], set()).add(response.read())
+    assert {len(same) for same in pictures.values()} == {1}, "a picture depends on its seed alone"
+    tasks = cluster.rows("SELECT task_uuid, status FROM tasks")
+    assert len(tasks) == NUM_TASKS
+    assert {status for _, status in tasks} == {"success"}
+    counts = cluster.rows("SELECT count(*) FROM images GROUP BY task_uuid, position")
+    assert counts == [(1,)] * (NUM_TASKS * NUM_PICTURES)
+
+
+def test_a_cluster_that_is_not_there_is_named(cluster: Cluster) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    command = [BIN / "hyimage", "serve", "--cluster", nobody]
+    done = subprocess.run(
+        command, env=cluster.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert nobody in done.stderr
+    assert "ray start" in done.stderr
