@@ -45,10 +45,10 @@ def build_step_cache(
     if not plan.is_on:
         return Off()
     window = (plan.start, plan.end)
-    if plan.forecast is not None:
-        order, interval = plan.forecast.order, plan.forecast.interval
-        vote: EarlyVote | None = IntervalVote(interval)
-        estimate = partial(Forecast, order) if order else Hold
+    forecast = plan.forecast
+    estimate = partial(Forecast, forecast.order) if forecast and forecast.order else Hold
+    if forecast is not None and forecast.interval is not None:
+        vote = IntervalVote(forecast.interval)
         return Reuse(window, plan.max_consecutive, vote, None, estimate, agree)
     thresholds = effective_thresholds(plan, calibration)
     early_vote: EarlyVote | None = None
@@ -59,4 +59,4 @@ def build_step_cache(
         else:
             early_vote = ProfileVote(thresholds.tea, own.profile)
     first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)
-    return Reuse(window, plan.max_consecutive, early_vote, first_block, Hold, agree)
+    return Reuse(window, plan.max_consecutive, early_vote, first_block, estimate, agree)

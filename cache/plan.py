@@ -9,13 +9,15 @@ TeaSignal = Literal["input", "schedule"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForecastPlan:
-    """Compute every `interval`-th step and forecast the others by a polynomial of this order.
+    """Forecast the reused steps by a polynomial of this order.
 
-    Order 0 holds the last computed step: the naive reuse that others are compared with.
+    With an interval every so many-th step is computed, whatever the picture does there; without
+    one TeaCache or FBCache decide. Order 0 holds the last computed step: with an interval that is
+    the naive reuse that others are compared with.
     """
 
     order: int
-    interval: int
+    interval: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +44,11 @@ class CachePlan:
     @property
     def name(self) -> str:
         """Return what diagnostics call it."""
-        if self.forecast is not None:
-            return "forecast"
-        names = {"teaCache": self.tea_distance, "fbCache": self.fb_readiness}
+        names = {
+            "teaCache": self.tea_distance,
+            "fbCache": self.fb_readiness,
+            "forecast": self.forecast,
+        }
         return "+".join(name for name, value in names.items() if value is not None) or "none"
 
 

@@ -12,7 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor
 
-from cache.calibration import DEFAULT_DISTANCE, UNCALIBRATED, Calibration, save_calibration
+from cache.calibration import (
+    DEFAULT_DISTANCE,
+    DEFAULT_THRESHOLD,
+    UNCALIBRATED,
+    Calibration,
+    save_calibration,
+)
 from cache.fit import Change, build_profile, fit_polynomial
 from cache.plan import NO_REUSE, CachePlan
 from cache.protocol import Evaluation, Moment, RunFirst, RunRest
@@ -35,8 +41,9 @@ from server.worker.pipeline import build_rows
 STEPS = (20, 30, 50)
 NUM_SHOWN_CHANGES = 10
 SWEEP_STEPS, NUM_SWEPT = 30, 8
-# What the API's default distance and threshold are made to save: 1.5 times fewer evaluations.
-DEFAULT_SAVING = 1.5
+# What the API's default distance and threshold are made to save, in times fewer evaluations, and
+# what the readiest values save at least: fbCacheThreshold 0 is only 4/3 as ready as its default.
+DEFAULT_SAVING, MOST_SAVING = 1.5, 2.1
 _TEA_MULTIPLES = (1.2, 1.6, 2.0, 2.5, 3.0, 4.0, 6.0)
 _FB_MULTIPLES = (0.8, 1.0, 1.25, 1.6, 2.0, 3.0, 4.5)
 
@@ -220,10 +227,13 @@ def _sweep(
 
 
 def _choose_defaults(calibration: Calibration, swept: Sequence[Swept]) -> Calibration:
-    """Let the API's default values mean the thresholds that save DEFAULT_SAVING."""
-    tea, fb = (
-        threshold_for([row for row in swept if row.policy == policy], DEFAULT_SAVING)
-        for policy in ("teaCache", "fbCache")
+    """Let the API's values mean the thresholds that save what they should."""
+    tea_rows = [row for row in swept if row.policy == "teaCache"]
+    fb_rows = [row for row in swept if row.policy == "fbCache"]
+    tea = threshold_for(tea_rows, DEFAULT_SAVING)
+    fb = max(
+        threshold_for(fb_rows, DEFAULT_SAVING),
+        threshold_for(fb_rows, MOST_SAVING) * (1 - DEFAULT_THRESHOLD),
     )
     curve: tuple[dict[str, float | str], ...] = tuple(
         {"policy": row.policy, "threshold": row.threshold, "saving": row.saving, "psnr": row.psnr}

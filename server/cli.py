@@ -131,22 +131,24 @@ def verify(
         bool, typer.Option("--failures-only", help="Show only the rows that failed.")
     ] = False,
     mode: Annotated[
-        str, typer.Option(help="single, cfg2, tensor2 or cfg2xtensor2: processes over gloo.")
+        str,
+        typer.Option(
+            help="single, layers2, or processes over gloo: cfg2, tensor2, cfg2xtensor2; with "
+            "-expert behind it, experts are held whole."
+        ),
     ] = "single",
 ) -> None:
     """Compare this implementation with recorded tensors, in float32; exit 1 on any difference."""
-    from server.verify.report import Request, parse_mode, verify_recording
+    from server.verify.report import Request, verify_recording
 
     with reported_errors():
-        cfg_ranks, tensor_ranks = parse_mode(mode)
         is_ok = verify_recording(
             Request(
                 checkpoint=checkpoint,
                 recording=recording,
                 only=frozenset(group or ()),
                 failures_only=failures_only,
-                cfg_ranks=cfg_ranks,
-                tensor_ranks=tensor_ranks,
+                mode=mode,
             )
         )
     raise typer.Exit(0 if is_ok else 1)

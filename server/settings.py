@@ -58,6 +58,9 @@ class WorkerSettings(BaseModel):
     offload: Literal["cpu", "disk"] = Field(
         "cpu", description="Where experts lie that memory_gb leaves no room for"
     )
+    compile_experts: bool = Field(
+        False, description="torch.compile around the experts; CUDA, minutes at the first pictures"
+    )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")
@@ -84,6 +87,11 @@ class WorkerSettings(BaseModel):
             )
         if self.layer_devices and self.device not in ("cpu", self.layer_devices[0]):
             raise ValueError("device, if it is set beside layer_devices, must be the first of them")
+        if self.compile_experts and (self.device == "cpu" or self.memory_gb):
+            raise ValueError(
+                "compile_experts needs a CUDA device that holds all experts: set device, and "
+                "leave memory_gb at 0"
+            )
         return self
 
     @property
@@ -103,8 +111,9 @@ class CacheSettings(BaseModel):
         "input", description="schedule: TeaCache looks at the noise level alone"
     )
     low_tea_distance: float = Field(0.5, ge=0, le=1, description="TeaCache of acceleration low")
-    high_forecast_order: int = Field(1, ge=1, le=2, description="Forecast of acceleration high")
-    high_forecast_interval: int = Field(3, ge=2, le=5, description="Every n-th step is computed")
+    high_tea_distance: float = Field(
+        0.8, ge=0, le=1, description="TeaCache of acceleration high, which forecasts what it skips"
+    )
 
 
 class ImageSettings(BaseModel):

@@ -102,11 +102,19 @@ class AcceleratorOptions(BaseModel):
 
 
 class ForecastOptions(BaseModel):
-    """A step cache of this server: forecast what the layers add instead of holding it."""
+    """Forecast what the layers add at a skipped step, instead of holding it.
+
+    TeaCache or FBCache, whichever is on, decide what is skipped; TeaCache if neither is.
+    """
 
     model_config = _STRICT
     order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
-    interval: int = Field(3, ge=2, le=5, description="Every n-th step is computed.")
+    interval: int | None = Field(
+        None,
+        ge=2,
+        le=5,
+        description="Compute every n-th step; replaces what the step caches would decide.",
+    )
 
 
 class HunyuanOptions(BaseModel):
@@ -114,7 +122,7 @@ class HunyuanOptions(BaseModel):
 
     model_config = _STRICT
     forecast: ForecastOptions | None = Field(
-        None, description="Forecast most steps; replaces the other step caches."
+        None, description="Forecast skipped steps; alone or with teaCache or fbCache."
     )
     rewrite: Literal["off", "recaption", "think"] = Field(
         "off",

@@ -25,8 +25,9 @@ TRUTH_STEPS = 100
 MAX_PSNR = 99.0  # stands for equal pictures, in medians and in JSON
 
 # TeaCache distances and FBCache readiness (1 is the API's default threshold); the defaults first.
-TEA_DISTANCES = (0.5, 0.25, 1.0)
-FB_READINESS = (1.0, 0.6, 2.0)
+TEA_DISTANCES = (0.5, 0.25, 0.8, 1.0)
+FB_READINESS = (1.0, 0.6, 4 / 3)  # the last is the API's threshold 0
+FORECAST_DISTANCES = (0.5, 0.8, 1.0)  # TeaCache decides, a forecast stands in
 FORECASTS = ((1, 2), (1, 3), (2, 3))
 SCHEDULERS = ("DPM++ 2M", "UniPC", "LMS", "IPNDMScheduler", "Heun", "DEISMultistepScheduler")
 SCHEDULER_STEPS = (10, 20, 30)
@@ -80,6 +81,9 @@ def list_settings(base_steps: int, with_schedulers: bool) -> Iterator[Setting]:
         # The documented meaning: lower thresholds reuse more.
         threshold = round(1 - 0.75 * readiness, 3)
         yield _cached("fbCache", threshold, replace(plan, fb_readiness=readiness), base_steps)
+    for distance in FORECAST_DISTANCES:
+        both = replace(plan, tea_distance=distance, forecast=ForecastPlan(order=1))
+        yield _cached("teaCache+forecast", distance, both, base_steps)
     for order, interval in FORECASTS:
         yield _fixed(f"forecast order {order}", interval, order, interval, base_steps, base_steps)
     # Naive reuse at savings of 1.5 and 2: every second or third step, whatever happens there.

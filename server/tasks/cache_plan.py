@@ -10,6 +10,8 @@ from server.api.schemas import AcceleratorOptions, ImageInference
 from server.api.validation import cache_window
 from server.settings import CacheSettings
 
+HIGH_ORDER = 1  # a second order was worse in every measurement; docs/sampling.md
+
 
 def build_cache_plan(
     task: ImageInference, settings: CacheSettings
@@ -24,10 +26,12 @@ def build_cache_plan(
             tea = options.teaCacheDistance
         if options.fbCache:
             fb = readiness(options.fbCacheThreshold, settings)
-    if task.hunyuan.forecast is not None:
-        tea, fb = None, None
-        wanted = task.hunyuan.forecast
+    if (wanted := task.hunyuan.forecast) is not None:
         forecast = ForecastPlan(order=wanted.order, interval=wanted.interval)
+        if wanted.interval is not None:
+            tea, fb = None, None
+        elif tea is None and fb is None:
+            tea = settings.high_tea_distance
     plan = CachePlan(
         start=start,
         end=end,
@@ -58,10 +62,7 @@ def _preset(
         case "low":
             return settings.low_tea_distance, None, None
         case "high":
-            forecast = ForecastPlan(
-                order=settings.high_forecast_order, interval=settings.high_forecast_interval
-            )
-            return None, None, forecast
+            return settings.high_tea_distance, None, ForecastPlan(order=HIGH_ORDER)
         case _:  # none and medium reuse nothing
             return None, None, None
 
@@ -69,16 +70,18 @@ def _preset(
 def _limit(options: AcceleratorOptions, forecast: ForecastPlan | None) -> int:
     """Return the most steps reused in a row: the task's value, or a forecast's interval."""
     limit = options.cacheMaxConsecutiveSteps
-    if forecast is None or "cacheMaxConsecutiveSteps" in options.model_fields_set:
+    interval = None if forecast is None else forecast.interval
+    if interval is None or "cacheMaxConsecutiveSteps" in options.model_fields_set:
         return limit
-    return forecast.interval - 1
+    return interval - 1
 
 
 def _list_ignored(options: AcceleratorOptions, forecast: ForecastPlan | None) -> list[str]:
     """Name values that have no effect: thresholds of caches that are off, too long an interval."""
     given = options.model_fields_set
     limit = _limit(options, forecast)
-    too_long = forecast is not None and forecast.interval - 1 > limit
+    interval = None if forecast is None else forecast.interval
+    too_long = interval is not None and interval - 1 > limit
     pairs = (("teaCacheDistance", "teaCache"), ("fbCacheThreshold", "fbCache"))
     warnings = [
         f"'acceleratorOptions.{threshold}' has no effect without '{flag}': true."

@@ -60,7 +60,9 @@ def check_vae(parts: Parts, recording: Recording) -> Iterator[Check]:
             "mean": mean_BCYX,
             "logvar": logvar_BCYX,
             "latents_mode_scaled": vae.scale(mean_BCYX),
-            "decoded": vae.decode(vae.scale(recorded["z"].squeeze(2))),
+            "decoded": vae.decode(
+                vae.scale(recorded["z"].squeeze(2)), parts.transformer.mesh.whole
+            ),
         }
 
     def ours(name: str, truth: Tensor) -> Tensor | None:

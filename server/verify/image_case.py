@@ -184,7 +184,8 @@ class ImageCase:
     @cached_property
     def _rgb(self) -> Tensor:
         with torch.inference_mode():
-            return self._parts.transformer.vae.decode(self._run[1][-1])
+            transformer = self._parts.transformer
+            return transformer.vae.decode(self._run[1][-1], transformer.mesh.whole)
 
     def _ours(self, name: str, recorded: Tensor) -> Tensor | None:
         """Return our value for a recorded tensor, or None for a name we do not know."""

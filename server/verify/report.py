@@ -5,7 +5,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -27,37 +27,48 @@ _HEADER = f"{'tensor':<44} {'shape':<16} {'max error':>10}  {'tolerance':<22} ok
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What to verify, and over how many ranks."""
+    """What to verify, and in which mode."""
 
     checkpoint: Path
     recording: Path
     only: frozenset[str]
     failures_only: bool
-    cfg_ranks: Literal[1, 2] = 1
-    tensor_ranks: int = 1
+    mode: str = "single"
 
     @property
     def settings(self) -> WorkerSettings:
-        return WorkerSettings(
-            checkpoint=str(self.checkpoint),
-            cfg_ranks=self.cfg_ranks,
-            tensor_ranks=self.tensor_ranks,
+        """Return the worker's settings of the mode.
+
+        Raises:
+            CommandError: the mode is not known.
+        """
+        return WorkerSettings.model_validate(
+            {"checkpoint": str(self.checkpoint), **parse_mode(self.mode)}
         )
 
 
-def parse_mode(mode: str) -> tuple[Literal[1, 2], int]:
-    """Return the ranks of the cfg and tensor axes of "single", "cfg2", "tensor4", "cfg2xtensor2".
+def parse_mode(mode: str) -> dict[str, Any]:
+    """Return the worker's settings of "single", "layers2", "cfg2xtensor2", "tensor2-expert", ...
 
     Raises:
         CommandError: it is not written like that.
     """
-    match = re.fullmatch(r"single|(?:cfg([12]))?x?(?:tensor(\d+))?", mode)
+    if mode == "single":
+        return {}
+    if match := re.fullmatch(r"layers([1-9]\d?)", mode):
+        return {"layer_devices": ("cpu",) * int(match[1])}
+    match = re.fullmatch(r"(?:cfg(2))?x?(?:tensor([1-9]\d?)(-expert)?)?", mode)
     if not mode or match is None:
         raise CommandError(
-            f"mode {mode!r} is not known; write single, cfg2, tensor2 or cfg2xtensor2"
+            f"mode {mode!r} is not known; write single, layers2, cfg2, tensor2, cfg2xtensor2 or "
+            "cfg2xtensor2-expert"
         )
-    cfg, tensor = match.groups()
-    return (2 if cfg == "2" else 1), int(tensor or 1)
+    cfg, tensor, expert = match.groups()
+    return {
+        "cfg_ranks": int(cfg or 1),
+        "tensor_ranks": int(tensor or 1),
+        "expert_split": "expert" if expert else "width",
+    }
 
 
 def verify_recording(request: Request) -> bool:
@@ -66,15 +77,16 @@ def verify_recording(request: Request) -> bool:
     Raises:
         ModelError: the checkpoint or the recording cannot be read.
     """
-    if request.settings.num_ranks == 1:
+    settings = request.settings
+    if settings.num_ranks == 1:
         return _verify(request, Mesh())
-    check_divisible(load_config(request.checkpoint), request.tensor_ranks)
+    check_divisible(load_config(request.checkpoint), settings.tensor_ranks)
     with tempfile.TemporaryDirectory(prefix="hyimage-verify-") as folder:
         verdict = Path(folder) / "verdict"
         spawn(
             _verify_as_rank,
             args=(request, Path(folder) / "rendezvous", verdict),
-            nprocs=request.settings.num_ranks,
+            nprocs=settings.num_ranks,
         )
         return verdict.read_text() == "True"
 

@@ -92,8 +92,11 @@ def build_parts(
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         workspace = plan_workspace(config, options, scheme, settings)
         options = replace(options, weights_bytes=int(settings.memory_gb * 1e9) - workspace)
+    transformer = load_model(folder, options, progress, mesh)
+    if settings.compile_experts:
+        transformer.compile_experts()
     return Parts(
-        transformer=load_model(folder, options, progress, mesh),
+        transformer=transformer,
         tokenizer=tokenizer,
         template=Template(tokenizer, generation.template, config.image_base_size),
         generation=generation,

@@ -52,7 +52,7 @@ def test_the_default_and_none_and_medium_reuse_nothing(
 
 def test_low_and_high_are_presets(client: TestClient, engine: FakeEngine) -> None:
     assert plan_of(client, engine, acceleration="low").name == "teaCache"
-    assert plan_of(client, engine, acceleration="high").name == "forecast"
+    assert plan_of(client, engine, acceleration="high").name == "teaCache+forecast"
 
 
 def test_explicit_options_win_over_a_preset(client: TestClient, engine: FakeEngine) -> None:
@@ -77,6 +77,12 @@ def test_both_caches_and_their_values_reach_the_plan(
 def test_the_extension_field_asks_for_a_forecast(client: TestClient, engine: FakeEngine) -> None:
     plan = plan_of(client, engine, hunyuan={"forecast": {"order": 2, "interval": 4}})
     assert plan.forecast == ForecastPlan(order=2, interval=4)
+    assert (plan.name, plan.max_consecutive) == ("forecast", 3)
+    alone = plan_of(client, engine, hunyuan={"forecast": {}})
+    assert (alone.name, alone.tea_distance) == ("teaCache+forecast", 0.8)
+    options = {"fbCache": True, "fbCacheThreshold": 0.25}
+    with_fb = plan_of(client, engine, hunyuan={"forecast": {}}, acceleratorOptions=options)
+    assert (with_fb.name, with_fb.fb_readiness) == ("fbCache+forecast", 1.0)
     error = refusal(client, hunyuan={"forecast": {"order": 3}})
     assert (error["code"], error["max"]) == ("invalidOrder", 2)
 
@@ -196,7 +202,7 @@ def test_diagnostics_can_be_polled_and_come_over_a_socket(client: TestClient) ->
         socket.send_json([{"taskType": "authentication", "apiKey": "any"}])
         socket.receive_json()
         socket.send_json([make_task(acceleration="high")])
-        assert socket.receive_json()["data"][0]["diagnostics"]["cache"] == "forecast"
+        assert socket.receive_json()["data"][0]["diagnostics"]["cache"] == "teaCache+forecast"
 
 
 def test_a_database_of_an_earlier_version_gains_the_new_column(settings: Settings) -> None:

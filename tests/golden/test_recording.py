@@ -24,15 +24,13 @@ GROUPS = [
 
 
 def verify(checkpoint: Path, folder: Path, *only: str, mode: str = "single") -> bool:
-    cfg_ranks, tensor_ranks = parse_mode(mode)
     return verify_recording(
         Request(
             checkpoint=checkpoint,
             recording=folder,
             only=frozenset(only),
             failures_only=True,
-            cfg_ranks=cfg_ranks,
-            tensor_ranks=tensor_ranks,
+            mode=mode,
         )
     )
 
@@ -120,10 +118,10 @@ def test_the_report_tells_success_from_failure(copied_recording: Path) -> None:
     assert not verify(checkpoint, copied_recording, "no_such_case")
 
 
-@pytest.mark.parametrize("mode", ["cfg2", "tensor2", "cfg2xtensor2"])
+@pytest.mark.parametrize("mode", ["layers2", "cfg2", "tensor2-expert", "cfg2xtensor2"])
 def test_the_recordings_hold_on_a_mesh(mode: str) -> None:
-    """Images with and without guidance, batch, automatic size and texts, over gloo processes."""
-    cases = ("square_cfg5_en", "tall_nocfg", "batch2_cfg5", "e2e_auto", "ar")
+    """Images with and without guidance, batch, automatic size, texts, and decoding in slabs."""
+    cases = ("vae", "square_cfg5_en", "tall_nocfg", "batch2_cfg5", "e2e_auto", "ar")
     assert verify(GOLDEN / "model", GOLDEN, *cases, mode=mode)
 
 

@@ -55,6 +55,15 @@ def test_a_float8_product_is_near_the_restored_one() -> None:
     assert (ours - exact).norm() / exact.norm() < 0.05
 
 
+def test_compiled_experts_agree_with_plain_ones(wide_checkpoint: Path) -> None:
+    plain = load_model(wide_checkpoint, CUDA_BFLOAT16)
+    compiled = load_model(wide_checkpoint, CUDA_BFLOAT16)
+    compiled.compile_experts()
+    for count in (20, 60, 40):
+        ids = list(range(count))
+        torch.testing.assert_close(hidden(compiled, ids), hidden(plain, ids), **ROUGHLY)
+
+
 def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:
     whole = load_model(wide_checkpoint, CUDA_BFLOAT16)
     experts = place_bytes(whole.model.layers[0].mlp.experts)

@@ -3,11 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
-from model.config import MoeConfig
+from model.config import MoeConfig, load_config
 from model.layers import gated
+from model.loading.build import build_skeleton
 from model.mesh import Group
 from model.moe import Experts, MoE
+from model.quantization.scheme import SCHEMES
+from tests.conftest import GOLDEN_CHECKPOINT
 
 WIDTH = 16
 
@@ -64,6 +68,27 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
     ends = torch.bincount(experts.flatten(), minlength=5).cumsum(0)
     grouped = moe.experts._run_grouped(x, weights, order, order // 2, ends)
     torch.testing.assert_close(grouped, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", [None, "int8", "int4", "fp8"])
+def test_the_way_of_a_gpu_compiles_without_a_break_once_for_all_layers(scheme: str | None) -> None:
+    """On the meta device: a host synchronisation or a graph of each layer's own would show."""
+    config = load_config(GOLDEN_CHECKPOINT)
+    transformer = build_skeleton(config, scheme=None if scheme is None else SCHEMES[scheme])
+    torch._dynamo.reset()
+    counter, width = CompileCounter(), config.hidden_size
+    top_k = config.layers[0].experts_per_token
+    if scheme is None:
+        transformer.bfloat16()
+    transformer.compile_experts(backend=counter)
+    with torch.inference_mode():
+        for num_tokens in (130, 257, 40):  # the second makes the number of tokens a variable
+            x = torch.empty(num_tokens, width, device="meta", dtype=torch.bfloat16)
+            weights = torch.empty(num_tokens, top_k, device="meta")
+            chosen = torch.zeros(num_tokens, top_k, device="meta", dtype=torch.int64)
+            for layer in transformer.model.layers:
+                assert layer.mlp.experts(x, weights, chosen).shape == x.shape
+    assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize("is_grouped", [False, True])
