@@ -14,6 +14,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 
@@ -24,8 +26,11 @@ from server.messages import Job, JobEvent
 from server.origin import check_origin
 from server.settings import Settings, SettingsError, WorkerSettings, load_settings
 
+log = logging.getLogger(__name__)
+
 INGRESS_DRAIN_S = 30.0  # idle WebSockets would hold it for ever; tasks go to another ingress
 LOOK_EVERY_S = 0.1
+WATCH_EVERY_S = 5.0
 WAITING_PER_ACTIVE = 4
 
 
@@ -48,22 +53,37 @@ class EngineReplica:
             self.check_health()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
-        """Yield the events of a job.
+    async def submit(self, job: Job, asker: ActorHandle) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job, and stop it when the actor that asked is dead.
 
-        A job that comes again has been taken over from an ingress that is gone: what is still
-        being drawn for that one is stopped.
+        A job that comes again has been taken over from an ingress that is thought dead: what is
+        still being drawn for that one is stopped.
         """
         run_id = f"{job.job_id}.{next(self._numbers)}"
         if (former := self._current.get(job.job_id)) is not None:
             await self._engine.cancel(former)
         self._current[job.job_id] = run_id
+        watching = asyncio.get_running_loop().create_task(self._watch(asker, run_id))
         try:
             async for event in self._engine.submit(replace(job, job_id=run_id)):
                 yield replace(event, job_id=job.job_id)
         finally:
+            watching.cancel()
             if self._current[job.job_id] == run_id:
                 del self._current[job.job_id]
+
+    async def _watch(self, asker: ActorHandle, run_id: str) -> None:
+        """Cancel a run when its asker is dead; Ray itself lets it go on for nobody."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            try:
+                await asker.__ray_ready__.remote()
+            except ActorDiedError:
+                log.warning("job %s: its ingress is dead; it is drawn no further", run_id)
+                await self._engine.cancel(run_id)
+                return
+            except RayError:
+                continue  # busy, or the network: only the certainly dead need no picture
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises.
@@ -74,9 +94,13 @@ class EngineReplica:
         if self._failure:
             raise RuntimeError(self._failure)
 
-    async def __del__(self) -> None:
-        """Called by Ray Serve when nothing runs here any more."""
+    async def close(self) -> None:
+        """End the worker."""
         await self._engine.stop()
+
+    async def __del__(self) -> None:
+        """Called, and awaited, by Ray Serve when nothing runs here any more."""
+        await self.close()
 
     def _note_failure(self, message: str) -> None:
         self._failure = message

@@ -7,9 +7,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
+from ray.serve.exceptions import (
+    DeploymentUnavailableError,
+    RayServeException,
+    RequestCancelledError,
+)
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from server.engine.protocol import EngineStatus
@@ -38,9 +43,11 @@ class ClusterEngine:
 
     def __init__(self, engines: DeploymentHandle) -> None:
         self._engines = engines.options(stream=True)
+        self._self = ray.get_runtime_context().current_actor  # engines look whether it still lives
         self._streams: dict[str, DeploymentResponseGenerator] = {}
         self._status = EngineStatus(is_ready=False, description="no engine has been heard of")
         self._watching: asyncio.Task[None] | None = None
+        self._is_stopping = False
 
     @property
     def status(self) -> EngineStatus:
@@ -52,6 +59,7 @@ class ClusterEngine:
 
     async def stop(self) -> None:
         """Give up the jobs of this process; the replicas are not its own."""
+        self._is_stopping = True
         if self._watching is not None:
             self._watching.cancel()
         for stream in self._streams.values():
@@ -61,7 +69,7 @@ class ClusterEngine:
         """Yield the events of a job; no picture comes twice, however often it is begun."""
         told: set[int] = set()
         for _ in range(MAX_RUNS):
-            stream = self._streams[job.job_id] = self._engines.submit.remote(job)
+            stream = self._streams[job.job_id] = self._engines.submit.remote(job, self._self)
             try:
                 async for event in stream:
                     if isinstance(event, ImageDone) and event.image in told:
@@ -73,7 +81,12 @@ class ClusterEngine:
                         return
                 log.warning("job %s: its engine left it; another one begins it again", job.job_id)
             except RequestCancelledError:
-                yield JobCancelled(job_id=job.job_id)
+                stopped = "the server was stopped before the task was finished"
+                yield (
+                    _failed(job, "serviceUnavailable", stopped)
+                    if self._is_stopping
+                    else JobCancelled(job_id=job.job_id)
+                )
                 return
             except DeploymentUnavailableError:
                 yield _failed(job, "serviceUnavailable", "no engine can be started; see the log")
@@ -112,7 +125,7 @@ def _count_engines() -> EngineStatus:
     """Ask Ray Serve how many engines have loaded the checkpoint; asks a remote process."""
     try:
         engines = serve.status().applications[APPLICATION].deployments[ENGINES]
-    except (RayError, KeyError) as e:
+    except (RayError, RayServeException, KeyError) as e:
         return EngineStatus(is_ready=False, description=f"Ray Serve does not tell: {e!r}")
     running = engines.replica_states.get("RUNNING", 0)
     others = sum(engines.replica_states.values()) - running
