@@ -1,6 +1,5 @@
 """What all commands share: options, settings, and errors as one line."""
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 from rich.console import Console
 
 from server.errors import TaskError
+from server.process import configure_process
 from server.settings import Settings, load_settings
 
 ConfigOption = Annotated[
@@ -28,8 +28,7 @@ class reported_errors:  # noqa: N801 -- used as a `with` statement, like context
     """Turn what a user can cause into one line and exit status 2; all else is a traceback."""
 
     def __enter__(self) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
+        configure_process()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, TaskError | ValueError) and hasattr(error, "code"):

@@ -24,6 +24,7 @@ from server.cluster.engine import APPLICATION, ENGINES, ClusterEngine
 from server.engine.local import LocalEngine
 from server.messages import Job, JobEvent
 from server.origin import check_origin
+from server.process import configure_process
 from server.settings import Settings, SettingsError, WorkerSettings, load_settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class EngineReplica:
         Raises:
             RuntimeError: it cannot be loaded.
         """
-        _configure_process()
+        configure_process()
+        check_origin()
         self._failure = ""
         self._numbers = itertools.count()
         self._current: dict[str, str] = {}
@@ -115,7 +117,8 @@ def build_application(settings: Settings) -> Application:
     settings = settings.for_cluster()
 
     def build_ingress() -> FastAPI:
-        _configure_process()
+        configure_process()
+        check_origin()
         return create_app(
             settings, ClusterEngine(serve.get_deployment_handle(ENGINES, APPLICATION))
         )
@@ -181,9 +184,3 @@ def _count(settings: Settings) -> dict[str, Any]:
             target_ongoing_requests=cluster.tasks_per_engine,
         )
     }
-
-
-def _configure_process() -> None:
-    check_origin()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
