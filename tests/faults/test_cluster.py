@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 NUM_TASKS, NUM_PICTURES = 50, 2
 BIN = Path(sys.executable).parent
-DEPLOY_TIMEOUT_S, DRAW_TIMEOUT_S = 300, 300
+DEPLOY_TIMEOUT_S, DRAW_TIMEOUT_S = 300, 480
 
 
 def free_port() -> int:

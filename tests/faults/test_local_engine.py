@@ -48,6 +48,11 @@ def worker_pid(engine: LocalEngine) -> int:
     return pid
 
 
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -91,6 +96,41 @@ def test_a_job_whose_worker_is_killed_is_drawn_again_with_the_same_pixels(
     assert sum(isinstance(e, JobDone) for e in events) == 1
     assert sum(isinstance(e, StepDone) and e.step == 1 for e in events) == 2
     assert pictures(events) == pictures(list(draw(tiny_parts, long)))
+
+
+def test_a_picture_that_was_told_of_is_not_told_again_when_the_job_is_drawn_again(
+    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+) -> None:
+    two = replace(job, num_steps=30, seeds=(7, 8))
+
+    async def scenario() -> list[JobEvent]:
+        async with running_engine(tiny_checkpoint) as engine:
+            events = []
+            async for event in engine.submit(two):
+                events.append(event)
+                if isinstance(event, ImageDone) and event.image == 0:
+                    os.kill(worker_pid(engine), signal.SIGKILL)
+            return events
+
+    events = asyncio.run(scenario())
+    assert [e.image for e in events if isinstance(e, ImageDone)] == [0, 1]
+    assert pictures(events) == pictures(list(draw(tiny_parts, two)))
+
+
+def test_a_job_that_nobody_listens_to_is_drawn_no_further(tiny_checkpoint: Path, job: Job) -> None:
+    endless = replace(job, job_id="endless", num_steps=100, seeds=tuple(range(20)))
+
+    async def scenario() -> float:
+        async with running_engine(tiny_checkpoint) as engine:
+            events = engine.submit(endless)
+            await anext(events)
+            await events.aclose()
+            await collect(engine, job)  # after it the worker knows of the cancelling
+            before = cpu_seconds(worker_pid(engine))
+            await asyncio.sleep(1.0)
+            return cpu_seconds(worker_pid(engine)) - before
+
+    assert asyncio.run(scenario()) < 0.2
 
 
 def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
