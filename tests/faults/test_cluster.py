@@ -67,8 +67,12 @@ class Cluster:
         # Room for an old and a new engine, as a replacement starts before the old one is gone.
         command = [BIN / "ray", "start", "--block", "--num-cpus=16", '--resources={"engine": 3}']
         command += ["--object-store-memory=100000000", "--disable-usage-stats", *flags]
+        ports = ["--dashboard-agent-listen-port"]
         if "--head" in flags:
             command += ["--temp-dir", self.folder / "ray"]
+            ports += ["--ray-client-server-port", "--dashboard-port"]
+        for flag in ports:  # the usual ones may be another cluster's
+            command += [flag, str(free_port())]
         with log.open("wb") as file:
             node = subprocess.Popen(
                 command, env=self.environment, stdout=file, stderr=subprocess.STDOUT
