@@ -21,14 +21,14 @@ class Hold:
     """The last computed residual."""
 
     def __init__(self) -> None:
-        self._last: Tensor | None = None
+        self._last_BSD: Tensor | None = None
 
     def keep(self, sigma: float, residual_BSD: Tensor) -> None:
-        self._last = residual_BSD
+        self._last_BSD = residual_BSD
 
     def at(self, sigma: float) -> Tensor:
-        assert self._last is not None
-        return self._last
+        assert self._last_BSD is not None
+        return self._last_BSD
 
 
 class Forecast:

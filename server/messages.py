@@ -110,5 +110,6 @@ class JobCancelled:
     job_id: str
 
 
-JobEvent = StepDone | TextWritten | ImageDone | JobDone | JobFailed | JobCancelled
+JobEnd = JobDone | JobFailed | JobCancelled
+JobEvent = StepDone | TextWritten | ImageDone | JobEnd
 WorkerEvent = WorkerReady | WorkerFailed | JobEvent

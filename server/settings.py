@@ -159,6 +159,15 @@ class ClusterSettings(BaseModel):
         300.0, ge=0, description="How long an engine that is replaced may finish its tasks"
     )
 
+    @model_validator(mode="after")
+    def _some_engine(self) -> Self:
+        if self.max_engines < max(1, self.engines) and (self.max_engines or not self.engines):
+            raise ValueError(
+                f"max_engines is {self.max_engines} and engines is {self.engines}: let max_engines "
+                "be 0 for a fixed number of engines, or at least as large as both engines and 1"
+            )
+        return self
+
 
 class KeySettings(BaseModel):
     """Who may draw. Without any key everybody may, and the server stays on loopback."""

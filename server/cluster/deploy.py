@@ -12,7 +12,6 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from server.cluster.deployments import build_application
 from server.cluster.engine import APPLICATION
 from server.errors import TaskError
-from server.serve import check_exposure
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,6 @@ def deploy(settings: Settings, address: str) -> None:
         SettingsError: the cluster is not there, or the settings do not suit one.
         TaskError: a replica cannot start.
     """
-    check_exposure(settings)
     application = build_application(settings)
     if settings.tasks.database_url.startswith("sqlite"):
         log.warning("tasks.database_url is an SQLite file: right only if all nodes are one machine")
@@ -63,9 +61,10 @@ def take_down(address: str) -> None:
     """
     _connect(address)
     serve.delete(APPLICATION)
-    serve.shutdown()
+    if not serve.status().applications:  # others may serve there too
+        serve.shutdown()
     ray.shutdown()
-    log.info("nothing is served on %s any more", address)
+    log.info("%s is not served on %s any more", APPLICATION, address)
 
 
 def _connect(address: str) -> None:

@@ -25,6 +25,7 @@ from server.engine.local import LocalEngine
 from server.messages import Job, JobEvent
 from server.origin import check_origin
 from server.process import configure_process
+from server.serve import check_exposure
 from server.settings import Settings, SettingsError, WorkerSettings, load_settings
 
 log = logging.getLogger(__name__)
@@ -112,8 +113,9 @@ def build_application(settings: Settings) -> Application:
     """Return the ingress deployment bound to its engines.
 
     Raises:
-        SettingsError: the settings do not fit a cluster.
+        SettingsError: anybody could draw who reaches it.
     """
+    check_exposure(settings)
     settings = settings.for_cluster()
 
     def build_ingress() -> FastAPI:

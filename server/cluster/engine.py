@@ -18,14 +18,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from server.engine.protocol import EngineStatus
-from server.messages import (
-    ImageDone,
-    Job,
-    JobCancelled,
-    JobDone,
-    JobEvent,
-    JobFailed,
-)
+from server.messages import ImageDone, Job, JobCancelled, JobEnd, JobEvent, JobFailed
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +70,7 @@ class ClusterEngine:
                     if isinstance(event, ImageDone):
                         told.add(event.image)
                     yield event
-                    if isinstance(event, JobDone | JobFailed | JobCancelled):
+                    if isinstance(event, JobEnd):
                         return
                 log.warning("job %s: its engine left it; another one begins it again", job.job_id)
             except RequestCancelledError:
@@ -112,8 +105,12 @@ class ClusterEngine:
             stream.cancel()
 
     async def _watch(self) -> None:
+        told = ""
         while True:
-            self._status = await asyncio.to_thread(_count_engines)
+            self._status, trouble = await asyncio.to_thread(_count_engines)
+            if trouble != told:
+                told = trouble
+                log.log(logging.ERROR if trouble else logging.INFO, trouble or "engines run again")
             await asyncio.sleep(STATUS_EVERY_S)
 
 
@@ -121,15 +118,14 @@ def _failed(job: Job, code: str, message: str) -> JobFailed:
     return JobFailed(job_id=job.job_id, code=code, message=message)
 
 
-def _count_engines() -> EngineStatus:
-    """Ask Ray Serve how many engines have loaded the checkpoint; asks a remote process."""
+def _count_engines() -> tuple[EngineStatus, str]:
+    """Ask Ray Serve, a remote process, how many engines have loaded, and if none, why."""
     try:
         engines = serve.status().applications[APPLICATION].deployments[ENGINES]
     except (RayError, RayServeException, KeyError) as e:
-        return EngineStatus(is_ready=False, description=f"Ray Serve does not tell: {e!r}")
+        return EngineStatus(is_ready=False, description="Ray Serve does not tell"), repr(e)
     running = engines.replica_states.get("RUNNING", 0)
     others = sum(engines.replica_states.values()) - running
     description = f"{running} engines, {others} starting or stopping"
-    if not running and engines.message:
-        log.error("no engine runs: %s", engines.message)
-    return EngineStatus(is_ready=running > 0, description=description)
+    trouble = "" if running else f"no engine runs: {engines.message}"
+    return EngineStatus(is_ready=running > 0, description=description), trouble

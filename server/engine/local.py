@@ -21,8 +21,7 @@ from server.messages import (
     Cancel,
     ImageDone,
     Job,
-    JobCancelled,
-    JobDone,
+    JobEnd,
     JobEvent,
     JobFailed,
     WorkerEvent,
@@ -137,7 +136,7 @@ class LocalEngine:
                 await self._send_job(job)
             while not has_ended:
                 event = await running.events.get()
-                has_ended = isinstance(event, JobDone | JobFailed | JobCancelled)
+                has_ended = isinstance(event, JobEnd)
                 yield event
         finally:
             del self._running[job.job_id]

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from server.cluster import deployments
 from server.cluster.deployments import EngineReplica, build, build_application, engine_resources
 from server.messages import Job, JobCancelled, JobDone, JobEvent, StepDone
-from server.settings import Settings, SettingsError, WorkerSettings
+from server.settings import ClusterSettings, Settings, SettingsError, WorkerSettings
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +115,20 @@ def test_all_servers_of_a_cluster_share_their_tasks() -> None:
     assert not settings.tasks.is_shared
     assert settings.for_cluster().tasks.is_shared
     assert build_application(settings) is not None
+
+
+def test_a_cluster_without_keys_is_not_opened_to_everybody() -> None:
+    with pytest.raises(SettingsError, match="API key"):
+        build_application(Settings(server={"host": "0.0.0.0"}, keys={"file": "/nowhere"}))
+
+
+@pytest.mark.parametrize(("engines", "max_engines"), [(2, 1), (0, 0)])
+def test_numbers_of_engines_that_contradict_each_other_are_refused(
+    engines: int, max_engines: int
+) -> None:
+    with pytest.raises(ValueError, match="max_engines"):
+        ClusterSettings(engines=engines, max_engines=max_engines)
+    assert ClusterSettings(engines=0, max_engines=1).max_engines == 1
 
 
 def test_a_serve_file_with_an_unknown_argument_is_refused() -> None:
