@@ -1,15 +1,22 @@
-"""From a plan and a calibration to a step cache for one picture."""
+"""From a plan and a calibration to a step cache for one image."""
 
 from dataclasses import dataclass
 from functools import partial
 
 from cache.calibration import UNCALIBRATED, Calibration
-from cache.estimate import Forecast, Hold
-from cache.off import Off
+from cache.estimate import DampedTaylor, LastResidual
+from cache.off import NoCache
 from cache.plan import CachePlan
 from cache.protocol import StepCache
-from cache.reuse import Agree, Reuse
-from cache.votes import EarlyVote, FirstBlockVote, IntervalVote, ProfileVote, Signal, TeaVote
+from cache.reuse import Agree, ResidualCache
+from cache.votes import (
+    EarlyPolicy,
+    FirstBlockPolicy,
+    FixedIntervalPolicy,
+    NoiseLevelPolicy,
+    Signal,
+    TeaCachePolicy,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ def calibration_of(plan: CachePlan, calibration: Calibration) -> Calibration:
 
 def effective_thresholds(plan: CachePlan, calibration: Calibration) -> Thresholds:
     """Return the thresholds that the votes will use."""
-    tea, fb = plan.tea_distance, plan.fb_readiness
+    tea, fb = plan.tea_distance, plan.fb_threshold_scale
     return Thresholds(
         tea=None if tea is None else tea * calibration_of(plan, calibration).tea_scale,
         fb=None if fb is None else fb * calibration.fb_threshold,
@@ -40,23 +47,25 @@ def build_step_cache(
     """Return a fresh cache.
 
     `signal` is what TeaCache compares between steps; `agree` makes all processes that draw the
-    picture together take the same decision.
+    image together take the same decision.
     """
     if not plan.is_on:
-        return Off()
+        return NoCache()
     window = (plan.start, plan.end)
     forecast = plan.forecast
-    estimate = partial(Forecast, forecast.order) if forecast and forecast.order else Hold
+    estimate = (
+        partial(DampedTaylor, forecast.order) if forecast and forecast.order else LastResidual
+    )
     if forecast is not None and forecast.interval is not None:
-        vote = IntervalVote(forecast.interval)
-        return Reuse(window, plan.max_consecutive, vote, None, estimate, agree)
+        policy = FixedIntervalPolicy(forecast.interval)
+        return ResidualCache(window, plan.max_consecutive, policy, None, estimate, agree)
     thresholds = effective_thresholds(plan, calibration)
-    early_vote: EarlyVote | None = None
+    early_policy: EarlyPolicy | None = None
     if thresholds.tea is not None:
         own = calibration_of(plan, calibration)
         if own.poly:
-            early_vote = TeaVote(thresholds.tea, signal, own.poly, own.x_range)
+            early_policy = TeaCachePolicy(thresholds.tea, signal, own.poly, own.x_range)
         else:
-            early_vote = ProfileVote(thresholds.tea, own.profile)
-    first_block = None if thresholds.fb is None else FirstBlockVote(thresholds.fb)
-    return Reuse(window, plan.max_consecutive, early_vote, first_block, estimate, agree)
+            early_policy = NoiseLevelPolicy(thresholds.tea, own.profile)
+    first_block = None if thresholds.fb is None else FirstBlockPolicy(thresholds.fb)
+    return ResidualCache(window, plan.max_consecutive, early_policy, first_block, estimate, agree)

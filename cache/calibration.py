@@ -17,7 +17,7 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """How changes of the signal become changes of the picture, for one checkpoint.
+    """How changes of the signal become changes of the image, for one checkpoint.
 
     `poly` (highest power first) maps the signal's relative change, held to `x_range`, to
     that of the layers' output; empty when no fit was good enough, and then `profile` holds
@@ -38,7 +38,7 @@ class Calibration:
     n: int
     rmse: float
     r2: float
-    tau_curve: tuple[dict[str, float | str], ...]
+    sweep: tuple[dict[str, float | str], ...]
 
     @property
     def is_calibrated(self) -> bool:
@@ -59,7 +59,7 @@ UNCALIBRATED = Calibration(
     n=0,
     rmse=0.0,
     r2=0.0,
-    tau_curve=(),
+    sweep=(),
 )
 
 
@@ -106,7 +106,7 @@ def _parse(raw: dict[str, Any]) -> Calibration:
         "x_range": (float(x_min), float(x_max)),
         "profile": tuple((float(sigma), float(change)) for sigma, change in raw["profile"]),
         "steps": tuple(int(steps) for steps in raw["steps"]),
-        "tau_curve": tuple(dict(row) for row in raw["tau_curve"]),
+        "sweep": tuple(dict(row) for row in raw["sweep"]),
     }
     calibration = Calibration(**values)
     if not calibration.poly and not calibration.profile:

@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 
-class Estimate(Protocol):
+class ResidualPredictor(Protocol):
     """Remembers what the layers added to their input at computed steps."""
 
     def keep(self, sigma: float, residual_BSD: Tensor) -> None:
@@ -17,7 +17,7 @@ class Estimate(Protocol):
         ...
 
 
-class Hold:
+class LastResidual:
     """The last computed residual."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Hold:
         return self._last_BSD
 
 
-class Forecast:
+class DampedTaylor:
     """The polynomial through the last computed residuals, over sigma, as far as it has come true.
 
     Each computed step shows what a forecast of it would have been worth. By least squares over a

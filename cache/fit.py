@@ -11,7 +11,7 @@ _CHECKED_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StepDelta:
     """One step: the relative changes of signal and output since the step before, and where.
 
     `sigma` is this step's noise level, `previous_sigma` that of the step before.
@@ -34,7 +34,7 @@ class Fit:
     refusal: str
 
 
-def fit_polynomial(changes: Sequence[Change]) -> Fit:
+def fit_polynomial(changes: Sequence[StepDelta]) -> Fit:
     """Fit the output's change over the signal's, by least squares.
 
     The degree is 4, or the highest below it whose polynomial neither falls nor is negative
@@ -68,7 +68,7 @@ def fit_polynomial(changes: Sequence[Change]) -> Fit:
 
 
 def build_profile(
-    changes: Sequence[Change], num_points: int = 40
+    changes: Sequence[StepDelta], num_points: int = 40
 ) -> tuple[tuple[float, float], ...]:
     """Return (sigma, output change accumulated from 1 down to it), falling in sigma.
 

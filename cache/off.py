@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from cache.protocol import Evaluation, Moment, RunFirst, RunRest
+from cache.protocol import Evaluation, RunFirstBlock, RunRemainingBlocks, StepContext
 
 
-class Off:
+class NoCache:
     """Runs every layer at every step."""
 
-    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
+    def evaluate(self, context: StepContext, x_BSD: Tensor) -> Evaluation:
         """Return the layers' computed output."""
-        first_BSD = yield RunFirst(x_BSD)
-        return (yield RunRest(first_BSD))
+        first_BSD = yield RunFirstBlock(x_BSD)
+        return (yield RunRemainingBlocks(first_BSD))

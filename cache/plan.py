@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-# How the change of the input is told: from the picture's tokens, or from the noise level alone.
+# How the change of the input is told: from the image's tokens, or from the noise level alone.
 TeaSignal = Literal["input", "schedule"]
 
 
@@ -11,7 +11,7 @@ TeaSignal = Literal["input", "schedule"]
 class ForecastPlan:
     """Forecast the reused steps by a polynomial of this order.
 
-    With an interval every so many-th step is computed, whatever the picture does there; without
+    With an interval every so many-th step is computed, whatever the image does there; without
     one TeaCache or FBCache decide. Order 0 holds the last computed step: with an interval that is
     the naive reuse that others are compared with.
     """
@@ -24,7 +24,7 @@ class ForecastPlan:
 class CachePlan:
     """Which policies may reuse steps [start, end), and how readily. None means off.
 
-    `tea_distance` is the API's value. `fb_readiness` is how much of the calibrated FBCache
+    `tea_distance` is the API's value. `fb_threshold_scale` is how much of the calibrated FBCache
     threshold is used: 1 is the default.
     """
 
@@ -33,12 +33,12 @@ class CachePlan:
     max_consecutive: int = 3
     tea_distance: float | None = None
     tea_signal: TeaSignal = "input"
-    fb_readiness: float | None = None
+    fb_threshold_scale: float | None = None
     forecast: ForecastPlan | None = None
 
     @property
     def is_on(self) -> bool:
-        policies = (self.tea_distance, self.fb_readiness, self.forecast)
+        policies = (self.tea_distance, self.fb_threshold_scale, self.forecast)
         return any(policy is not None for policy in policies)
 
     @property
@@ -46,7 +46,7 @@ class CachePlan:
         """Return what diagnostics call it."""
         names = {
             "teaCache": self.tea_distance,
-            "fbCache": self.fb_readiness,
+            "fbCache": self.fb_threshold_scale,
             "forecast": self.forecast,
         }
         return "+".join(name for name, value in names.items() if value is not None) or "none"

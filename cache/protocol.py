@@ -2,7 +2,7 @@
 
 An evaluation is a generator. It yields the hidden states that are to go through the first layer
 or through all others, is sent what came out, and returns the last layer's output, computed or
-estimated. So pictures with different plans, at different steps, share a batch: whoever drives them
+estimated. So images with different plans, at different steps, share a batch: whoever drives them
 runs together what they ask for together, and nothing is computed because a neighbour computes.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class StepContext:
     """Where in the drawing an evaluation stands.
 
     `stage` counts the evaluations of one step; solvers of second order have two.
@@ -32,30 +32,30 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFirst:
+class RunFirstBlock:
     """Run these hidden states through the first layer. Shapes: x_BSD."""
 
     x_BSD: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class RunRest:
+class RunRemainingBlocks:
     """Run these hidden states through all layers but the first. Shapes: x_BSD."""
 
     x_BSD: Tensor
 
 
-LayerCall = RunFirst | RunRest
+LayerCall = RunFirstBlock | RunRemainingBlocks
 Evaluation = Generator[LayerCall, Tensor, Tensor]
 
 
 class StepCache(Protocol):
-    """Serves one picture; all its state is that picture's own."""
+    """Serves one image; all its state is that image's own."""
 
-    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
+    def evaluate(self, context: StepContext, x_BSD: Tensor) -> Evaluation:
         """Yield layer calls and return the last layer's output for x_BSD.
 
-        Shapes: x_BSD holds the picture's rows, [conditional, unconditional] or the first alone:
+        Shapes: x_BSD holds the image's rows, [conditional, unconditional] or the first alone:
         [<timestep>, image tokens] as embedded at this step's noise level.
         """
         ...

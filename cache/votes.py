@@ -1,6 +1,6 @@
-"""Whether a step has changed little enough to be reused: one vote per policy, all float32.
+"""Whether a step has changed little enough to be reused: one policy each, all float32.
 
-A vote is asked once a step and told what was decided; a step is reused only if all agree.
+A policy is asked once a step and told what was decided; a step is reused only if all agree.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cache.protocol import Moment
+from cache.protocol import StepContext
 
 # Turns the embedded rows of a step into what TeaCache compares.
-Signal = Callable[[Moment, Tensor], Tensor]
+Signal = Callable[[StepContext, Tensor], Tensor]
 
 
-def relative_change(now: Tensor, before: Tensor) -> float:
+def relative_l1(now: Tensor, before: Tensor) -> float:
     """Return the mean absolute change over the mean absolute value before it."""
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
 
@@ -28,19 +28,19 @@ def evaluate_polynomial(coefficients: Sequence[float], x: float) -> float:
     return value
 
 
-class EarlyVote(Protocol):
-    """A vote that needs no layer."""
+class EarlyPolicy(Protocol):
+    """A policy that needs no layer."""
 
-    def votes_reuse(self, moment: Moment, x_BSD: Tensor, is_allowed: bool) -> bool:
+    def should_skip(self, context: StepContext, x_BSD: Tensor, is_allowed: bool) -> bool:
         """Look at a step, reusable or not, and return whether it may be reused."""
         ...
 
-    def settle(self, is_reused: bool) -> None:
+    def update(self, is_reused: bool) -> None:
         """Hear what was decided."""
         ...
 
 
-class TeaVote:
+class TeaCachePolicy:
     """TeaCache: the estimated change since the last computed step stays below a threshold.
 
     `polynomial` maps the signal's relative change to the output's, on [x_min, x_max].
@@ -62,22 +62,22 @@ class TeaVote:
         self._previous: Tensor | None = None
         self._accumulated = 0.0
 
-    def votes_reuse(self, moment: Moment, x_BSD: Tensor, is_allowed: bool) -> bool:
-        signal = self._signal(moment, x_BSD).float()
+    def should_skip(self, context: StepContext, x_BSD: Tensor, is_allowed: bool) -> bool:
+        signal = self._signal(context, x_BSD).float()
         previous, self._previous = self._previous, signal
         if not is_allowed or previous is None:
             return False
         x_min, x_max = self._x_range
-        change = min(max(relative_change(signal, previous), x_min), x_max)
+        change = min(max(relative_l1(signal, previous), x_min), x_max)
         self._accumulated += max(0.0, evaluate_polynomial(self._polynomial, change))
         return self._threshold > 0 and self._accumulated < self._threshold
 
-    def settle(self, is_reused: bool) -> None:
+    def update(self, is_reused: bool) -> None:
         if not is_reused:
             self._accumulated = 0.0
 
 
-class ProfileVote:
+class NoiseLevelPolicy:
     """TeaCache by noise level alone: the mean change of the output between two levels, as measured.
 
     What stands in for the polynomial when no signal foretells the output well enough.
@@ -89,15 +89,15 @@ class ProfileVote:
         self._previous: float | None = None
         self._accumulated = 0.0
 
-    def votes_reuse(self, moment: Moment, x_BSD: Tensor, is_allowed: bool) -> bool:
-        passed = self._passed(moment.sigma)
+    def should_skip(self, context: StepContext, x_BSD: Tensor, is_allowed: bool) -> bool:
+        passed = self._passed(context.sigma)
         previous, self._previous = self._previous, passed
         if not is_allowed or previous is None:
             return False
         self._accumulated += max(0.0, passed - previous)
         return self._threshold > 0 and self._accumulated < self._threshold
 
-    def settle(self, is_reused: bool) -> None:
+    def update(self, is_reused: bool) -> None:
         if not is_reused:
             self._accumulated = 0.0
 
@@ -113,7 +113,7 @@ class ProfileVote:
         return before[1]
 
 
-class IntervalVote:
+class FixedIntervalPolicy:
     """Every n-th step is computed, after the first few have been."""
 
     NUM_FIRST = 3
@@ -122,17 +122,17 @@ class IntervalVote:
         self._interval = interval
         self._run = 0
 
-    def votes_reuse(self, moment: Moment, x_BSD: Tensor, is_allowed: bool) -> bool:
-        return is_allowed and moment.step >= self.NUM_FIRST and self._run < self._interval - 1
+    def should_skip(self, context: StepContext, x_BSD: Tensor, is_allowed: bool) -> bool:
+        return is_allowed and context.step >= self.NUM_FIRST and self._run < self._interval - 1
 
-    def settle(self, is_reused: bool) -> None:
+    def update(self, is_reused: bool) -> None:
         self._run = self._run + 1 if is_reused else 0
 
 
-class FirstBlockVote:
+class FirstBlockPolicy:
     """FBCache: what the first layer adds has hardly changed since the last computed step.
 
-    Rows of one picture decide together, by the one that changed most.
+    Rows of one image decide together, by the one that changed most.
 
     Source: the first block cache of the ParaAttention project.
     """
@@ -141,7 +141,7 @@ class FirstBlockVote:
         self._threshold = threshold
         self._kept_BSD: Tensor | None = None
 
-    def votes_reuse(self, residual_BSD: Tensor) -> bool:
+    def should_skip(self, residual_BSD: Tensor) -> bool:
         kept_BSD = self._kept_BSD
         if kept_BSD is None:
             return False

@@ -1,7 +1,7 @@
 """Grouped-query self-attention over rows that stand behind cached prompts. No dense mask.
 
 Queries that see the same keys are one SDPA call: the prompt is causal, `<timestep>` sees the
-prompt and itself, the picture sees all of it. Rows with different prompts are separate calls, so
+prompt and itself, the image sees all of it. Rows with different prompts are separate calls, so
 prompts of different length need no padding.
 """
 
@@ -16,11 +16,11 @@ from model.config import ModelConfig
 from model.layers import RMSNorm
 from model.mesh import Group
 from model.rope import RotaryTable
-from model.sequence import Span
+from model.sequence import AttentionSpan
 
 
 @dataclass(frozen=True, slots=True)
-class KeysValues:
+class LayerKV:
     """Keys (rotated and normed) and values of one layer.
 
     Shapes: k_BGSH, v_BGSH.
@@ -29,7 +29,7 @@ class KeysValues:
     k_BGSH: Tensor
     v_BGSH: Tensor
 
-    def followed_by(self, k_BGSH: Tensor, v_BGSH: Tensor) -> tuple[Tensor, Tensor]:
+    def concat(self, k_BGSH: Tensor, v_BGSH: Tensor) -> tuple[Tensor, Tensor]:
         """Return these and then the given ones, for every row of the given."""
         rows = k_BGSH.shape[0]
         return (
@@ -39,7 +39,7 @@ class KeysValues:
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
+class AttentionGroup:
     """Rows of a batch with the same prompt: same positions, same visible keys.
 
     `past` holds the prompt's keys and values, one entry a layer, or is empty for a sequence from
@@ -48,11 +48,11 @@ class RowGroup:
 
     rows: slice
     rope: RotaryTable
-    spans: tuple[Span, ...]
-    past: Sequence[KeysValues] = ()
-    kept: list[KeysValues] | None = field(default=None)
+    spans: tuple[AttentionSpan, ...]
+    past: Sequence[LayerKV] = ()
+    kept: list[LayerKV] | None = field(default=None)
 
-    def to(self, device: torch.device) -> "RowGroup":
+    def to(self, device: torch.device) -> "AttentionGroup":
         """Return the same group for a layer on another device; each layer's past is there."""
         return replace(self, rope=self.rope.to(device))
 
@@ -82,15 +82,15 @@ class SelfAttention(nn.Module):
             self.query_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.key_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x_BSD: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+    def forward(self, x_BSD: Tensor, groups: Sequence[AttentionGroup]) -> Tensor:
         # The checkpoint groups qkv by key/value head: its queries first, then one key, one value.
         qkv_BSGZH = self.qkv_proj(x_BSD).unflatten(
             -1, (-1, self._queries_per_kv + 2, self._head_dim)
         )
         out_BSZ = torch.cat([self._attend_group(qkv_BSGZH[g.rows], g) for g in groups])
-        return self._group.sum(self.o_proj(out_BSZ))
+        return self._group.all_reduce(self.o_proj(out_BSZ))
 
-    def _attend_group(self, qkv_BSGZH: Tensor, group: RowGroup) -> Tensor:
+    def _attend_group(self, qkv_BSGZH: Tensor, group: AttentionGroup) -> Tensor:
         q_BSGZH, k_BSGZH, v_BSGZH = qkv_BSGZH.split([self._queries_per_kv, 1, 1], dim=3)
         v_BGSH = v_BSGZH.squeeze(3).transpose(1, 2)
         # Rotate before normalising: the checkpoint was trained in this order.
@@ -100,9 +100,9 @@ class SelfAttention(nn.Module):
             q_BNSH, k_BGSH = self.query_layernorm(q_BNSH), self.key_layernorm(k_BGSH)
         q_BNSH, k_BGSH = q_BNSH.to(v_BGSH.dtype), k_BGSH.to(v_BGSH.dtype)
         if group.kept is not None:
-            group.kept.append(KeysValues(k_BGSH, v_BGSH))
+            group.kept.append(LayerKV(k_BGSH, v_BGSH))
         if group.past:
-            k_BGSH, v_BGSH = group.past[self._layer].followed_by(k_BGSH, v_BGSH)
+            k_BGSH, v_BGSH = group.past[self._layer].concat(k_BGSH, v_BGSH)
         spans_BNSH = [
             attend_span(q_BNSH, k_BGSH, v_BGSH, span, group.past_length) for span in group.spans
         ]
@@ -110,7 +110,7 @@ class SelfAttention(nn.Module):
 
 
 def attend_span(
-    q_BNSH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, span: Span, past_length: int
+    q_BNSH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, span: AttentionSpan, past_length: int
 ) -> Tensor:
     """Attend with the queries of one span to the keys it may see.
 

@@ -170,7 +170,7 @@ class ModelConfig:
 
     @property
     def step_tokens(self) -> tuple[str, ...]:
-        """Return the control tokens of a denoising step that stand before the picture."""
+        """Return the control tokens of a denoising step that stand before the image."""
         return (
             "<timestep>",
             *(("<guidance>",) if self.is_guidance_distilled else ()),

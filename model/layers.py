@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         return normed_BSZ.to(x_BSZ.dtype) * self.weight.to(x_BSZ.dtype)
 
 
-def gated(up_gate_TZ: Tensor) -> Tensor:
+def swiglu(up_gate_TZ: Tensor) -> Tensor:
     """Return up * silu(gate), halving the last axis.
 
     The checkpoint stores [up; gate]. The usual fused kernels assume the opposite order.
@@ -37,7 +37,7 @@ def gated(up_gate_TZ: Tensor) -> Tensor:
     return F.silu(gate_TF) * up_TF
 
 
-class GatedMLP(nn.Module):
+class SharedExpert(nn.Module):
     """The shared expert: every token passes through it.
 
     Shapes: x_TD -> x_TD.
@@ -49,7 +49,7 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(width, hidden_size, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.down_proj(gated(self.gate_and_up_proj(x_TD)))
+        return self.down_proj(swiglu(self.gate_and_up_proj(x_TD)))
 
 
 class TimestepEmbedding(nn.Module):

@@ -1,4 +1,4 @@
-"""Ranks that draw one picture together: a mesh of guidance rows by tensor slices.
+"""Ranks that draw one image together: a mesh of guidance rows by tensor slices.
 
 A layer never asks for its rank except through the `Group` handed to it. Alone, every operation is
 the identity, so one process runs the same lines as sixteen.
@@ -23,16 +23,16 @@ class Group:
     rank: int = 0
     size: int = 1
     handle: dist.ProcessGroup | None = None
-    by_expert: bool = False  # routed experts are shared out whole, not each by its width
+    expert_parallel: bool = False  # routed experts are shared out whole, not each by its width
 
-    def sum(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks, in the dtype of x; x itself may be overwritten."""
         if self.size > 1:
             x = x.contiguous()
             dist.all_reduce(x, group=self.handle)
         return x
 
-    def gather(self, x: Tensor, dim: int) -> Tensor:
+    def all_gather(self, x: Tensor, dim: int) -> Tensor:
         """Return the ranks' tensors, which have one shape, side by side along an axis."""
         if self.size == 1:
             return x
@@ -61,15 +61,15 @@ class Mesh:
         """Return whether this rank reports; all others draw along."""
         return self.rank == 0
 
-    def all_agree(self, vote: bool) -> bool:
+    def all_true(self, policy: bool) -> bool:
         """Return whether every rank votes yes, so that all take the same branch."""
         if self.size == 1:
-            return vote
-        ballot = torch.tensor([int(vote)], dtype=torch.int32, device=_device())
+            return policy
+        ballot = torch.tensor([int(policy)], dtype=torch.int32, device=_device())
         dist.all_reduce(ballot, op=dist.ReduceOp.MIN)
         return bool(ballot.item())
 
-    def first_says(self, value: int) -> int:
+    def broadcast_int(self, value: int) -> int:
         """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
@@ -78,7 +78,7 @@ class Mesh:
         return int(shared.item())
 
 
-ALONE = Mesh()
+SINGLE = Mesh()
 
 
 def join_mesh(
@@ -87,7 +87,7 @@ def join_mesh(
     tensor_size: int,
     rendezvous: Path,
     device: str,
-    by_expert: bool = False,
+    expert_parallel: bool = False,
 ) -> Mesh:
     """Meet the other ranks at a file and return this one's place. Neighbours share tensors.
 
@@ -95,7 +95,7 @@ def join_mesh(
     """
     size = cfg_size * tensor_size
     if size == 1:
-        return ALONE
+        return SINGLE
     backend = "nccl" if device.startswith("cuda") else "gloo"
     dist.init_process_group(
         backend,
@@ -114,7 +114,7 @@ def join_mesh(
     ]
     return Mesh(
         cfg=Group(cfg_rank, cfg_size, cfg_groups[tensor_rank]),
-        tensor=Group(tensor_rank, tensor_size, tensor_groups[cfg_rank], by_expert),
+        tensor=Group(tensor_rank, tensor_size, tensor_groups[cfg_rank], expert_parallel),
         rank=rank,
         size=size,
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import MoeConfig
-from model.layers import GatedMLP, gated
+from model.layers import SharedExpert, swiglu
 from model.mesh import Group
 
 
@@ -47,12 +47,12 @@ class Experts(nn.Module):
     def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
         super().__init__()
         width, count = config.expert_width, config.num_experts
-        if group.by_expert:
+        if group.expert_parallel:
             count //= group.size
         else:
             width //= group.size
         self.num_all = config.num_experts
-        self.first = group.rank * count if group.by_expert else 0
+        self.first = group.rank * count if group.expert_parallel else 0
         self.gate_and_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(count, hidden_size, width))
 
@@ -99,7 +99,7 @@ class Experts(nn.Module):
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
                 x = x_TD.index_select(0, token)
-                hidden = gated(F.linear(x, self.weight_of("gate_and_up_proj", expert, x.dtype)))
+                hidden = swiglu(F.linear(x, self.weight_of("gate_and_up_proj", expert, x.dtype)))
                 y = F.linear(hidden, self.weight_of("down_proj", expert, x.dtype))
                 out_TD.index_add_(0, token, y.float().mul_(weight))
         return out_TD.to(x_TD.dtype)
@@ -111,7 +111,7 @@ class Experts(nn.Module):
         ends_E = ends_E.to(torch.int32)
         x_sorted = x_TD[tokens]
         up_EDZ = self.weights_of_all("gate_and_up_proj", x_TD.dtype).transpose(1, 2)
-        hidden = gated(F.grouped_mm(x_sorted, up_EDZ, offs=ends_E))
+        hidden = swiglu(F.grouped_mm(x_sorted, up_EDZ, offs=ends_E))
         del up_EDZ  # restored weights are large; the next ones may lie in the same place
         down_EFD = self.weights_of_all("down_proj", x_TD.dtype).transpose(1, 2)
         y_sorted = F.grouped_mm(hidden, down_EFD, offs=ends_E)
@@ -139,7 +139,7 @@ class MoE(nn.Module):
         self.gate = Router(hidden_size, config)
         self.experts = Experts(hidden_size, config, group)
         self.shared_mlp = (
-            GatedMLP(hidden_size, config.expert_width * config.num_shared_experts // group.size)
+            SharedExpert(hidden_size, config.expert_width * config.num_shared_experts // group.size)
             if config.num_shared_experts
             else None
         )
@@ -149,4 +149,4 @@ class MoE(nn.Module):
         routed_TD = self.experts(x_TD, *self.gate(x_TD))
         if self.shared_mlp is not None:
             routed_TD = self.shared_mlp(x_TD) + routed_TD
-        return self._group.sum(routed_TD).view_as(x_BSD)
+        return self._group.all_reduce(routed_TD).view_as(x_BSD)

@@ -1,7 +1,7 @@
 """Experts that do not fit on the device: lent to it one layer after the other.
 
 The device holds two places, each as large as the experts of a layer. While one layer computes in
-one place, a thread fills the other with the layer that comes next. A picture has thousands of
+one place, a thread fills the other with the layer that comes next. An image has thousands of
 tokens and so needs every expert of every layer at every step; a single token of text needs a few,
 and then only those are fetched.
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.moe import Experts
 
-NUM_PLACES = 2
+NUM_STAGING_BUFFERS = 2
 _ALIGNMENT = 256  # bytes; of every tensor in a place
 # Fetching single experts pays as long as a step leaves at least this share of them out.
 _SHARE_LEFT_OUT = 0.5
@@ -38,7 +38,7 @@ class Source(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class StagingBuffer:
     """Memory for one layer's experts: whose they are, and which of them are there."""
 
     memory: Tensor
@@ -47,8 +47,8 @@ class _Place:
     pending: Future[None] | None = None
 
 
-class ExpertStream:
-    """Lends the experts of streamed layers to the device, and fetches the next layer's ahead.
+class ExpertOffloader:
+    """Lends the experts of offloaded layers to the device, and fetches the next layer's ahead.
 
     Layers call `acquire` just before they compute with their experts, each from the one thread
     that draws.
@@ -61,9 +61,10 @@ class ExpertStream:
         self._experts = dict(experts)
         self._order = list(experts)
         self._source = source
-        size = max(map(place_bytes, self._experts.values()))
+        size = max(map(staging_bytes, self._experts.values()))
         self._places = [
-            _Place(torch.empty(size, dtype=torch.uint8, device=device)) for _ in range(NUM_PLACES)
+            StagingBuffer(torch.empty(size, dtype=torch.uint8, device=device))
+            for _ in range(NUM_STAGING_BUFFERS)
         ]
         self._copies = _CopyStream(device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="experts")
@@ -78,7 +79,7 @@ class ExpertStream:
         Raises:
             CheckpointError: they cannot be fetched.
         """
-        place = self._place_of(layer) or self._oldest(beside=None)
+        place = self._buffer_of(layer) or self._oldest(beside=None)
         self._wait(place)
         if place.layer != layer:
             place.layer, place.present = layer, set()
@@ -87,17 +88,17 @@ class ExpertStream:
             self._copies.begin()
             self._fetch(place, layer, missing)
         self._copies.wait()
-        self._lend(place, layer)
+        self._install(place, layer)
         num_experts = len(self._experts[layer].gate_and_up_proj)
         if len(wanted) > num_experts * _SHARE_LEFT_OUT:
-            self._fetch_ahead(self._order[(self._order.index(layer) + 1) % len(self._order)], place)
+            self._prefetch(self._order[(self._order.index(layer) + 1) % len(self._order)], place)
 
     def close(self) -> None:
         """End the thread, once what it fetches is there."""
         self._thread.shutdown(wait=True)
 
-    def _fetch_ahead(self, layer: int, beside: _Place) -> None:
-        if self._place_of(layer) is not None:
+    def _prefetch(self, layer: int, beside: StagingBuffer) -> None:
+        if self._buffer_of(layer) is not None:
             return
         place = self._oldest(beside)
         self._wait(place)
@@ -106,22 +107,22 @@ class ExpertStream:
         self._copies.begin()
         place.pending = self._thread.submit(self._fetch, place, layer, every)
 
-    def _fetch(self, place: _Place, layer: int, experts: Sequence[int]) -> None:
+    def _fetch(self, place: StagingBuffer, layer: int, experts: Sequence[int]) -> None:
         with self._lock, self._copies:
-            tensors = carve(place.memory, self._experts[layer])
+            tensors = view_as_experts(place.memory, self._experts[layer])
             self._source.fill(layer, tensors, experts)
         place.present.update(experts)
         share = len(experts) / len(self._experts[layer].gate_and_up_proj)
         self.bytes_fetched += int(share * sum(tensor.nbytes for tensor in tensors.values()))
 
-    def _place_of(self, layer: int) -> _Place | None:
+    def _buffer_of(self, layer: int) -> StagingBuffer | None:
         return next((place for place in self._places if place.layer == layer), None)
 
-    def _oldest(self, beside: _Place | None) -> _Place:
+    def _oldest(self, beside: StagingBuffer | None) -> StagingBuffer:
         """Return the place that may be filled anew: an empty one, or the one longest unused."""
         return next(place for place in self._places if place is not beside)
 
-    def _wait(self, place: _Place) -> None:
+    def _wait(self, place: StagingBuffer) -> None:
         """Wait for a place's fetch, if one is on its way.
 
         One that failed counts as never made: whoever needs the layer fetches it then, and fails.
@@ -130,9 +131,9 @@ class ExpertStream:
         if pending is not None and pending.exception() is not None:
             place.layer, place.present = None, set()
 
-    def _lend(self, place: _Place, layer: int) -> None:
+    def _install(self, place: StagingBuffer, layer: int) -> None:
         own = self._experts[layer]
-        for name, tensor in carve(place.memory, own).items():
+        for name, tensor in view_as_experts(place.memory, own).items():
             setattr(own, name, nn.Parameter(tensor, requires_grad=False))
         self._places.remove(place)
         self._places.append(place)  # the one used last is last
@@ -142,7 +143,7 @@ class ExpertStream:
 class _Acquire:
     """What a layer's experts call before they compute."""
 
-    stream: ExpertStream
+    stream: ExpertOffloader
     layer: int
 
     def __call__(self, experts: Sequence[int]) -> None:
@@ -199,12 +200,12 @@ class HostSource:
                 tensors[name][expert].copy_(source[expert], non_blocking=True)
 
 
-def place_bytes(experts: Experts) -> int:
+def staging_bytes(experts: Experts) -> int:
     """Return how much memory a place needs for a layer's experts."""
     return sum(_padded(parameter) for parameter in experts.parameters())
 
 
-def carve(memory: Tensor, experts: Experts) -> dict[str, Tensor]:
+def view_as_experts(memory: Tensor, experts: Experts) -> dict[str, Tensor]:
     """Return tensors like a layer's stacked parameters, one after the other in flat memory."""
     tensors: dict[str, Tensor] = {}
     start = 0

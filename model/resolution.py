@@ -17,7 +17,7 @@ EXTRA_SIDES = ((1024, 768), (1280, 720), (768, 1024), (720, 1280))
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """One trained picture size; `index` is the number in its `<img_ratio_i>` token."""
+    """One trained image size; `index` is the number in its `<img_ratio_i>` token."""
 
     index: int
     width_px: int
@@ -68,7 +68,7 @@ def nearest_size(sizes: Sequence[Size], height: float, width: float) -> Size:
     """
     if not (height > 0 and width > 0):
         raise UnsupportedSizeError(
-            f"a picture of height {height} and width {width} does not exist; both must be positive"
+            f"an image of height {height} and width {width} does not exist; both must be positive"
         )
     return min(sizes, key=lambda size: abs(size.height_px / size.width_px - height / width))
 

@@ -1,7 +1,7 @@
 """Where everything is in a sequence: ids, positions, and who may see whom.
 
 A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>` and all before it
-never see the picture; image tokens see everything up to their own end. So the prefix is computed
+never see the image; image tokens see everything up to their own end. So the prefix is computed
 once, and a denoising step runs `[<timestep>, <img> x h*w]` alone. Distilled checkpoints have
 `<guidance>` and `<timestep_r>` behind `<timestep>`, causal like it.
 """
@@ -21,7 +21,7 @@ from model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AttentionSpan:
     """Neighbouring queries [start, stop) that see keys by one rule.
 
     Causal: each sees the keys up to itself. Otherwise: all see every key before `stop`.
@@ -34,7 +34,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class ImageSequence:
-    """One row: the ids of the whole sequence and where its picture lies."""
+    """One row: the ids of the whole sequence and where its image lies."""
 
     ids: tuple[int, ...]
     prefix_length: int
@@ -71,7 +71,7 @@ def build_image_sequence(
     grid: tuple[int, int],
     step_tokens: Sequence[str],
 ) -> ImageSequence:
-    """Return one row: the sections, then a picture of `grid` = (height, width) tokens."""
+    """Return one row: the sections, then an image of `grid` = (height, width) tokens."""
     prefix = tuple(chain.from_iterable(section.ids for section in sections))
     before = tuple(map(tokenizer.control_id, step_tokens))
     image = tokenizer.control_id("<img>")
@@ -93,7 +93,7 @@ def build_guidance_rows(
     size: Size,
     config: ModelConfig,
 ) -> tuple[ImageSequence, ImageSequence]:
-    """Return the conditional and the unconditional row of one picture.
+    """Return the conditional and the unconditional row of one image.
 
     Without a negative prompt the unconditional row has `<cfg>` for every token of the user's text;
     with one it is that prompt's own conditional row, whose length may differ.
@@ -117,33 +117,36 @@ def build_guidance_rows(
     for name, row in zip(("prompt", "negative prompt"), rows, strict=True):
         if len(row.ids) > max_positions:
             raise PromptTooLongError(
-                f"the {name} and the picture need {len(row.ids)} positions, but the model has "
+                f"the {name} and the image need {len(row.ids)} positions, but the model has "
                 f"{max_positions}; shorten the {name} by {len(row.ids) - max_positions} tokens"
             )
     return rows[0], rows[1]
 
 
-def list_spans(row: ImageSequence) -> tuple[Span, ...]:
+def sequence_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
     """Return the visibility rules of the whole sequence, in order."""
     causal_ends = range(row.image_stop, len(row.ids))
     return (
-        Span(0, row.prefix_length, is_causal=True),
-        *(Span(i, i + 1, is_causal=False) for i in range(row.prefix_length, row.image_start)),
-        Span(row.image_start, row.image_stop, is_causal=False),
-        *(Span(i, i + 1, is_causal=False) for i in causal_ends),
+        AttentionSpan(0, row.prefix_length, is_causal=True),
+        *(
+            AttentionSpan(i, i + 1, is_causal=False)
+            for i in range(row.prefix_length, row.image_start)
+        ),
+        AttentionSpan(row.image_start, row.image_stop, is_causal=False),
+        *(AttentionSpan(i, i + 1, is_causal=False) for i in causal_ends),
     )
 
 
-def list_step_spans(row: ImageSequence) -> tuple[Span, ...]:
-    """Return the rules of a denoising step: `<timestep>` sees itself, the picture sees all."""
+def step_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
+    """Return the rules of a denoising step: `<timestep>` sees itself, the image sees all."""
     before = row.num_step_tokens
     return (
-        *(Span(i, i + 1, is_causal=False) for i in range(before)),
-        Span(before, before + row.num_image_tokens, is_causal=False),
+        *(AttentionSpan(i, i + 1, is_causal=False) for i in range(before)),
+        AttentionSpan(before, before + row.num_image_tokens, is_causal=False),
     )
 
 
-def visibility_mask(spans: Sequence[Span], length: int) -> Tensor:
+def visibility_mask(spans: Sequence[AttentionSpan], length: int) -> Tensor:
     """Return the bool mask [length, length] that the spans stand for; True = may see.
 
     For verification: the model itself never builds it.
@@ -159,7 +162,7 @@ def visibility_mask(spans: Sequence[Span], length: int) -> Tensor:
 def grid_positions(row: ImageSequence, length: int) -> Tensor:
     """Return the (y, x) position of each of the first `length` tokens, int64 [length, 2].
 
-    Text lies on the diagonal. The picture is a grid centred on the diagonal stretch that its
+    Text lies on the diagonal. The image is a grid centred on the diagonal stretch that its
     tokens would occupy as text; what follows continues behind that stretch.
 
     Source: "2D RoPE", HunyuanImage 3.0 technical report (arXiv 2509.23951), measured in the

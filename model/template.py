@@ -1,4 +1,4 @@
-"""The order of sections in a sequence: system prompt, prompt, thoughts, picture.
+"""The order of sections in a sequence: system prompt, prompt, thoughts, image.
 
 A section is encoded on its own, never across its border, as the reference does. In the
 unconditional row every token of a masked section becomes `<cfg>`, one for one.
@@ -36,7 +36,7 @@ class Prompt:
 
 
 class Template:
-    """Builds the sections before and after the picture for one checkpoint."""
+    """Builds the sections before and after the image for one checkpoint."""
 
     def __init__(
         self, tokenizer: Tokenizer, name: TemplateName, base_size: int, parse_control: bool = False
@@ -48,7 +48,7 @@ class Template:
         self._encode: Callable[[str], list[int]] = encode
 
     def image_head(self, prompt: Prompt, ratio_index: int) -> list[Section]:
-        """Return everything before `<timestep>` when a picture of this ratio follows."""
+        """Return everything before `<timestep>` when an image of this ratio follows."""
         return [
             *self._turn(prompt),
             *([self._control("<answer>")] if self._is_instruct else []),

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from model.generation import TextSampling
-from model.prefix import Prefixes, extend_prefixes
+from model.prefix import PromptKVCache, prefill_batch
 from model.template import Prompt, Template, TextTask
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
@@ -20,7 +20,7 @@ Choose = Callable[[Tensor], int]
 # The shape that stands for a choice that is not a shape: the square.
 # Source: the recorded `fallback_to_16` of the reference.
 FALLBACK_RATIO = 16
-_STREAM = 2  # of a seed; 0 is a picture's noise, 1 that of stochastic solvers
+_STREAM = 2  # of a seed; 0 is an image's noise, 1 that of stochastic solvers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ def write_texts(
     choosers: Sequence[Choose],
     stop: Collection[int],
     max_tokens: int,
-    prefixes: Sequence[Prefixes] | None = None,
+    prompt_cache: Sequence[PromptKVCache] | None = None,
 ) -> Iterator[list[TextStep | None]]:
     """Continue several texts, a token of each at a time, until a stop token or the limit.
 
     Yields a step per text, None for one that has ended. Heads may be of different length. What was
-    computed for a text is left in its own `prefixes`, for the picture that follows.
+    computed for a text is left in its own `prompt_cache`, for the image that follows.
     """
-    known = prefixes or [Prefixes(transformer) for _ in heads]
+    known = prompt_cache or [PromptKVCache(transformer) for _ in heads]
     texts = [list(head) for head in heads]
     pasts = [own.get(head) for own, head in zip(known, heads, strict=True)]
     running = list(range(len(heads)))
@@ -94,7 +94,7 @@ def write_texts(
         steps: list[TextStep | None] = [None] * len(heads)
         for index in running:
             logits_V = transformer.text_logits(pasts[index].hidden_1SD[:, -1:])[0, 0]
-            token = transformer.mesh.first_says(choosers[index](logits_V))
+            token = transformer.mesh.broadcast_int(choosers[index](logits_V))
             steps[index] = TextStep(token, logits_V)
         yield steps
         for index in running:
@@ -106,7 +106,7 @@ def write_texts(
         running = [i for i in running if texts[i][-1] not in stop]
         if not running:
             return
-        extended = extend_prefixes(
+        extended = prefill_batch(
             transformer, [texts[i][-1:] for i in running], [pasts[i] for i in running]
         )
         for index, past in zip(running, extended, strict=True):
@@ -130,13 +130,13 @@ def ratio_logits(
     template: Template,
     prompt: Prompt,
     num_ratios: int,
-    prefixes: Prefixes | None = None,
+    prompt_cache: PromptKVCache | None = None,
 ) -> Tensor:
-    """Return the model's logits for each `<img_ratio_i>` as the shape of a prompt's picture.
+    """Return the model's logits for each `<img_ratio_i>` as the shape of a prompt's image.
 
     Shapes: -> logits_Z float32 with Z = num_ratios.
     """
-    known = prefixes or Prefixes(transformer)
+    known = prompt_cache or PromptKVCache(transformer)
     last_1SD = known.get(template.text_head(prompt, "img_ratio")).hidden_1SD[:, -1:]
     return transformer.text_logits(last_1SD)[0, 0, ratio_tokens(tokenizer, num_ratios)]
 
@@ -144,7 +144,7 @@ def ratio_logits(
 def choose_ratio(logits_Z: Tensor, allowed: Sequence[int]) -> int:
     """Return the most likely of the allowed ratio indices; the square if nothing can be told.
 
-    Not drawn from the seed: all pictures of a task are to have one size.
+    Not drawn from the seed: all images of a task are to have one size.
     """
     own_Z = logits_Z[list(allowed)]
     if not torch.isfinite(own_Z).any():

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.attention import RowGroup, SelfAttention
+from model.attention import AttentionGroup, SelfAttention
 from model.config import ModelConfig
 from model.layers import RMSNorm, TimestepEmbedding
 from model.loading.shard_plan import splits_vocabulary
-from model.mesh import ALONE, Group, Mesh
+from model.mesh import SINGLE, Group, Mesh
 from model.moe import MoE
 from model.patch import FinalLayer, PatchEmbed
 from model.vae import Vae
@@ -33,7 +33,7 @@ class DecoderLayer(nn.Module):
     def device(self) -> torch.device:
         return self.input_layernorm.weight.device
 
-    def forward(self, x_BSD: Tensor, groups: Sequence[RowGroup]) -> Tensor:
+    def forward(self, x_BSD: Tensor, groups: Sequence[AttentionGroup]) -> Tensor:
         x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
 
 
 class HunyuanImage(nn.Module):
-    """Text and picture paths around one backbone.
+    """Text and image paths around one backbone.
 
     A denoising step is `embed_step`, `run_layers`, `predict_velocity`; a caller may put a step
     cache around the middle one. Without vision the tower for input images is not even built.
@@ -63,12 +63,14 @@ class HunyuanImage(nn.Module):
     of them call the same methods in the same order.
     """
 
-    def __init__(self, config: ModelConfig, *, has_vision: bool = True, mesh: Mesh = ALONE) -> None:
+    def __init__(
+        self, config: ModelConfig, *, has_vision: bool = True, mesh: Mesh = SINGLE
+    ) -> None:
         super().__init__()
         self.config = config
         self.mesh = mesh
         is_split = splits_vocabulary(config.vocab_size, mesh.tensor.size)
-        self._vocabulary = mesh.tensor if is_split else ALONE.tensor
+        self._vocabulary = mesh.tensor if is_split else SINGLE.tensor
         num_rows = config.vocab_size // self._vocabulary.size
         self.model = Backbone(config, mesh.tensor, num_rows)
         self.lm_head = nn.Linear(config.hidden_size, num_rows, bias=False)
@@ -115,7 +117,7 @@ class HunyuanImage(nn.Module):
         own_1S = ids_1S - group.rank * count
         is_own_1S = (own_1S >= 0) & (own_1S < count)
         x_1SD = self.model.wte(own_1S.clamp(0, count - 1)) * is_own_1S.unsqueeze(-1)
-        return group.sum(x_1SD)
+        return group.all_reduce(x_1SD)
 
     def embed_step(
         self,
@@ -142,7 +144,11 @@ class HunyuanImage(nn.Module):
         return torch.cat((torch.stack(before, dim=1), image_BSD), dim=1)
 
     def run_layers(
-        self, x_BSD: Tensor, groups: Sequence[RowGroup], start: int = 0, stop: int | None = None
+        self,
+        x_BSD: Tensor,
+        groups: Sequence[AttentionGroup],
+        start: int = 0,
+        stop: int | None = None,
     ) -> Tensor:
         """Run the layers [start, stop) on all rows, each on its own device.
 
@@ -166,4 +172,4 @@ class HunyuanImage(nn.Module):
 
     def text_logits(self, x_BSD: Tensor) -> Tensor:
         """Return next-token logits. Shapes: x_BSD -> logits_BSV float32."""
-        return self._vocabulary.gather(self.lm_head(self.model.ln_f(x_BSD)).float(), dim=-1)
+        return self._vocabulary.all_gather(self.lm_head(self.model.ln_f(x_BSD)).float(), dim=-1)

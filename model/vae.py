@@ -1,7 +1,7 @@
-"""The convolutional autoencoder between pixels and latents: 3D, of which a picture is one slice.
+"""The convolutional autoencoder between pixels and latents: 3D, of which an image is one slice.
 
 A latent has one time slice; the decoder's temporal levels turn it into `temporal_factor` frames,
-of which the last is the picture. Group norms run over all frames, so none can be left out.
+of which the last is the image. Group norms run over all frames, so none can be left out.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import VaeConfig
-from model.mesh import ALONE, Group
-from model.slab import WHOLE, Slab
+from model.mesh import SINGLE, Group
+from model.slab import WHOLE, RowShard
 
 # Source: AutoencoderKLConv3D of the reference; patch_embed's norms have 1e-5.
 NORM_EPS = 1e-6
@@ -50,7 +50,7 @@ class ResnetBlock(nn.Module):
         if channels != out_channels:
             self.nin_shortcut = _conv(channels, out_channels, 1)
 
-    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
+    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
         hidden = slab.conv(self.conv1, F.silu(slab.norm(self.norm1, x_BCtyx)))
         hidden = slab.conv(self.conv2, F.silu(slab.norm(self.norm2, hidden)))
         return hidden + (x_BCtyx if self.nin_shortcut is None else self.nin_shortcut(x_BCtyx))
@@ -119,7 +119,7 @@ class Upsample(nn.Module):
         self.conv = _conv(channels, out_channels * factor)
         self._repeats = factor * out_channels // channels
 
-    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
+    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
         learnt = _channels_to_space(slab.conv(self.conv, x_BCtyx), self.strides)
         plain = x_BCtyx.repeat_interleave(self._repeats, dim=1)
         return learnt + _channels_to_space(plain, self.strides)
@@ -147,7 +147,7 @@ class Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x_BCtyx: Tensor, slab: Slab = WHOLE) -> Tensor:
+    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
         for block in self.block:
             x_BCtyx = block(x_BCtyx, slab)
         if self.downsample is not None:
@@ -230,12 +230,12 @@ class Decoder(nn.Module):
 
     def forward(self, z_BCtyx: Tensor, group: Group) -> Tensor:
         hidden = self.conv_in(z_BCtyx) + z_BCtyx.repeat_interleave(self._repeats, dim=1)
-        slab, hidden = Slab(group).own_rows(self.mid(hidden))
+        slab, hidden = RowShard(group).scatter(self.mid(hidden))
         for level in self.up:
             hidden = level(hidden, slab)
         rgb_B3tyx = slab.conv(self.conv_out, F.silu(slab.norm(self.norm_out, hidden)))
-        # Only the last frame is a picture.
-        return slab.all_rows(rgb_B3tyx[:, :, -1:], z_BCtyx.shape[3])
+        # Only the last frame is an image.
+        return slab.gather(rgb_B3tyx[:, :, -1:], z_BCtyx.shape[3])
 
 
 class Vae(nn.Module):
@@ -247,8 +247,8 @@ class Vae(nn.Module):
         self.decoder = Decoder(config)
         self._config = config
 
-    def decode(self, latent_BCYX: Tensor, group: Group = ALONE.whole) -> Tensor:
-        """Return the picture of a latent; a group of ranks decodes it together.
+    def decode(self, latent_BCYX: Tensor, group: Group = SINGLE.whole) -> Tensor:
+        """Return the image of a latent; a group of ranks decodes it together.
 
         Shapes: latent_BCYX -> rgb_B3yx float32, nominally in [-1, 1].
         """

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from schedulers.catalog import CATALOG, Entry, Grid, Status
+from schedulers.catalog import CATALOG, Entry, SigmaSchedule, Status
 from schedulers.euler import Euler, EulerAncestral, Heun, Midpoint, MidpointAncestral
-from schedulers.exponential import DPMMultistep, DPMSinglestep
+from schedulers.exponential import DPMSolverMultistep, DPMSolverSinglestep
 from schedulers.grids import build_sigmas
 from schedulers.multistep import DEIS, IPNDM, LinearMultistep
 from schedulers.protocol import Solver
-from schedulers.restart import Restart
+from schedulers.restart import LCM
 from schedulers.unipc import UniPC
 
 
@@ -19,7 +19,7 @@ class Scheduler:
     solver: Solver
     requested: str
     resolved: str
-    grid: Grid
+    grid: SigmaSchedule
     status: Status
     is_stochastic: bool
     warnings: tuple[str, ...]
@@ -30,7 +30,7 @@ def build_scheduler(
 ) -> Scheduler:
     """Return the scheduler of an accepted name for so many steps.
 
-    `is_distilled` says that the checkpoint was distilled to jump straight to the picture, which
+    `is_distilled` says that the checkpoint was distilled to jump straight to the image, which
     is what the LCM family does between its steps.
 
     Raises:
@@ -71,13 +71,13 @@ def _build(entry: Entry, sigmas: tuple[float, ...], is_distilled: bool) -> Solve
         case "deis":
             return DEIS(sigmas)
         case "dpmpp_m":
-            return DPMMultistep(sigmas, entry.order, entry.eta)
+            return DPMSolverMultistep(sigmas, entry.order, entry.eta)
         case "dpmpp_s":
-            return DPMSinglestep(sigmas, entry.eta)
+            return DPMSolverSinglestep(sigmas, entry.eta)
         case "unipc":
             return UniPC(sigmas, entry.order)
         case "restart":
-            return Restart(sigmas) if is_distilled else Euler(sigmas)
+            return LCM(sigmas) if is_distilled else Euler(sigmas)
     raise AssertionError(f"the catalog names an unknown solver, {entry.solver}")
 
 

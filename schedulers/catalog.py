@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["native", "alias", "substituted", "rejected"]
-Grid = Literal["shifted", "karras", "exponential", "beta"]
+SigmaSchedule = Literal["shifted", "karras", "exponential", "beta"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,14 @@ class Entry:
 
     solver: str
     order: int
-    grid: Grid
+    grid: SigmaSchedule
     eta: float
     status: Status
 
 
 REJECTED = {
     "DPMSolverMultistepInverse": (
-        "it runs from a picture to noise, and this task starts from noise; "
+        "it runs from an image to noise, and this task starts from noise; "
         "use DPMSolverMultistepScheduler"
     ),
 }

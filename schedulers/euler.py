@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from schedulers.protocol import DrawNoise, Node, Point, StepGenerator
+from schedulers.protocol import Node, Point, SampleNoise, StepGenerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Euler:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
@@ -32,7 +32,7 @@ class Heun:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
@@ -50,7 +50,7 @@ class Midpoint:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         if next_sigma == 0:
@@ -67,13 +67,13 @@ class EulerAncestral:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         down = sigma_below(sigma, next_sigma)
         velocity_BCYX = yield Point(latent_BCYX, sigma)
         return add_noise(
-            latent_BCYX + (down - sigma) * velocity_BCYX, down, next_sigma, draw_noise()
+            latent_BCYX + (down - sigma) * velocity_BCYX, down, next_sigma, sample_noise()
         )
 
 
@@ -84,7 +84,7 @@ class MidpointAncestral:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         if next_sigma == 0:
@@ -92,7 +92,7 @@ class MidpointAncestral:
             return latent_BCYX - sigma * velocity_BCYX
         down = sigma_below(sigma, next_sigma)
         down_BCYX = yield from _to_midpoint_and_on(latent_BCYX, sigma, down)
-        return add_noise(down_BCYX, down, next_sigma, draw_noise())
+        return add_noise(down_BCYX, down, next_sigma, sample_noise())
 
 
 def _to_midpoint_and_on(latent_BCYX: Tensor, sigma: float, end: float) -> StepGenerator:
@@ -113,7 +113,7 @@ def sigma_below(sigma: float, next_sigma: float) -> float:
 def add_noise(latent_BCYX: Tensor, down: float, sigma: float, noise_BCYX: Tensor) -> Tensor:
     """Return a latent at `down` with as much fresh noise as makes it one at `sigma`.
 
-    Scaling by s turns (1 - down) into (1 - sigma) of picture; variances then add up to sigma^2.
+    Scaling by s turns (1 - down) into (1 - sigma) of image; variances then add up to sigma^2.
     """
     scale = (1 - sigma) / (1 - down)
     added = math.sqrt(max(sigma * sigma - (scale * down) ** 2, 0.0))

@@ -1,7 +1,7 @@
-"""Sigma grids: where the solver stops between pure noise (1) and the picture (0).
+"""Sigma grids: where the solver stops between pure noise (1) and the image (0).
 
 `shifted` is the reference's own. The others spread the same number of steps between its first
-sigma and its last one above 0, so that none of them leaves more noise in the picture.
+sigma and its last one above 0, so that none of them leaves more noise in the image.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from schedulers.catalog import Grid
+from schedulers.catalog import SigmaSchedule
 
 # Source: Karras et al. 2022 (arXiv 2206.00364), equation 5.
 KARRAS_RHO = 7.0
@@ -41,7 +41,7 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
     return sigmas
 
 
-def build_sigmas(grid: Grid, num_steps: int, shift: float) -> Tensor:
+def build_sigmas(grid: SigmaSchedule, num_steps: int, shift: float) -> Tensor:
     """Return a grid by its name, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
 
     Raises:

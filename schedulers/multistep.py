@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from schedulers.protocol import DrawNoise, Node, Point, StepGenerator
+from schedulers.protocol import Node, Point, SampleNoise, StepGenerator
 
 # Exact for the cubics that four nodes define. Abscissae on [-1, 1]; both weights are 1.
 _GAUSS_POINTS = (-1 / math.sqrt(3), 1 / math.sqrt(3))
@@ -38,7 +38,7 @@ class LinearMultistep:
     order: int
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
@@ -73,7 +73,7 @@ class IPNDM:
     order: int
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
@@ -89,7 +89,7 @@ class DEIS:
     """Second order: extrapolates the predicted noise over rho = sigma / (1 - sigma).
 
     d(x / (1 - sigma)) = noise * d(rho) holds exactly; the noise changes less than the velocity
-    where the picture is nearly done. The step from sigma 1, where rho is infinite, is Euler's.
+    where the image is nearly done. The step from sigma 1, where rho is infinite, is Euler's.
 
     Source: Zhang and Chen 2022 (arXiv 2204.13902), equation 14, for the flow's alpha and sigma.
     """
@@ -97,7 +97,7 @@ class DEIS:
     sigmas: tuple[float, ...]
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)

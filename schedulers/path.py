@@ -1,20 +1,20 @@
-"""One picture's way along a grid: where its velocity is wanted next, and its history."""
+"""One image's way along a grid: where its velocity is wanted next, and its history."""
 
 from torch import Tensor
 
-from schedulers.protocol import DrawNoise, Node, Point, Solver, StepGenerator
+from schedulers.protocol import Node, Point, SampleNoise, Solver, StepGenerator
 
 
-class Path:
-    """Drives a solver for one picture.
+class Trajectory:
+    """Drives a solver for one image.
 
     `point` is where the velocity is wanted; `answer` takes it. `step` counts the solver's steps and
-    `stage` the evaluations within one. When `is_done`, `latent_BCYX` is the picture's.
+    `stage` the evaluations within one. When `is_done`, `latent_BCYX` is the image's.
     """
 
-    def __init__(self, solver: Solver, noise_BCYX: Tensor, draw_noise: DrawNoise) -> None:
+    def __init__(self, solver: Solver, noise_BCYX: Tensor, sample_noise: SampleNoise) -> None:
         self._solver = solver
-        self._draw_noise = draw_noise
+        self._sample_noise = sample_noise
         self._history: list[Node] = []
         self.sigmas = solver.sigmas
         self.num_steps = len(solver.sigmas) - 1
@@ -27,23 +27,23 @@ class Path:
     def is_done(self) -> bool:
         return self.step == self.num_steps
 
-    def answer(self, velocity_BCYX: Tensor) -> bool:
+    def advance(self, velocity_BCYX: Tensor) -> bool:
         """Take the velocity at `point`; return whether that ended a step."""
         self.num_evaluations += 1
         try:
-            self.point: Point = self._generator.send(velocity_BCYX.float())
+            self.query: Point = self._generator.send(velocity_BCYX.float())
         except StopIteration as e:
             self.latent_BCYX = e.value
             self.step += 1
             if not self.is_done:
                 self._begin()
             return True
-        self.stage += 1
+        self.evaluation += 1
         return False
 
     def _begin(self) -> None:
-        self.stage = 0
+        self.evaluation = 0
         self._generator: StepGenerator = self._solver.step(
-            self.latent_BCYX, self.step, self._history, self._draw_noise
+            self.latent_BCYX, self.step, self._history, self._sample_noise
         )
-        self.point = next(self._generator)
+        self.query = next(self._generator)

@@ -1,10 +1,10 @@
 """What a solver is: a pure step over an explicit sigma grid, which asks for velocities.
 
-The model predicts the velocity `noise - picture` at `x = (1 - sigma) * picture + sigma * noise`.
+The model predicts the velocity `noise - image` at `x = (1 - sigma) * image + sigma * noise`.
 A step is a generator: it yields the points at which it wants the velocity, is sent each velocity,
 and returns the latent at the next sigma. So one loop drives solvers with one evaluation a step and
-with two, and several pictures can share each evaluation. A solver holds no state of a picture: its
-history is a list of nodes that belongs to the picture.
+with two, and several images can share each evaluation. A solver holds no state of an image: its
+history is a list of nodes that belongs to the image.
 """
 
 from collections.abc import Callable, Generator
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-DrawNoise = Callable[[], Tensor]
+SampleNoise = Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Node:
     velocity_BCYX: Tensor
 
     @property
-    def picture(self) -> Tensor:
-        """Return the estimate of the picture without noise. Shapes: -> x_BCYX."""
+    def x0(self) -> Tensor:
+        """Return the estimate of the image without noise. Shapes: -> x_BCYX."""
         return self.latent_BCYX - self.sigma * self.velocity_BCYX
 
 
@@ -50,12 +50,12 @@ class Solver(Protocol):
         ...
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         """Yield points, be sent velocities, and return the float32 latent at sigmas[step + 1].
 
         `history` holds the nodes of earlier steps, newest last; the step appends its own.
-        `draw_noise` returns standard normal noise of the latent's shape; a stochastic solver
+        `sample_noise` returns standard normal noise of the latent's shape; a stochastic solver
         calls it once a step.
         """
         ...

@@ -1,7 +1,7 @@
 """UniPC: each step predicts, and the next step's evaluation first corrects the prediction.
 
 Source: Zhao et al. 2023 (arXiv 2302.04867), algorithms 5 and 6 with B_2(h) = e^h - 1, predicting
-the picture.
+the image.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from schedulers.exponential import half_log_snr
 from schedulers.multistep import limit_order
-from schedulers.protocol import DrawNoise, Node, Point, StepGenerator
+from schedulers.protocol import Node, Point, SampleNoise, StepGenerator
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,16 @@ class UniPC:
     order: int
 
     def step(
-        self, latent_BCYX: Tensor, step: int, history: list[Node], draw_noise: DrawNoise
+        self, latent_BCYX: Tensor, step: int, history: list[Node], sample_noise: SampleNoise
     ) -> StepGenerator:
         sigma = self.sigmas[step]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
-        picture_BCYX = latent_BCYX - sigma * velocity_BCYX
+        x0_BCYX = latent_BCYX - sigma * velocity_BCYX
         if history:
             nodes = history[-self._order_at(step - 1, len(history)) :]
-            latent_BCYX = _move(nodes, sigma, corrected_by=picture_BCYX)
+            latent_BCYX = _move(nodes, sigma, corrected_by=x0_BCYX)
         # What the model said belongs to the predicted latent; the path goes on from the corrected.
-        history.append(Node(sigma, latent_BCYX, (latent_BCYX - picture_BCYX) / sigma))
+        history.append(Node(sigma, latent_BCYX, (latent_BCYX - x0_BCYX) / sigma))
         nodes = history[-self._order_at(step, len(history)) :]
         return _move(nodes, self.sigmas[step + 1], corrected_by=None)
 
@@ -43,21 +43,19 @@ class UniPC:
 
 
 def _move(nodes: list[Node], sigma: float, corrected_by: Tensor | None) -> Tensor:
-    """Return the latent at sigma from the last node; with the picture found there, corrected."""
+    """Return the latent at sigma from the last node; with the image found there, corrected."""
     last = nodes[-1]
     here = half_log_snr(last.sigma)
     h = half_log_snr(sigma) - here
     # From sigma 1 on there is no finite distance, and so no slope.
     past = [node for node in nodes[:-1] if node.sigma < 1]
     growth = math.expm1(-h)
-    latent_BCYX = sigma / last.sigma * last.latent_BCYX - (1 - sigma) * growth * last.picture
+    latent_BCYX = sigma / last.sigma * last.latent_BCYX - (1 - sigma) * growth * last.x0
     ratios = [(half_log_snr(node.sigma) - here) / h for node in past]
-    slopes = [
-        (node.picture - last.picture) / ratio for node, ratio in zip(past, ratios, strict=True)
-    ]
+    slopes = [(node.x0 - last.x0) / ratio for node, ratio in zip(past, ratios, strict=True)]
     if corrected_by is not None:
         ratios.append(1.0)
-        slopes.append(corrected_by - last.picture)
+        slopes.append(corrected_by - last.x0)
     for weight, slope_BCYX in zip(_weights(ratios, h), slopes, strict=True):
         latent_BCYX = latent_BCYX - (1 - sigma) * growth * weight * slope_BCYX
     return latent_BCYX

@@ -19,23 +19,23 @@ from cache.calibration import (
     Calibration,
     save_calibration,
 )
-from cache.fit import Change, build_profile, fit_polynomial
+from cache.fit import StepDelta, build_profile, fit_polynomial
 from cache.plan import NO_REUSE, CachePlan
-from cache.protocol import Evaluation, Moment, RunFirst, RunRest
-from cache.votes import Signal, relative_change
+from cache.protocol import Evaluation, RunFirstBlock, RunRemainingBlocks, StepContext
+from cache.votes import Signal, relative_l1
 from model.loading.fingerprint import fingerprint
 from model.resolution import Size, find_size
 from model.template import Prompt
 from schedulers.build import build_scheduler
-from server.bench.charts import draw_chart
-from server.bench.pictures import Drawn, draw_pixels, read_prompts
+from server.bench.charts import plot_chart
+from server.bench.pictures import Generated, generate_pixels, read_prompts
 from server.bench.similarity import psnr
 from server.messages import Job
 from server.settings import Settings
 from server.worker.denoise import denoise, start_run
 from server.worker.diagnostics import build_signal
 from server.worker.noise import image_noise
-from server.worker.parts import Parts, build_parts
+from server.worker.parts import Pipeline, load_pipeline
 from server.worker.pipeline import build_rows
 
 STEPS = (20, 30, 50)
@@ -53,24 +53,24 @@ class Recorder:
     """A step cache that reuses nothing and notes how much each step changes."""
 
     signal: Signal
-    changes: list[Change] = field(default_factory=list)
+    changes: list[StepDelta] = field(default_factory=list)
     first_changes: list[float] = field(default_factory=list)
     _previous: tuple[float, Tensor, Tensor, Tensor] | None = None
 
-    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
-        signal = self.signal(moment, x_BSD).float()
-        first_BSD = yield RunFirst(x_BSD)
-        last_BSD = yield RunRest(first_BSD)
-        now = (moment.sigma, signal, (first_BSD - x_BSD).float(), last_BSD.float())
+    def evaluate(self, context: StepContext, x_BSD: Tensor) -> Evaluation:
+        signal = self.signal(context, x_BSD).float()
+        first_BSD = yield RunFirstBlock(x_BSD)
+        last_BSD = yield RunRemainingBlocks(first_BSD)
+        now = (context.sigma, signal, (first_BSD - x_BSD).float(), last_BSD.float())
         if self._previous is not None:
             before = self._previous
-            self.first_changes.append(relative_change(now[2], before[2]))
+            self.first_changes.append(relative_l1(now[2], before[2]))
             self.changes.append(
-                Change(
+                StepDelta(
                     before[0],
                     now[0],
-                    relative_change(now[1], before[1]),
-                    relative_change(now[3], before[3]),
+                    relative_l1(now[1], before[1]),
+                    relative_l1(now[3], before[3]),
                 )
             )
         self._previous = now
@@ -98,42 +98,42 @@ def calibrate_checkpoint(settings: Settings, num_prompts: int, prompts: Path | N
     # An older calibration is replaced, so it must not stop the loading; nor does it take part.
     with _progress() as progress:
         loading = progress.add_task("loading", total=None)
-        parts = build_parts(
+        pipeline = load_pipeline(
             settings.worker,
             lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
             with_calibration=False,
         )
         texts = read_prompts(prompts, num_prompts)
-        jobs = list(_list_jobs(parts, texts))
+        jobs = list(_list_jobs(pipeline, texts))
         recording = progress.add_task("recording", total=len(jobs))
-        changes: list[Change] = []
+        changes: list[StepDelta] = []
         first_changes: list[float] = []
         for job in jobs:
-            recorder = record(parts, job)
+            recorder = record(pipeline, job)
             changes += recorder.changes
             first_changes += recorder.first_changes
             progress.advance(recording)
         calibration = replace(
-            _fit(parts, changes),
+            _fit(pipeline, changes),
             fingerprint=fingerprint(folder),
             signal="input",
         )
-        swept = _sweep(parts, calibration, changes, first_changes, texts[:NUM_SWEPT], progress)
+        swept = _sweep(pipeline, calibration, changes, first_changes, texts[:NUM_SWEPT], progress)
     calibration = _choose_defaults(calibration, swept)
-    _draw_curve(folder / "step_cache.png", swept)
+    _plot_curve(folder / "step_cache.png", swept)
     path = save_calibration(folder, calibration)
     _print(calibration, swept, path)
     _print_changes(changes)
     return path
 
 
-def record(parts: Parts, job: Job) -> Recorder:
-    """Draw a picture's steps without its pixels, and return what was noted."""
-    transformer = parts.transformer
-    size = find_size(parts.sizes, job.width_px or 0, job.height_px or 0)
-    rows = build_rows(parts, job, Prompt(text=job.prompt), size)
+def record(pipeline: Pipeline, job: Job) -> Recorder:
+    """Generate an image's steps without its pixels, and return what was noted."""
+    transformer = pipeline.transformer
+    size = find_size(pipeline.sizes, job.width_px or 0, job.height_px or 0)
+    rows = build_rows(pipeline, job, Prompt(text=job.prompt), size)
     shape = (1, transformer.config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
-    solver = build_scheduler(job.scheduler, job.num_steps, parts.generation.flow_shift).solver
+    solver = build_scheduler(job.scheduler, job.num_steps, pipeline.generation.flow_shift).solver
     recorder = Recorder(build_signal(transformer, NO_REUSE))
     noise_BCYX = image_noise(job.seeds[0], shape)
     run = start_run(transformer, rows, noise_BCYX, solver, job.guidance, recorder)
@@ -142,14 +142,14 @@ def record(parts: Parts, job: Job) -> Recorder:
     return recorder
 
 
-def _list_jobs(parts: Parts, texts: Sequence[str]) -> Iterator[Job]:
-    """Yield a job per prompt: squares, wide and tall pictures, of 20, 30 and 50 steps."""
-    sizes = _three_shapes(parts.sizes)
+def _list_jobs(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[Job]:
+    """Yield a job per prompt: squares, wide and tall images, of 20, 30 and 50 steps."""
+    sizes = _three_shapes(pipeline.sizes)
     for index, text in enumerate(texts):
-        yield new_job(parts, text, sizes[index % 3], STEPS[index // 3 % 3], seed=index)
+        yield new_job(pipeline, text, sizes[index % 3], STEPS[index // 3 % 3], seed=index)
 
 
-def new_job(parts: Parts, text: str, size: Size, num_steps: int, seed: int) -> Job:
+def new_job(pipeline: Pipeline, text: str, size: Size, num_steps: int, seed: int) -> Job:
     """Return a job for one PNG with the checkpoint's own guidance."""
     return Job(
         job_id="calibrate",
@@ -158,7 +158,7 @@ def new_job(parts: Parts, text: str, size: Size, num_steps: int, seed: int) -> J
         width_px=size.width_px,
         height_px=size.height_px,
         num_steps=num_steps,
-        guidance=parts.generation.guidance,
+        guidance=pipeline.generation.guidance,
         seeds=(seed,),
         image_format="PNG",
         quality=95,
@@ -172,7 +172,7 @@ def _three_shapes(sizes: Sequence[Size]) -> tuple[Size, Size, Size]:
     return nearest(1.0), nearest(16 / 9), nearest(9 / 16)
 
 
-def _fit(parts: Parts, changes: Sequence[Change]) -> Calibration:
+def _fit(pipeline: Pipeline, changes: Sequence[StepDelta]) -> Calibration:
     fit = fit_polynomial(changes)
     return replace(
         UNCALIBRATED,
@@ -180,7 +180,7 @@ def _fit(parts: Parts, changes: Sequence[Change]) -> Calibration:
         x_range=fit.x_range,
         profile=() if fit.poly else build_profile(changes),
         steps=STEPS,
-        shift=parts.generation.flow_shift,
+        shift=pipeline.generation.flow_shift,
         n=len(changes),
         rmse=fit.rmse,
         r2=fit.r2,
@@ -189,38 +189,40 @@ def _fit(parts: Parts, changes: Sequence[Change]) -> Calibration:
 
 
 def _sweep(
-    parts: Parts,
+    pipeline: Pipeline,
     calibration: Calibration,
-    changes: Sequence[Change],
+    changes: Sequence[StepDelta],
     first_changes: Sequence[float],
     texts: Sequence[str],
     progress: Progress,
 ) -> list[Swept]:
-    """Draw with both policies at rising thresholds; compare with the uncached pictures."""
+    """Draw with both policies at rising thresholds; compare with the uncached images."""
     tea_unit = float(torch.tensor([change.output for change in changes]).median())
     fb_unit = float(torch.tensor(first_changes).median())
     settings = [("teaCache", tea_unit * m) for m in _TEA_MULTIPLES]
     settings += [("fbCache", fb_unit * m) for m in _FB_MULTIPLES]
-    swept_parts = replace(parts, calibration=replace(calibration, tea_scale=1.0, fb_threshold=1.0))
-    size = _three_shapes(parts.sizes)[0]
-    jobs = [new_job(parts, text, size, SWEEP_STEPS, seed=i) for i, text in enumerate(texts)]
+    swept_pipeline = replace(
+        pipeline, calibration=replace(calibration, tea_scale=1.0, fb_threshold=1.0)
+    )
+    size = _three_shapes(pipeline.sizes)[0]
+    jobs = [new_job(pipeline, text, size, SWEEP_STEPS, seed=i) for i, text in enumerate(texts)]
     sweeping = progress.add_task("sweeping", total=len(jobs) * (1 + len(settings)))
 
-    def draw_all(plan: CachePlan) -> list[Drawn]:
-        drawn = []
+    def generate_all(plan: CachePlan) -> list[Generated]:
+        generated = []
         for job in jobs:
-            drawn.append(draw_pixels(swept_parts, replace(job, cache=plan)))
+            generated.append(generate_pixels(swept_pipeline, replace(job, cache=plan)))
             progress.advance(sweeping)
-        return drawn
+        return generated
 
-    truths = draw_all(NO_REUSE)
+    truths = generate_all(NO_REUSE)
     swept = []
     for policy, threshold in settings:
         plan = CachePlan(start=0, end=SWEEP_STEPS)
-        key = "tea_distance" if policy == "teaCache" else "fb_readiness"
-        drawn = draw_all(replace(plan, **{key: threshold}))  # type: ignore[arg-type]
-        values = [psnr(d.pixels_yx3, t.pixels_yx3) for d, t in zip(drawn, truths, strict=True)]
-        evaluations = sum(d.num_evaluations for d in drawn) / len(drawn)
+        key = "tea_distance" if policy == "teaCache" else "fb_threshold_scale"
+        generated = generate_all(replace(plan, **{key: threshold}))  # type: ignore[arg-type]
+        values = [psnr(d.pixels_yx3, t.pixels_yx3) for d, t in zip(generated, truths, strict=True)]
+        evaluations = sum(d.num_evaluations for d in generated) / len(generated)
         middle = float(torch.tensor(values).clamp_max(99.0).median())
         swept.append(Swept(policy, threshold, SWEEP_STEPS / evaluations, middle))
     return swept
@@ -239,7 +241,7 @@ def _choose_defaults(calibration: Calibration, swept: Sequence[Swept]) -> Calibr
         {"policy": row.policy, "threshold": row.threshold, "saving": row.saving, "psnr": row.psnr}
         for row in swept
     )
-    return replace(calibration, tea_scale=tea / DEFAULT_DISTANCE, fb_threshold=fb, tau_curve=curve)
+    return replace(calibration, tea_scale=tea / DEFAULT_DISTANCE, fb_threshold=fb, sweep=curve)
 
 
 def threshold_for(rows: Sequence[Swept], saving: float) -> float:
@@ -252,15 +254,15 @@ def threshold_for(rows: Sequence[Swept], saving: float) -> float:
     return min(ordered, key=lambda row: abs(row.saving - saving)).threshold
 
 
-def _draw_curve(path: Path, swept: Sequence[Swept]) -> None:
+def _plot_curve(path: Path, swept: Sequence[Swept]) -> None:
     series = {
         policy: [(row.saving, row.psnr) for row in swept if row.policy == policy]
         for policy in ("teaCache", "fbCache")
     }
-    draw_chart(
+    plot_chart(
         path,
         series,
-        title=f"Step caches at {SWEEP_STEPS} steps, against the uncached picture",
+        title=f"Step caches at {SWEEP_STEPS} steps, against the uncached image",
         x_label="times fewer evaluations",
         y_label="median PSNR, dB",
     )
@@ -289,7 +291,7 @@ def _print(calibration: Calibration, swept: Sequence[Swept], path: Path) -> None
     console.print(f"{path} and {path.with_suffix('.png').name}", highlight=False)
 
 
-def _print_changes(changes: Sequence[Change]) -> None:
+def _print_changes(changes: Sequence[StepDelta]) -> None:
     """Print how much the layers' output changes from step to step, along the noise levels."""
     by_sigma: dict[float, list[float]] = defaultdict(list)
     for change in changes:

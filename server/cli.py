@@ -59,9 +59,9 @@ def serve(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="jpg, png or webp file.")] = Path(
-        "picture.png"
+        "image.png"
     ),
     negative: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
     size: Annotated[
@@ -86,13 +86,13 @@ def generate(
         float | None, typer.Option(help="FBCache with this threshold, 0 to 1.")
     ] = None,
     diagnostics: Annotated[
-        bool, typer.Option("--diagnostics", help="Print how it was drawn, as JSON.")
+        bool, typer.Option("--diagnostics", help="Print how it was generated, as JSON.")
     ] = False,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Draw one picture without a server."""
-    from server.generate import Sampling, generate_picture
+    """Generate one image without a server."""
+    from server.generate import Sampling, generate_image
 
     sampling = Sampling(
         num_steps=steps,
@@ -103,7 +103,7 @@ def generate(
         fb_threshold=fb_cache,
     )
     with reported_errors():
-        generate_picture(
+        generate_image(
             read_settings(config, checkpoint),
             prompt=prompt,
             negative=negative,
@@ -158,7 +158,7 @@ def verify(
 def plan(
     checkpoint: Annotated[Path, typer.Argument(help="A folder with config.json, or the file.")],
     gpus: Annotated[str, typer.Option(help="COUNTxMEMORY of equal devices.")] = "4x80GB",
-    images: Annotated[int, typer.Option(help="Pictures drawn together.", min=1)] = 1,
+    images: Annotated[int, typer.Option(help="Images generated together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
     quantization: Annotated[
         str, typer.Option(help="none, fp8, int8 or int4; auto rounds weights only if it must.")
@@ -201,11 +201,11 @@ def record(
     official reference do that.
     """
     from server.verify.record import record_checkpoint
-    from server.worker.parts import build_parts
+    from server.worker.parts import load_pipeline
 
     with reported_errors():
         settings = load_settings(None, worker__checkpoint=str(checkpoint))
-        record_checkpoint(build_parts(settings.worker), folder)
+        record_checkpoint(load_pipeline(settings.worker), folder)
     typer.echo(f"recorded into {folder}; compare: hyimage verify {checkpoint} {folder}")
 
 
@@ -213,16 +213,16 @@ def record(
 def calibrate(
     checkpoint: Annotated[Path, typer.Argument(help="Its folder gets step_cache.json.")],
     num_prompts: Annotated[
-        int, typer.Option("--num-prompts", help="Pictures to record; 50 or more.", min=3)
+        int, typer.Option("--num-prompts", help="Images to record; 50 or more.", min=3)
     ] = 54,
     prompts: Annotated[Path | None, typer.Option(help="Your own prompts, one a line.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Measure how steps change, so that the step caches reuse the right ones.
 
-    Draws the prompts without reuse, fits how TeaCache's signal foretells the output, then draws
-    eight of them with rising thresholds. Writes step_cache.json, and a picture of the curve, into
-    the checkpoint's folder. Takes as long as some 170 pictures of 30 steps.
+    Generates the prompts without reuse, fits the output's change to TeaCache's signal, then generates
+    eight of them with rising thresholds. Writes step_cache.json, and an image of the curve, into
+    the checkpoint's folder. Takes as long as some 170 images of 30 steps.
     """
     from server.calibrate import calibrate_checkpoint
 

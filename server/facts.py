@@ -17,7 +17,7 @@ MAX_BYTES_PER_CHARACTER = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFacts:
+class CheckpointInfo:
     """Facts of one checkpoint."""
 
     sizes: tuple[Size, ...]
@@ -29,7 +29,7 @@ class CheckpointFacts:
     tokenizer: Tokenizer
 
     def excess_tokens(self, text: str, size: Size | None) -> int:
-        """Return by how many tokens a prompt is too long for a picture of a size; 0 if it fits.
+        """Return by how many tokens a prompt is too long for an image of a size; 0 if it fits.
 
         None stands for whichever size needs the most.
         """
@@ -41,7 +41,7 @@ class CheckpointFacts:
         return max(0, len(self.tokenizer.encode(text, add_special_tokens=False).ids) - room)
 
 
-def read_facts(folder: Path) -> CheckpointFacts:
+def read_checkpoint_info(folder: Path) -> CheckpointInfo:
     """Read the facts of the checkpoint in `folder`.
 
     Raises:
@@ -49,7 +49,7 @@ def read_facts(folder: Path) -> CheckpointFacts:
     """
     config, generation = load_config(folder), load_generation_config(folder)
     is_distilled = config.is_guidance_distilled or config.is_meanflow
-    return CheckpointFacts(
+    return CheckpointInfo(
         sizes=list_offered_sizes(config.image_base_size),
         template=generation.template,
         is_distilled=is_distilled,

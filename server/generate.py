@@ -1,4 +1,4 @@
-"""Draw one picture in this process, with a progress bar."""
+"""Generate one image in this process, with a progress bar."""
 
 import uuid
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from server.messages import ImageDone, ImageFormat, Job, Rewrite, StepDone, Text
 from server.settings import Settings
 from server.tasks.cache_plan import build_cache_plan
 from server.tasks.seeds import image_seeds
-from server.worker.parts import build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import load_pipeline
+from server.worker.pipeline import generate
 
 _FORMATS: dict[str, ImageFormat] = {
     ".jpg": "JPG", ".jpeg": "JPG", ".png": "PNG", ".webp": "WEBP"
@@ -26,7 +26,7 @@ _FORMATS: dict[str, ImageFormat] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to walk from noise to picture, in the API's values."""
+    """How to walk from noise to image, in the API's values."""
 
     num_steps: int
     guidance: float
@@ -36,7 +36,7 @@ class Sampling:
     fb_threshold: float | None = None
 
 
-def generate_picture(
+def generate_image(
     settings: Settings,
     *,
     prompt: str,
@@ -50,7 +50,7 @@ def generate_picture(
     output: Path,
     has_diagnostics: bool,
 ) -> None:
-    """Draw `prompt` into the file `output`, whose ending names the format.
+    """Generate `prompt` into the file `output`, whose ending names the format.
 
     Raises:
         TaskError: the file's ending is not a known format, its folder does not exist, or a value
@@ -76,36 +76,36 @@ def generate_picture(
         system_prompt=system_prompt,
         warnings=warnings,
     )
-    done = _draw_with_progress(settings, job)
+    done = _generate_with_progress(settings, job)
     output.write_bytes(done.encoded)
     if has_diagnostics:
         Console().print_json(data=done.diagnostics)
-    drawn = f"{done.width_px}x{done.height_px}, seed {done.seed}"
-    Console().print(f"{output} ({drawn})", highlight=False)
+    generated = f"{done.width_px}x{done.height_px}, seed {done.seed}"
+    Console().print(f"{output} ({generated})", highlight=False)
 
 
-def _draw_with_progress(settings: Settings, job: Job) -> ImageDone:
-    """Load the checkpoint, draw the job's one picture, and show how far both are."""
+def _generate_with_progress(settings: Settings, job: Job) -> ImageDone:
+    """Load the checkpoint, draw the job's one image, and show how far both are."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         loading = progress.add_task("loading", total=None)
-        parts = build_parts(
+        parts = load_pipeline(
             settings.worker,
             lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
         )
-        drawing = progress.add_task("drawing", total=job.num_steps)
+        generating = progress.add_task("generating", total=job.num_steps)
         written = 0
-        for event in draw(parts, job):
+        for event in generate(parts, job):
             if isinstance(event, StepDone):
-                progress.update(drawing, completed=event.step)
+                progress.update(generating, completed=event.step)
             elif isinstance(event, TextWritten):
                 progress.console.print(event.text[written:], end="", markup=False, soft_wrap=True)
                 written = len(event.text)
             elif isinstance(event, ImageDone):
                 return event
-    raise AssertionError("a job ends with its picture, or with an error that is raised")
+    raise AssertionError("a job ends with its image, or with an error that is raised")
 
 
 def _plan_caches(

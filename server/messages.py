@@ -11,9 +11,9 @@ Rewrite = Literal["off", "recaption", "think"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Pictures to draw for one task. Sizes in pixels; one picture per seed.
+    """Images to generate for one task. Sizes in pixels; one image per seed.
 
-    With a rewrite the model first writes a better prompt, for each picture from its own seed.
+    With a rewrite the model first writes a better prompt, for each image from its own seed.
     """
 
     job_id: str
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancel:
-    """Stop drawing a job after its current step."""
+    """Stop generating a job after its current step."""
 
     job_id: str
 
@@ -57,7 +57,7 @@ class WorkerFailed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepDone:
-    """One denoising step of one picture is finished."""
+    """One denoising step of one image is finished."""
 
     job_id: str
     image: int
@@ -67,7 +67,7 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextWritten:
-    """What the model has written so far for a picture, before it draws."""
+    """What the model has written so far for an image, before it generates."""
 
     job_id: str
     image: int
@@ -76,7 +76,7 @@ class TextWritten:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageDone:
-    """One picture is drawn and encoded."""
+    """One image is generated and encoded."""
 
     job_id: str
     image: int
@@ -89,7 +89,7 @@ class ImageDone:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobDone:
-    """Every picture of the job is drawn."""
+    """Every image of the job is generated."""
 
     job_id: str
 

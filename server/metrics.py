@@ -16,7 +16,7 @@ class Metrics:
         self.refusals = Counter(
             "hyimage_refusals_total", "Refused tasks by code", ["code"], registry=self._registry
         )
-        self.images = Counter("hyimage_images_total", "Pictures drawn", registry=self._registry)
+        self.images = Counter("hyimage_images_total", "Images generated", registry=self._registry)
         self.steps = Counter("hyimage_steps_total", "Denoising steps", registry=self._registry)
         self.running = Gauge(
             "hyimage_running_tasks", "Tasks accepted and not ended", registry=self._registry
@@ -30,7 +30,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        self.ready = Gauge("hyimage_ready", "1 if pictures can be drawn", registry=self._registry)
+        self.ready = Gauge("hyimage_ready", "1 if images can be generated", registry=self._registry)
 
     def render(self) -> bytes:
         """Return the page that Prometheus reads."""

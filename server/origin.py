@@ -10,7 +10,7 @@ class ForeignPackageError(RuntimeError):
     """A package of ours resolves to somebody else's files."""
 
 
-def check_origin() -> None:
+def check_imports() -> None:
     """Stop unless all our packages lie side by side.
 
     Raises:

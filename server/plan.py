@@ -58,7 +58,7 @@ def print_plan(
     console.print(_table(plans, devices))
     console.print(
         f"Memory of the fullest rank in GB: bfloat16 or rounded weights, a {vae_dtype} VAE, the "
-        f"largest offered size, {images} picture(s) at once, prompts of {prompt_tokens} tokens.\n"
+        f"largest offered size, {images} image(s) at once, prompts of {prompt_tokens} tokens.\n"
         f"A mode fits below {USABLE:.0%} of a device. Times are a roofline of an H100's data sheet "
         f"at {devices.efficiency:.0%} of its peak, and of PCIe 5 for what is fetched: not measured."
     )

@@ -14,7 +14,7 @@ from server.settings import SafetySettings
 
 
 class SafetyChecker:
-    """Says whether a picture shows what the settings name."""
+    """Says whether an image shows what the settings name."""
 
     def __init__(self, settings: SafetySettings) -> None:
         self._settings = settings

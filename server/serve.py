@@ -9,7 +9,7 @@ from server.api.app import create_app
 from server.api.auth import ENVIRONMENT, Keys
 from server.engine.local import LocalEngine
 from server.errors import TaskError
-from server.origin import check_origin
+from server.origin import check_imports
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def serve_forever(settings: Settings) -> None:
         ConfigError: the checkpoint's configuration is missing or not usable.
         TaskError: the worker could not load the checkpoint.
     """
-    check_origin()
+    check_imports()
     check_exposure(settings)
     failures: list[str] = []
 
@@ -42,9 +42,9 @@ def serve_forever(settings: Settings) -> None:
             log_level="info",
             access_log=False,  # server/api/requests.py writes the line, with the request's id
             ws_max_size=settings.server.max_body_bytes,
-            ws_per_message_deflate=False,  # pictures do not shrink, and it blocks the event loop
-            proxy_headers=settings.server.trusts_proxy_headers,
-            forwarded_allow_ips="*" if settings.server.trusts_proxy_headers else None,
+            ws_per_message_deflate=False,  # images do not shrink, and it blocks the event loop
+            proxy_headers=settings.server.trust_proxy_headers,
+            forwarded_allow_ips="*" if settings.server.trust_proxy_headers else None,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         )
     )
@@ -68,8 +68,10 @@ def check_exposure(settings: Settings) -> None:
     """
     host = settings.server.host
     is_loopback = host in ("localhost", "::1") or host.startswith("127.")
-    if not (is_loopback or settings.server.is_open or Keys.load(Path(settings.keys.file))):
+    if not (
+        is_loopback or settings.server.allow_unauthenticated or Keys.load(Path(settings.keys.file))
+    ):
         raise SettingsError(
             f"listening on {host} without an API key would let anybody draw; add a key with "
-            f"`hyimage keys add NAME` or {ENVIRONMENT}, or set server.is_open = true"
+            f"`hyimage keys add NAME` or {ENVIRONMENT}, or set server.allow_unauthenticated = true"
         )

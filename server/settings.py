@@ -27,10 +27,10 @@ class ServerSettings(BaseModel):
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
-    is_open: bool = Field(
+    allow_unauthenticated: bool = Field(
         False, description="Listen beyond loopback although no API key is configured"
     )
-    trusts_proxy_headers: bool = Field(
+    trust_proxy_headers: bool = Field(
         False, description="Take client address, scheme and Host from X-Forwarded-*"
     )
 
@@ -50,28 +50,28 @@ class WorkerSettings(BaseModel):
     quantization: Literal["none", "fp8", "int8", "int4"] = Field(
         "none", description="Round the layers' weights at load; a quantized folder needs none"
     )
-    memory_gb: float = Field(
+    device_memory_gb: float = Field(
         0,
         ge=0,
         description="Device memory to keep to, experts fetched as needed; 0: no limit",
     )
     offload: Literal["cpu", "disk"] = Field(
-        "cpu", description="Where experts lie that memory_gb leaves no room for"
+        "cpu", description="Where experts lie that device_memory_gb leaves no room for"
     )
     compile_experts: bool = Field(
-        False, description="torch.compile around the experts; CUDA, minutes at the first pictures"
+        False, description="torch.compile around the experts; CUDA, minutes at the first images"
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
-    batch_size: int = Field(1, ge=1, description="Pictures of a job that are drawn together")
-    cfg_ranks: Literal[1, 2] = Field(
+    batch_size: int = Field(1, ge=1, description="Images of a job that are generated together")
+    cfg_parallel_size: Literal[1, 2] = Field(
         1, description="Processes that share out the guided and the unguided row"
     )
-    tensor_ranks: int = Field(
+    tensor_parallel_size: int = Field(
         1, ge=1, description="Processes that share out the layers; must divide the key/value heads"
     )
-    expert_split: Literal["width", "expert"] = Field(
-        "width", description="Tensor ranks hold a slice of every expert, or some experts whole"
+    expert_parallel: bool = Field(
+        False, description="Tensor ranks hold some experts whole, not a slice of every expert"
     )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
@@ -81,23 +81,24 @@ class WorkerSettings(BaseModel):
     @model_validator(mode="after")
     def _one_way_at_a_time(self) -> Self:
         """Refuse ways of spreading a model that exclude each other."""
-        if self.layer_devices and (self.num_ranks > 1 or self.memory_gb):
+        if self.layer_devices and (self.num_ranks > 1 or self.device_memory_gb):
             raise ValueError(
-                "layer_devices excludes cfg_ranks, tensor_ranks and memory_gb: choose one way"
+                "layer_devices excludes cfg_parallel_size, tensor_parallel_size and "
+                "device_memory_gb: choose one way"
             )
         if self.layer_devices and self.device not in ("cpu", self.layer_devices[0]):
             raise ValueError("device, if it is set beside layer_devices, must be the first of them")
-        if self.compile_experts and (self.device == "cpu" or self.memory_gb):
+        if self.compile_experts and (self.device == "cpu" or self.device_memory_gb):
             raise ValueError(
                 "compile_experts needs a CUDA device that holds all experts: set device, and "
-                "leave memory_gb at 0"
+                "leave device_memory_gb at 0"
             )
         return self
 
     @property
     def num_ranks(self) -> int:
         """Return how many processes draw together."""
-        return self.cfg_ranks * self.tensor_ranks
+        return self.cfg_parallel_size * self.tensor_parallel_size
 
 
 class CacheSettings(BaseModel):
@@ -120,7 +121,7 @@ class ImageSettings(BaseModel):
     """Where finished images are kept for URL delivery."""
 
     model_config = _SECTION
-    folder: str = Field("data/images", description="A folder, or a URL that fsspec understands")
+    store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if a task does not say")
 
 
@@ -136,7 +137,7 @@ class TaskSettings(BaseModel):
         False, description="Other servers use the same database and images; see docs/operating.md"
     )
     lease_s: float = Field(
-        30.0, ge=1, description="How long a dead server's tasks wait before another draws them"
+        30.0, ge=1, description="How long a dead server's tasks wait before another generates them"
     )
 
 
@@ -148,7 +149,7 @@ class ClusterSettings(BaseModel):
     engines: int = Field(1, ge=0, description="Replicas that draw; with max_engines the least")
     max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
     tasks_per_engine: float = Field(
-        4.0, gt=0, description="Tasks, drawn or waiting, that each engine should have"
+        4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
     )
     cpus_per_engine: float = Field(4.0, ge=0)
     cpus_per_ingress: float = Field(1.0, ge=0)
@@ -177,7 +178,7 @@ class KeySettings(BaseModel):
 
 
 class PriceSettings(BaseModel):
-    """What `includeCost` reports, in USD per picture.
+    """What `includeCost` reports, in USD per image.
 
     The default reproduces the four priced examples of the parameter page within 1.5 %.
     """

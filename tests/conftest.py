@@ -12,7 +12,7 @@ from hypothesis import settings
 from model.loading.options import LoadOptions
 from server.messages import Job
 from server.settings import WorkerSettings
-from server.worker.parts import Parts, build_parts
+from server.worker.parts import Pipeline, load_pipeline
 from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,12 +37,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def golden_parts() -> Parts:
-    """The checkpoint of the recordings, in float32, with its image-input parts."""
-    return build_parts(WorkerSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
+def golden_parts() -> Pipeline:
+    """The checkpoint of the recordings, in float32, with its image-input pipeline."""
+    return load_pipeline(WorkerSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
 
 
-# What `make serve` draws noise with, at a sixteenth of the pixels.
+# What `make serve` generates noise with, at a sixteenth of the pixels.
 SMALL_CONFIG = {
     **TINY_CONFIG,
     "image_base_size": 256,
@@ -63,13 +63,13 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_parts(tiny_checkpoint: Path) -> Parts:
-    return build_parts(WorkerSettings(checkpoint=str(tiny_checkpoint)))
+def tiny_pipeline(tiny_checkpoint: Path) -> Pipeline:
+    return load_pipeline(WorkerSettings(checkpoint=str(tiny_checkpoint)))
 
 
 @pytest.fixture
 def job() -> Job:
-    """A quick picture; `dataclasses.replace` makes variants."""
+    """A quick image; `dataclasses.replace` makes variants."""
     return Job(
         job_id="job",
         prompt="a red fox",

@@ -1,13 +1,13 @@
-"""Rows of a job without words before its picture."""
+"""Rows of a job without words before its image."""
 
 from model.resolution import find_size
 from model.sequence import ImageSequence
 from model.template import Prompt
 from server.messages import Job
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 from server.worker.pipeline import build_rows
 
 
-def build_job_rows(parts: Parts, job: Job) -> tuple[ImageSequence, ...]:
-    size = find_size(parts.sizes, job.width_px or 0, job.height_px or 0)
-    return build_rows(parts, job, Prompt(text=job.prompt), size)
+def build_job_rows(pipeline: Pipeline, job: Job) -> tuple[ImageSequence, ...]:
+    size = find_size(pipeline.sizes, job.width_px or 0, job.height_px or 0)
+    return build_rows(pipeline, job, Prompt(text=job.prompt), size)

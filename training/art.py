@@ -52,7 +52,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def fetch_art(folder: Path) -> None:
-    """Put the needed pictures into `folder`; does nothing when all are there.
+    """Put the needed images into `folder`; does nothing when all are there.
 
     Raises:
         RuntimeError: npm is missing, or cannot fetch the package.
@@ -86,19 +86,19 @@ def _unpack(archive: Path, wanted: set[str], folder: Path) -> None:
 @cache
 def load_sprite(folder: Path, kind: str, colour: str | None, side_px: int) -> Image.Image:
     """Return one object as RGBA, its longer side `side_px`, in its own colour when None."""
-    picture = Image.open(folder / f"{FILES[kind]}.webp").convert("RGBA")
-    solid = picture.getchannel("A").point(lambda alpha: 255 if alpha > 20 else 0)
-    picture = picture.crop(solid.getbbox())
+    image = Image.open(folder / f"{FILES[kind]}.webp").convert("RGBA")
+    solid = image.getchannel("A").point(lambda alpha: 255 if alpha > 20 else 0)
+    image = image.crop(solid.getbbox())
     if colour is not None:
-        picture = _repaint(picture, colour)
-    factor = side_px / max(picture.size)
-    size = (max(2, round(picture.width * factor)), max(2, round(picture.height * factor)))
-    return picture.resize(size, Image.Resampling.BICUBIC)
+        image = _repaint(image, colour)
+    factor = side_px / max(image.size)
+    size = (max(2, round(image.width * factor)), max(2, round(image.height * factor)))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _repaint(picture: Image.Image, colour: str) -> Image.Image:
-    """Turn the dominant hue of a picture, and hues near to it, into another; keep the rest."""
-    rgba_yx4 = np.divide(np.asarray(picture), 255, dtype=np.float32)
+def _repaint(image: Image.Image, colour: str) -> Image.Image:
+    """Turn the dominant hue of an image, and hues near to it, into another; keep the rest."""
+    rgba_yx4 = np.divide(np.asarray(image), 255, dtype=np.float32)
     rgb_yx3, alpha_yx1 = rgba_yx4[..., :3], rgba_yx4[..., 3:]
     hue_yx, saturation_yx, value_yx = _to_hsv(rgb_yx3)
     vivid = (saturation_yx > 0.3) & (alpha_yx1[..., 0] > 0.3)

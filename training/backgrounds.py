@@ -21,7 +21,7 @@ PLAIN: dict[str, Colour] = {
     "gray": (140, 140, 145),
     "black": (28, 28, 32),
 }
-# Colours down the picture; the second row is the ground from its hills to the lower edge.
+# Colours down the image; the second row is the ground from its hills to the lower edge.
 SKIES: dict[str, Stops] = {
     "meadow": ((0.0, (110, 180, 245)), (0.65, (205, 232, 250))),
     "beach": ((0.0, (120, 200, 250)), (0.475, (215, 240, 250)), (0.48, (40, 140, 190)),
@@ -63,15 +63,15 @@ def paint_background(name: str, width_px: int, height_px: int) -> npt.NDArray[np
         colour = np.array(PLAIN[name], np.float32)
         bright, dark = np.clip(colour * 1.07, 0, 255), colour * 0.9
         rows_y3 = np.linspace(bright, dark, height_px, dtype=np.float32)
-        picture_yx3 = np.repeat(rows_y3[:, None], width_px, axis=1)
+        image_yx3 = np.repeat(rows_y3[:, None], width_px, axis=1)
     else:
         sky_y3 = _blend(SKIES[name], height_px)
-        picture_yx3 = np.repeat(sky_y3[:, None], width_px, axis=1)
+        image_yx3 = np.repeat(sky_y3[:, None], width_px, axis=1)
         if name in GROUNDS:
-            picture_yx3 = _add_ground(picture_yx3, name)
+            image_yx3 = _add_ground(image_yx3, name)
         if name == "night":
-            picture_yx3 = _add_stars(picture_yx3)
-    pixels_yx3 = picture_yx3.round().astype(np.uint8)
+            image_yx3 = _add_stars(image_yx3)
+    pixels_yx3 = image_yx3.round().astype(np.uint8)
     pixels_yx3.setflags(write=False)
     return pixels_yx3
 
@@ -85,22 +85,22 @@ def _blend(stops: Stops, height_px: int) -> Floats:
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def _add_ground(picture_yx3: Floats, name: str) -> Floats:
-    height_px, width_px = picture_yx3.shape[:2]
+def _add_ground(image_yx3: Floats, name: str) -> Floats:
+    height_px, width_px = image_yx3.shape[:2]
     mean, wave = HORIZONS[name]
-    # Waves measured in heights, so that hills look alike in wide and tall pictures.
+    # Waves measured in heights, so that hills look alike in wide and tall images.
     across_x = np.arange(width_px) / height_px
     edge_x = mean + wave * (0.7 * np.sin(5.0 * across_x + 0.6) + 0.3 * np.sin(11.0 * across_x))
     below_yx = np.arange(height_px)[:, None] + 0.5 - edge_x[None] * height_px
     share_yx1 = np.clip(below_yx / 3 + 0.5, 0, 1)[..., None].astype(np.float32)
     ground_y3 = _blend(GROUNDS[name], height_px)
-    mixed_yx3: Floats = picture_yx3 + (ground_y3[:, None] - picture_yx3) * share_yx1
+    mixed_yx3: Floats = image_yx3 + (ground_y3[:, None] - image_yx3) * share_yx1
     return mixed_yx3
 
 
-def _add_stars(picture_yx3: Floats) -> Floats:
+def _add_stars(image_yx3: Floats) -> Floats:
     rng = np.random.default_rng(11)
-    height_px, width_px = picture_yx3.shape[:2]
+    height_px, width_px = image_yx3.shape[:2]
     tile_yx = np.zeros((STAR_TILE_PX, STAR_TILE_PX), np.float32)
     grid = np.arange(STAR_TILE_PX)
     for _ in range(STARS_PER_TILE):
@@ -111,5 +111,5 @@ def _add_stars(picture_yx3: Floats) -> Floats:
     copies = (-(-height_px // STAR_TILE_PX), -(-width_px // STAR_TILE_PX))
     light_yx1 = np.tile(tile_yx, copies)[:height_px, :width_px, None]
     star_3 = np.array((255, 250, 215), np.float32)
-    lit_yx3: Floats = picture_yx3 + (star_3 - picture_yx3) * light_yx1
+    lit_yx3: Floats = image_yx3 + (star_3 - image_yx3) * light_yx1
     return lit_yx3

@@ -75,7 +75,7 @@ class BatchMaker:
         self._folder = folder
         self._tokenizer = tokenizer
         self._budget = token_budget
-        # A small picture is a 512-pixel square, and says so with its size token.
+        # A small image is a 512-pixel square, and says so with its size token.
         self._templates = {
             grid: Template(tokenizer, "pretrain", 512 if grid == SMALL_GRID else 1024)
             for grid in (*OFFERED_GRIDS, SMALL_GRID)
@@ -105,7 +105,7 @@ class BatchMaker:
     ) -> tuple[list[int], list[int]]:
         """Return the ids before <timestep> and the target of each.
 
-        The picture's own shape stands in the ids; the target is the shape that the caption asks
+        The image's own shape stands in the ids; the target is the shape that the caption asks
         for, which is square when it says nothing: so `auto` is learnt whatever shapes are drawn.
         """
         caption = self._write(scene, plan, rng)

@@ -12,7 +12,7 @@ from training.scenes import OFFERED, SQUARE, Scene, SizeWord, Thing
 
 # Shares of captions that leave something out.
 NO_COLOUR, ONLY_BACKGROUND, ONLY_ONE_THING, NO_BACKGROUND, TAGS = 0.06, 0.03, 0.04, 0.07, 0.04
-# Share of wide and tall pictures whose caption says so.
+# Share of wide and tall images whose caption says so.
 SHAPE_NAMED = 0.5
 
 SIZE_WORDS: dict[SizeWord, tuple[str, ...]] = {
@@ -40,12 +40,12 @@ BACKGROUND_PHRASES: dict[str, tuple[str, ...]] = {
 }
 WIDE_PHRASES = (
     "a wide panorama of",
-    "a wide picture of",
-    "a landscape picture of",
+    "a wide image of",
+    "a landscape image of",
     "a wide view of",
 )
-TALL_PHRASES = ("a tall picture of", "a portrait picture of", "a tall poster of", "a tall view of")
-PLAIN_PHRASES = ("a picture of", "an image of", "an illustration of")
+TALL_PHRASES = ("a tall image of", "a portrait image of", "a tall poster of", "a tall view of")
+PLAIN_PHRASES = ("an image of", "an image of", "an illustration of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def write_caption(scene: Scene, rng: random.Random, is_complete: bool = False) -
 
 
 def choose_shape(scene: Scene, rng: random.Random) -> tuple[str, int]:
-    """Return words for a wide or tall picture, or none, and the ratio they stand for."""
+    """Return words for a wide or tall image, or none, and the ratio they stand for."""
     is_plain = abs(scene.columns - scene.rows) <= 2
     if is_plain or rng.random() >= SHAPE_NAMED:
         return "", SQUARE.index
@@ -163,7 +163,7 @@ def tell_scene(scene: Scene, rng: random.Random) -> list[str]:
             for side, name in zip(sides, names, strict=True)
         ]
     else:
-        opening = rng.choice(("", "there is ", "it shows ", "the picture shows "))
+        opening = rng.choice(("", "there is ", "it shows ", "the image shows "))
         facts = [opening + place_names(scene, names, rng)]
     background = name_background(scene.background, rng)
     if rng.random() < 0.6:

@@ -1,4 +1,4 @@
-"""Pictures from an exported checkpoint, for scores and sample sheets: the server's own path."""
+"""Images from an exported checkpoint, for scores and sample sheets: the server's own path."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from model.config import load_config
 from model.generation import load_generation_config
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
-from model.prefix import build_step_groups, compute_prefix
+from model.prefix import build_step_groups, prefill
 from model.resolution import Size
 from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
@@ -24,7 +24,7 @@ from schedulers.grids import shifted_sigmas, timesteps_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How to sample one picture."""
+    """How to sample one image."""
 
     seed: int = 0
     num_steps: int = 20
@@ -33,7 +33,7 @@ class Sampling:
     flow_shift: float | None = None
 
 
-# Draws the picture of a prompt at a size.
+# Draws the image of a prompt at a size.
 Draw = Callable[[str, Size, Sampling], npt.NDArray[np.uint8]]
 
 
@@ -51,7 +51,7 @@ class Painter:
 
     @torch.inference_mode()
     def draw(self, prompt: str, size: Size, sampling: Sampling) -> npt.NDArray[np.uint8]:
-        """Return a picture. Shapes: -> rgb_yx3."""
+        """Return an image. Shapes: -> rgb_yx3."""
         pair = build_guidance_rows(
             self._template, self._tokenizer, Prompt(text=prompt),
             None if sampling.negative is None else Prompt(text=sampling.negative),
@@ -84,8 +84,6 @@ class Painter:
     def choose_ratio(self, prompt: str) -> int:
         """Return the most likely ratio index for a prompt, as size `auto` does."""
         ids = self._template.text_head(Prompt(text=prompt), "img_ratio")
-        logits_V = self.transformer.text_logits(
-            compute_prefix(self.transformer, ids).hidden_1SD[:, -1]
-        )[0]
+        logits_V = self.transformer.text_logits(prefill(self.transformer, ids).hidden_1SD[:, -1])[0]
         ratios = [self._tokenizer.control_id(f"<img_ratio_{i}>") for i in range(33)]
         return int(logits_V[ratios].argmax())

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.loading.checkpoint import INDEX_NAME
-from model.loading.names import list_targets
+from model.loading.names import list_slots
 from model.transformer import HunyuanImage
 from training.architecture import FIELDS, build_config
 from training.random_checkpoint import GENERATION_CONFIG
@@ -90,7 +90,7 @@ def _write_shards(folder: Path, transformer: HunyuanImage) -> None:
 def _tensors(transformer: HunyuanImage) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor under its checkpoint name: bfloat16, the router float32."""
     parameters = dict(transformer.named_parameters())
-    for name, target in list_targets(transformer).items():
+    for name, target in list_slots(transformer).items():
         dtype = torch.float32 if name.endswith("gate.wg.weight") else torch.bfloat16
         yield name, target.view(parameters).to(dtype).contiguous()
 

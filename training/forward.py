@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import SelfAttention
-from model.layers import GatedMLP, gated
+from model.layers import SharedExpert, swiglu
 from model.moe import MoE
 from model.rope import RotaryTable, build_rotary_table
 from model.sequence import ImageSequence, grid_positions
@@ -25,7 +25,7 @@ MASKED = -1e9
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Prompts of a batch, padded on the right to the longest, each before a picture of one grid.
+    """Prompts of a batch, padded on the right to the longest, each before an image of one grid.
 
     A position is [prompt, padding, <timestep>, image tokens].
     Shapes: ids_BS int64, lengths_B int64.
@@ -178,7 +178,7 @@ def run_experts(moe: MoE, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         moe.experts.gate_and_up_proj.unbind(0), moe.experts.down_proj.unbind(0), strict=True
     )
     pieces = [
-        F.linear(gated(F.linear(rows, first)), second)
+        F.linear(swiglu(F.linear(rows, first)), second)
         for rows, (first, second) in zip(
             x_TD[tokens].split(counts_E.tolist()), parameters, strict=True
         )
@@ -192,6 +192,6 @@ def run_experts(moe: MoE, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
     return out_TD.view_as(x_BSD), balance
 
 
-def _shared(shared_mlp: GatedMLP, x_TD: Tensor) -> Tensor:
+def _shared(shared_mlp: SharedExpert, x_TD: Tensor) -> Tensor:
     out_TD: Tensor = shared_mlp(x_TD)
     return out_TD

@@ -1,4 +1,4 @@
-"""The training pictures as latents, made once and kept beside the run."""
+"""The training images as latents, made once and kept beside the run."""
 
 import random
 from pathlib import Path
@@ -23,7 +23,7 @@ from training.state import append_line
 
 Grid = tuple[int, int]  # columns, rows of tokens
 
-# A quarter of a square picture, with objects of the same size: four times as quick to learn from.
+# A quarter of a square image, with objects of the same size: four times as quick to learn from.
 SMALL_GRID: Grid = (8, 8)
 OFFERED_GRIDS: tuple[Grid, ...] = tuple(grid_of(size) for size in OFFERED)
 SQUARE_GRID: Grid = grid_of(SQUARE)
@@ -54,8 +54,8 @@ def encoder_matrix(vae: Vae, side_px: int) -> tuple[Tensor, Tensor]:
     return torch.stack(rows, dim=1), mean_C.detach()
 
 
-def encode_pictures(rgb_Byx3: Tensor, matrix_ZC: Tensor, offset_C: Tensor) -> Tensor:
-    """Return the latents of pictures in [-1, 1]. Shapes: -> latent_BCYX float32."""
+def encode_images(rgb_Byx3: Tensor, matrix_ZC: Tensor, offset_C: Tensor) -> Tensor:
+    """Return the latents of images in [-1, 1]. Shapes: -> latent_BCYX float32."""
     side_px = round((matrix_ZC.shape[0] / 3) ** 0.5)
     blocks = rgb_Byx3.unflatten(1, (-1, side_px)).unflatten(3, (-1, side_px))
     blocks_BYXZ = blocks.permute(0, 1, 3, 5, 2, 4).flatten(3)
@@ -83,7 +83,7 @@ def build_latents(folder: Path, art: Path, vae: Vae, grids: tuple[Grid, ...]) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         with torch.inference_mode():
             latents = [
-                encode_pictures(
+                encode_images(
                     to_rgb(paint_scene(train_scene(grid, index), art)), matrix_ZC, offset_C
                 ).half()
                 for index in range(COUNTS[grid])

@@ -1,9 +1,9 @@
 """What an image token shows, asked for half-way up the transformer while it trains.
 
 From the flow loss alone a small model learns last of all where things belong: it drew known
-objects beside their places after 50,000 pictures. Painted scenes come with the answer, so linear
+objects beside their places after 50,000 images. Painted scenes come with the answer, so linear
 probes on the residual stream ask every image token for it, at every noise level. At high noise the
-only way to answer is to read the caption and one's own place in the picture, which is what the
+only way to answer is to read the caption and one's own place in the image, which is what the
 later layers then draw from. The probes are no part of the checkpoint.
 Source of the idea: Yu et al. 2024 (arXiv 2410.06940), with labels where they have features.
 """

@@ -1,4 +1,4 @@
-"""The losses of a run as a picture, drawn anew at each export."""
+"""The losses of a run as an image, drawn anew at each export."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def read_metrics(run: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def draw_losses(run: Path) -> Path | None:
+def plot_losses(run: Path) -> Path | None:
     """Draw the losses over hours into the run folder; None without matplotlib (extra plot)."""
     try:
         from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from model.config import parse_config
 from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME
-from model.loading.names import Target, list_targets
+from model.loading.names import ParameterSlot, list_slots
 
 NUM_RATIOS = 33  # 37 in Instruct checkpoints
 CONTROL_TOKENS = (
@@ -121,12 +121,14 @@ def write_random_checkpoint(
     )
     tokenizer.save_pretrained(folder)
     fields = {**(config or TINY_CONFIG), "vocab_size": len(tokenizer)}
-    _write_shards(folder, list_targets(build_skeleton(parse_config(fields))), seed, num_shards)
+    _write_shards(folder, list_slots(build_skeleton(parse_config(fields))), seed, num_shards)
     _write_json(folder / "generation_config.json", {**GENERATION_CONFIG, **(generation or {})})
     _write_json(folder / "config.json", fields)
 
 
-def _write_shards(folder: Path, targets: dict[str, Target], seed: int, num_shards: int) -> None:
+def _write_shards(
+    folder: Path, targets: dict[str, ParameterSlot], seed: int, num_shards: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     names = sorted(targets)
     weight_map: dict[str, str] = {}
@@ -140,7 +142,7 @@ def _write_shards(folder: Path, targets: dict[str, Target], seed: int, num_shard
     _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _random_tensor(name: str, target: Target, generator: torch.Generator) -> Tensor:
+def _random_tensor(name: str, target: ParameterSlot, generator: torch.Generator) -> Tensor:
     if name.endswith("bias"):
         return torch.zeros(target.shape, dtype=torch.bfloat16)
     if len(target.shape) == 1:  # the weight of a norm

@@ -21,7 +21,7 @@ from training.art import fetch_art
 from training.environment import training_environment
 from training.export import export_checkpoint
 from training.latents import OFFERED_GRIDS, SMALL_GRID, build_latents
-from training.plot import draw_losses, read_metrics
+from training.plot import plot_losses, read_metrics
 from training.samples import save_samples
 from training.state import append_line, load_state
 from training.tokenizer import build_tokenizer
@@ -134,7 +134,7 @@ def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
         now = time.monotonic()
         if now - exported > EXPORT_EVERY_S and load_state(run / STATE_NAME) is not None:
             export_checkpoint(run, export)
-            draw_losses(run)
+            plot_losses(run)
             exported = now
             if now - sampled > SAMPLES_EVERY_S:
                 save_samples(run, export)
@@ -151,7 +151,7 @@ def _describe(row: dict[str, float | None], num_steps: int) -> str:
     )
     hours = (num_steps - step) * s_per_step / 3600
     return (
-        f"step {step:.0f} of {num_steps} ({step / num_steps:.0%}), {row['pictures']:.0f} pictures: "
+        f"step {step:.0f} of {num_steps} ({step / num_steps:.0%}), {row['images']:.0f} images: "
         f"{losses}; {s_per_step:.1f} s a step, about {hours:.1f} h left"
     )
 

@@ -14,7 +14,7 @@ from training.captions import write_caption
 from training.drawing import Draw, Painter, Sampling
 from training.plot import read_metrics
 from training.scenes import OFFERED, Scene, grid_of, list_held_scenes
-from training.scorer import Score, score_picture, summarize
+from training.scorer import Score, score_image, summarize
 from training.sheets import save_sheet
 from training.state import append_line
 
@@ -38,8 +38,8 @@ def draw_and_score(
     sizes = {grid_of(size): size for size in OFFERED}
     for index, (scene, caption) in enumerate(captioned):
         own = replace(sampling, seed=sampling.seed + index)
-        picture_yx3 = draw(caption, sizes[scene.columns, scene.rows], own)
-        yield picture_yx3, score_picture(picture_yx3, scene, art)
+        image_yx3 = draw(caption, sizes[scene.columns, scene.rows], own)
+        yield image_yx3, score_image(image_yx3, scene, art)
 
 
 def save_samples(
@@ -56,13 +56,13 @@ def save_samples(
     drawn = list(draw_and_score(painter.draw, captioned, sampling or Sampling(), run / "art"))
     seconds = (time.monotonic() - start) / count
     sheet = run / "sheets" / f"{name}.png"
-    save_sheet(sheet, [picture for picture, _ in drawn], [caption for _, caption in captioned])
+    save_sheet(sheet, [image for image, _ in drawn], [caption for _, caption in captioned])
     rows = read_metrics(run)
     shares = summarize([score for _, score in drawn])
     line = {
         "hours": rows[-1]["hours"] if rows else 0.0,
         **{part: round(share, 3) for part, share in shares.items()},
-        "s_per_picture": round(seconds, 2),
+        "s_per_image": round(seconds, 2),
     }
     append_line(run / "scores.jsonl", json.dumps(line))
     return shares

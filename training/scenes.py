@@ -67,7 +67,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture before it is painted; a size in whole tokens."""
+    """An image before it is painted; a size in whole tokens."""
 
     columns: int
     rows: int
@@ -150,16 +150,16 @@ def _choose_size(rng: random.Random, layout: Layout, columns: int, rows: int) ->
 
 
 def paint_scene(scene: Scene, art: Path) -> npt.NDArray[np.uint8]:
-    """Return the picture of a scene. Shapes: -> rgb_yx3."""
+    """Return the image of a scene. Shapes: -> rgb_yx3."""
     pixels_yx3 = paint_background(scene.background, scene.columns * TOKEN_PX, scene.rows * TOKEN_PX)
-    picture = Image.fromarray(pixels_yx3)
+    image = Image.fromarray(pixels_yx3)
     for thing in scene.things:
         side_px = thing.side * TOKEN_PX
         sprite = load_sprite(art, thing.kind, thing.colour, side_px - 2 * MARGIN_PX)
         left = thing.column * TOKEN_PX + (side_px - sprite.width) // 2
         top = thing.row * TOKEN_PX + (side_px - sprite.height) // 2
-        picture.paste(sprite, (left, top), sprite)
-    return np.array(picture)
+        image.paste(sprite, (left, top), sprite)
+    return np.array(image)
 
 
 def choose_size(rng: random.Random) -> Size:

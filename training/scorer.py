@@ -1,7 +1,7 @@
-"""Says whether a picture shows what its scene asks for, by comparing with the artwork itself.
+"""Says whether an image shows what its scene asks for, by comparing with the artwork itself.
 
 No network: an object is found where some painted template, at some place of the token grid,
-differs least from the picture. Pictures are compared at an eighth of their size.
+differs least from the image. Images are compared at an eighth of their size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ MAX_OFFSET = 1.5
 MIN_INSIDE = 0.7
 # Share of what differs from the background around a place that the place must hold.
 MIN_ALONE = 0.75
-# How much worse than the best fit of a picture another place may fit and still hold a thing.
+# How much worse than the best fit of an image another place may fit and still hold a thing.
 SPREAD = 3.0
 
 Floats = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What is right in one picture."""
+    """What is right in one image."""
 
     background: bool
     position: bool
@@ -68,9 +68,9 @@ class Template:
     alpha_yx: Floats
 
 
-def score_picture(picture_yx3: npt.NDArray[np.uint8], scene: Scene, art: Path) -> Score:
-    """Compare a picture with what the scene asks for."""
-    small_yx3 = _shrink(picture_yx3)
+def score_image(image_yx3: npt.NDArray[np.uint8], scene: Scene, art: Path) -> Score:
+    """Compare an image with what the scene asks for."""
+    small_yx3 = _shrink(image_yx3)
     around_yx = ~_mask_of(scene, REACH)
     found = find_background(small_yx3, around_yx)
     foreground_yx = _differs(small_yx3, found)
@@ -91,7 +91,7 @@ def score_picture(picture_yx3: npt.NDArray[np.uint8], scene: Scene, art: Path) -
 
 
 def find_background(small_yx3: Floats, where_yx: npt.NDArray[np.bool_]) -> str:
-    """Return the background that differs least in the masked part of a shrunk picture."""
+    """Return the background that differs least in the masked part of a shrunk image."""
     height, width = small_yx3.shape[:2]
     errors = {
         name: float(np.square(small_yx3 - _background(name, width, height))[where_yx].mean())
@@ -118,7 +118,7 @@ def _best_match(small_yx3: Floats, thing: Thing, scene: Scene, art: Path) -> str
 
 
 def _least_error(small_yx3: Floats, template: Template, thing: Thing, scene: Scene) -> float:
-    """Return the least mean squared error of the picture to a template painted near a place.
+    """Return the least mean squared error of the image to a template painted near a place.
 
     Over the template's whole square: what it does not cover has to look like the background.
     """
@@ -181,9 +181,9 @@ def _differs(small_yx3: Floats, background: str) -> npt.NDArray[np.bool_]:
     return np.asarray(distance_yx > MIN_DIFFERENCE)
 
 
-def _shrink(picture_yx3: npt.NDArray[np.uint8]) -> Floats:
-    height, width = picture_yx3.shape[0] // SCALE, picture_yx3.shape[1] // SCALE
-    small = Image.fromarray(picture_yx3).resize((width, height), Image.Resampling.BOX)
+def _shrink(image_yx3: npt.NDArray[np.uint8]) -> Floats:
+    height, width = image_yx3.shape[0] // SCALE, image_yx3.shape[1] // SCALE
+    small = Image.fromarray(image_yx3).resize((width, height), Image.Resampling.BOX)
     return np.asarray(small).astype(np.float32)
 
 
@@ -213,7 +213,7 @@ def list_templates(art: Path, size: str) -> tuple[Template, ...]:
 
 
 def summarize(scores: Sequence[Score]) -> dict[str, float]:
-    """Return the share of pictures in which each thing is right."""
+    """Return the share of images in which each thing is right."""
     count = max(1, len(scores))
     names = ("background", "position", "kind", "colour", "all")
     return {name: sum(getattr(score, name) for score in scores) / count for name in names}
@@ -221,16 +221,16 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
 
 def measure_ceiling(scenes: Sequence[Scene], art: Path) -> dict[str, float]:
     """Return the scorer's own accuracy: its scores of the scenes as painted."""
-    return summarize([score_picture(paint_scene(scene, art), scene, art) for scene in scenes])
+    return summarize([score_image(paint_scene(scene, art), scene, art) for scene in scenes])
 
 
-def find_kinds(picture_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
-    """Return the kinds of things that stand anywhere in a picture, wherever they were asked for.
+def find_kinds(image_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
+    """Return the kinds of things that stand anywhere in an image, wherever they were asked for.
 
     A place counts when it holds something, and holds nearly all of it that is near. Things that
     touch each other are not told apart.
     """
-    small_yx3 = _shrink(picture_yx3)
+    small_yx3 = _shrink(image_yx3)
     rows, columns = small_yx3.shape[0] // CELL, small_yx3.shape[1] // CELL
     background = find_background(small_yx3, np.ones(small_yx3.shape[:2], bool))
     foreground_yx = _differs(small_yx3, background)

@@ -39,7 +39,7 @@ TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.3
 RATIO_WEIGHT = 6.0
 EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
 # Logit-normal sigmas, towards noise: what stands where can be told from the caption alone only
-# there. At location 0.8 a seventh of the pictures lay above 0.9; after 2,800 steps the loss at 0.5
+# there. At location 0.8 a seventh of the images lay above 0.9; after 2,800 steps the loss at 0.5
 # was 0.03, and yet half of all objects could not be foretold from their captions.
 # Source of the form: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
 SIGMA_LOCATION, SIGMA_SCALE = 1.6, 1.4
@@ -60,7 +60,7 @@ class Phase:
     rate_to: float = 1.0
 
 
-# Small pictures first: sprites are learnt four times as fast there. Then all offered sizes, at
+# Small images first: sprites are learnt four times as fast there. Then all offered sizes, at
 # falling rates: at the full rate the loss there stood still from step 700 on, at half of it fell.
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
@@ -121,7 +121,7 @@ class TransformerTrainer:
             lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0,
         )  # fmt: skip
         self.ema = {name: p.detach().clone() for name, p in named}
-        self.step, self.num_pictures, self.seconds = 0, 0, 0.0
+        self.step, self.num_images, self.seconds = 0, 0, 0.0
         state = load_state(folder / STATE_NAME)
         if state is not None:
             self.load(state)
@@ -135,7 +135,7 @@ class TransformerTrainer:
             "momenta": self._muon.momenta,
             "adam": self._adam.state_dict(),
             "step": self.step,
-            "num_pictures": self.num_pictures,
+            "num_images": self.num_images,
             "seconds": self.seconds,
         }
 
@@ -149,7 +149,7 @@ class TransformerTrainer:
             momentum.copy_(saved)
         self._probe.load_state_dict(state["probe"])
         self._adam.load_state_dict(state["adam"])
-        self.step, self.num_pictures = state["step"], state["num_pictures"]
+        self.step, self.num_images = state["step"], state["num_images"]
         self.seconds = state["seconds"]
 
     def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float, float]:
@@ -168,7 +168,7 @@ class TransformerTrainer:
         self._adam.step()
         self._muon.step(MUON_RATE * rate, momentum=min(0.95, 0.85 + self.step / 3000))
         self.step += 1
-        self.num_pictures += len(batch.latent_BCYX) * self._world_size
+        self.num_images += len(batch.latent_BCYX) * self._world_size
         decay = 1 - 1 / (1 + EMA_SHARE * self.step)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.trained.values()), 1 - decay)
@@ -262,7 +262,7 @@ def _report(
     line = {
         "step": trainer.step,
         "hours": round(trainer.seconds / 3600, 3),
-        "pictures": trainer.num_pictures,
+        "images": trainer.num_images,
         "flow": mean(losses.flow),
         "small": mean(losses.small),
         "text": mean(losses.text),

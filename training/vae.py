@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.vae import Vae, to_uint8
 from training.architecture import build_config
-from training.latents import encode_pictures, encoder_matrix
+from training.latents import encode_images, encoder_matrix
 from training.scenes import TOKEN_PX, choose_size, grid_of, make_scene, paint_scene
 from training.sheets import save_sheet
 from training.state import append_line, load_state, save_state
@@ -34,7 +34,7 @@ def crop_scenes(
     crops: list[np.ndarray] = []
     while len(crops) < count:
         scene = make_scene(rng, *grid_of(choose_size(rng)))
-        picture_yx3 = paint_scene(scene, art)
+        image_yx3 = paint_scene(scene, art)
         for _ in range(per_scene):
             thing = rng.choice(scene.things)
             column = thing.column + rng.randrange(-tokens // 2, thing.side - tokens // 2 + 1)
@@ -42,7 +42,7 @@ def crop_scenes(
             left = min(max(column, 0), scene.columns - tokens) * TOKEN_PX
             top = min(max(row, 0), scene.rows - tokens) * TOKEN_PX
             side = tokens * TOKEN_PX
-            crops.append(picture_yx3[top : top + side, left : left + side])
+            crops.append(image_yx3[top : top + side, left : left + side])
     return torch.from_numpy(np.stack(crops[:count]).astype(np.float32) / 127.5 - 1)
 
 
@@ -70,7 +70,7 @@ def load_ema_vae(folder: Path) -> Vae:
     return vae.eval().requires_grad_(requires_grad=False)
 
 
-def picture_loss(drawn_B3yx: Tensor, wanted_B3yx: Tensor) -> Tensor:
+def image_loss(drawn_B3yx: Tensor, wanted_B3yx: Tensor) -> Tensor:
     """Return mean absolute and squared error, and the error of neighbouring differences."""
     error_B3yx = drawn_B3yx - wanted_B3yx
     edges = error_B3yx.diff(dim=-1).abs().mean() + error_B3yx.diff(dim=-2).abs().mean()
@@ -109,10 +109,10 @@ class DecoderTrainer:
         tokens, count = ((6, 4), (8, 2))[rng.randrange(2)] if fraction > 0.7 else (CROP_TOKENS, 8)
         rgb_Byx3 = crop_scenes(rng, count, self._art, tokens)
         rgb_B3yx = rgb_Byx3.movedim(-1, 1).contiguous()
-        mean_BCYX = encode_pictures(rgb_Byx3, *self._encoder)
+        mean_BCYX = encode_images(rgb_Byx3, *self._encoder)
         mean_BCYX += LATENT_NOISE * torch.rand(()) * torch.randn_like(mean_BCYX)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = picture_loss(self.vae.decode(mean_BCYX), rgb_B3yx)
+            loss = image_loss(self.vae.decode(mean_BCYX), rgb_B3yx)
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.vae.decoder.parameters(), 1.0)
@@ -156,16 +156,16 @@ def train_decoder(folder: Path, art: Path, num_steps: int) -> None:
 
 @torch.no_grad()
 def measure_psnr(folder: Path, art: Path, count: int = 6) -> float:
-    """Return the mean PSNR in dB over whole pictures of unseen scenes, and save them as a sheet."""
+    """Return the mean PSNR in dB over whole images of unseen scenes, and save them as a sheet."""
     vae = load_ema_vae(folder)
     rng = random.Random(77)
-    values, pictures = [], []
+    values, images = [], []
     for _ in range(count):
         pixels_yx3 = paint_scene(make_scene(rng, *grid_of(choose_size(rng)), split="any"), art)
         rgb_B3yx = torch.from_numpy(pixels_yx3).movedim(-1, 0)[None].float() / 127.5 - 1
         drawn_Byx3 = to_uint8(vae.decode(vae.encode(rgb_B3yx)[0]))
         mse = (drawn_Byx3[0].float() - torch.from_numpy(pixels_yx3).float()).square().mean()
         values.append(10 * float(torch.log10(255**2 / mse)))
-        pictures += [pixels_yx3, drawn_Byx3[0].numpy()]
-    save_sheet(folder / "sheets" / "vae.png", pictures, [""] * len(pictures), columns=4)
+        images += [pixels_yx3, drawn_Byx3[0].numpy()]
+    save_sheet(folder / "sheets" / "vae.png", images, [""] * len(images), columns=4)
     return float(np.mean(values))

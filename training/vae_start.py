@@ -1,4 +1,4 @@
-"""A closed-form start for the autoencoder: a hierarchical PCA of the pictures.
+"""A closed-form start for the autoencoder: a hierarchical PCA of the images.
 
 Every level of the encoder keeps the principal components of its cells, so that the whole encoder
 is one linear map of each 64x64 block of pixels, and stays it: it is never trained further. Latents
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.vae import AttentionBlock, Conv3d, Downsample, ResnetBlock, Upsample, Vae
 
-# Constant channels beside each colour keep the last norm's statistics independent of the picture.
+# Constant channels beside each colour keep the last norm's statistics independent of the image.
 CONSTANT = 3.0
 # Latent channel k gets a standard deviation proportional to sd_k ** WHITENING: between raw PCA (1),
 # where details drown, and full whitening (0), where the loss is mostly about invisible details.

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
-from model.loading.fill import Scratch, finish_one, read_one
+from model.loading.fill import ReadBuffer, finalize_tensor, read_tensor
 from model.loading.layer_devices import map_layers
-from model.loading.names import Target, list_targets
+from model.loading.names import ParameterSlot, list_slots
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.shard_plan import check_divisible
-from model.loading.streaming import choose_streamed, experts_of, stream_experts
-from model.mesh import ALONE, Mesh
-from model.quantization.modules import round_layers
-from model.quantization.scheme import Scheme, scheme_of
+from model.loading.streaming import choose_offloaded, experts_of, offload_experts
+from model.mesh import SINGLE, Mesh
+from model.quantization.modules import quantize_layers
+from model.quantization.scheme import Scheme, resolve_scheme
 from model.transformer import HunyuanImage
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def build_skeleton(
     config: ModelConfig,
     *,
     has_vision: bool = False,
-    mesh: Mesh = ALONE,
+    mesh: Mesh = SINGLE,
     scheme: Scheme | None = None,
 ) -> HunyuanImage:
     """Return the model on the meta device: names and shapes of every tensor, no memory.
@@ -45,11 +45,11 @@ def build_skeleton(
     Raises:
         ConfigError: the mesh does not divide the model.
     """
-    check_divisible(config, mesh.tensor.size, mesh.tensor.by_expert)
+    check_divisible(config, mesh.tensor.size, mesh.tensor.expert_parallel)
     with init_empty_weights(include_buffers=True):
         transformer = HunyuanImage(config, has_vision=has_vision, mesh=mesh)
         if scheme is not None:
-            round_layers(transformer, scheme)
+            quantize_layers(transformer, scheme)
         return transformer.eval().requires_grad_(requires_grad=False)
 
 
@@ -57,7 +57,7 @@ def load_model(
     folder: Path,
     options: LoadOptions | None = None,
     progress: Progress | None = None,
-    mesh: Mesh = ALONE,
+    mesh: Mesh = SINGLE,
 ) -> HunyuanImage:
     """Load the checkpoint in `folder`, or this rank's part of it: no other bytes are read.
 
@@ -70,11 +70,11 @@ def load_model(
     """
     options = options or LoadOptions()
     has_vision = "vision_model" not in options.skip
-    scheme, is_stored = scheme_of(folder, options.quantization)
+    scheme, is_stored = resolve_scheme(folder, options.quantization)
     transformer = build_skeleton(
         load_config(folder), has_vision=has_vision, mesh=mesh, scheme=scheme
     )
-    targets = list_targets(transformer, scheme if is_stored else None)
+    targets = list_slots(transformer, scheme if is_stored else None)
     shards = list_shards(folder)
     check_names((name for names in shards.values() for name in names), targets, folder / INDEX_NAME)
     for part in options.skip:
@@ -82,17 +82,17 @@ def load_model(
     for shard, promised in shards.items():
         with SafetensorsFile(folder / shard) as file:
             check_shard(file, promised, targets)
-    streamed = choose_streamed(transformer, options)
-    if streamed and options.offload == "disk" and scheme is not None and not is_stored:
+    offloaded = choose_offloaded(transformer, options)
+    if offloaded and options.offload == "disk" and scheme is not None and not is_stored:
         raise ConfigError(
             "worker.offload is 'disk', and worker.quantization would round the weights at every "
             "fetch; write them once with `hyimage quantize` and serve that folder"
         )
-    _allocate(transformer, options, streamed)
+    _allocate(transformer, options, offloaded)
     paths = [folder / shard for shard in shards]
     _fill(transformer, paths, targets, progress)
-    if streamed:
-        stream_experts(transformer, streamed, paths, targets, options)
+    if offloaded:
+        offload_experts(transformer, offloaded, paths, targets, options)
     return transformer
 
 
@@ -101,9 +101,9 @@ def _drop(transformer: nn.Module, part: str) -> None:
     setattr(transformer.get_submodule(parent), child, None)
 
 
-def _allocate(transformer: HunyuanImage, options: LoadOptions, streamed: Sequence[int]) -> None:
+def _allocate(transformer: HunyuanImage, options: LoadOptions, offloaded: Sequence[int]) -> None:
     """Give every parameter its memory; experts that stay on disk get none."""
-    away = set(experts_of(transformer, streamed).values())
+    away = set(experts_of(transformer, offloaded).values())
     devices = map_layers(transformer, options)
     for module_name, module in transformer.named_modules():
         device, is_pinned = options.device, False
@@ -119,7 +119,10 @@ def _allocate(transformer: HunyuanImage, options: LoadOptions, streamed: Sequenc
 
 
 def _fill(
-    transformer: nn.Module, paths: list[Path], targets: dict[str, Target], progress: Progress | None
+    transformer: nn.Module,
+    paths: list[Path],
+    targets: dict[str, ParameterSlot],
+    progress: Progress | None,
 ) -> None:
     parameters = {n: p for n, p in transformer.named_parameters() if not p.is_meta}
     wanted = {name: t for name, t in targets.items() if t.parameter in parameters}
@@ -130,7 +133,7 @@ def _fill(
             with SafetensorsFile(path) as file:
                 for stored, values in _read_ahead(readers, file, wanted, parameters):
                     target = wanted[stored.name]
-                    done += finish_one(file, stored, target, parameters, values)
+                    done += finalize_tensor(file, stored, target, parameters, values)
                     if progress is not None:
                         progress(done, total)
 
@@ -138,19 +141,19 @@ def _fill(
 def _read_ahead(
     readers: ThreadPoolExecutor,
     file: SafetensorsFile,
-    wanted: Mapping[str, Target],
+    wanted: Mapping[str, ParameterSlot],
     parameters: Mapping[str, Tensor],
 ) -> Iterator[tuple[StoredTensor, Tensor]]:
     """Yield a file's tensors as they have been read, in order, a few of them ahead.
 
     One reader waits for the disk while another one's memory is being mapped, which takes as long.
     """
-    scratch = Scratch()
+    scratch = ReadBuffer()
     coming: deque[tuple[StoredTensor, Future[Tensor]]] = deque()
     try:
         for stored in (stored for stored in file.tensors if stored.name in wanted):
             target = wanted[stored.name]
-            reading = readers.submit(read_one, file, stored, target, parameters, scratch)
+            reading = readers.submit(read_tensor, file, stored, target, parameters, scratch)
             coming.append((stored, reading))
             if len(coming) > NUM_READERS:
                 first, ready = coming.popleft()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.config import read_json
 from model.errors import CheckpointError
-from model.loading.names import Target
+from model.loading.names import ParameterSlot
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -37,7 +37,7 @@ def list_shards(folder: Path) -> dict[str, list[str]]:
     return dict(sorted(shards.items()))
 
 
-def check_names(names: Iterable[str], targets: Mapping[str, Target], source: Path) -> None:
+def check_names(names: Iterable[str], targets: Mapping[str, ParameterSlot], source: Path) -> None:
     """Check that a checkpoint lists exactly the tensors of the model.
 
     Raises:
@@ -59,7 +59,7 @@ def check_names(names: Iterable[str], targets: Mapping[str, Target], source: Pat
 
 
 def check_shard(
-    file: SafetensorsFile, promised: Iterable[str], targets: Mapping[str, Target]
+    file: SafetensorsFile, promised: Iterable[str], targets: Mapping[str, ParameterSlot]
 ) -> None:
     """Check that a shard holds the promised tensors in the model's shapes, and nothing else.
 
@@ -76,7 +76,7 @@ def check_shard(
         _check_shape(file.path, stored, targets[name])
 
 
-def _check_shape(path: Path, stored: StoredTensor, target: Target) -> None:
+def _check_shape(path: Path, stored: StoredTensor, target: ParameterSlot) -> None:
     if stored.shape != target.shape:
         raise CheckpointError(
             f"{path}: tensor {stored.name} has shape {list(stored.shape)}, "

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.loading.names import Target
+from model.loading.names import ParameterSlot
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.quantization.scheme import quantize, scheme_of_dtype
 
 
-class Scratch(threading.local):
+class ReadBuffer(threading.local):
     """Memory for a tensor as it is stored, kept for the next one; each thread has its own."""
 
     def __init__(self) -> None:
@@ -25,28 +25,28 @@ class Scratch(threading.local):
         return self._memory
 
 
-def fill_one(
+def load_tensor(
     file: SafetensorsFile,
     stored: StoredTensor,
-    target: Target,
+    target: ParameterSlot,
     parameters: Mapping[str, Tensor],
-    scratch: Scratch,
+    scratch: ReadBuffer,
 ) -> int:
     """Read a tensor to its place, rounding it where the model holds it rounded; return its bytes.
 
     Raises:
         CheckpointError: the file cannot be read, or the values are not finite.
     """
-    values = read_one(file, stored, target, parameters, scratch)
-    return finish_one(file, stored, target, parameters, values)
+    values = read_tensor(file, stored, target, parameters, scratch)
+    return finalize_tensor(file, stored, target, parameters, values)
 
 
-def read_one(
+def read_tensor(
     file: SafetensorsFile,
     stored: StoredTensor,
-    target: Target,
+    target: ParameterSlot,
     parameters: Mapping[str, Tensor],
-    scratch: Scratch,
+    scratch: ReadBuffer,
 ) -> Tensor:
     """Read a tensor, into its place or, if it is still to be rounded, beside it.
 
@@ -54,7 +54,7 @@ def read_one(
         CheckpointError: the file cannot be read.
     """
     values = target.view(parameters)
-    if _is_rounded_here(target, parameters):
+    if _is_quantized_on_load(target, parameters):
         shape = stored.shape if target.part is None else target.part.shape(stored.shape)
         values = torch.empty(shape, dtype=stored.dtype, device=values.device)
     if target.part is None:
@@ -64,10 +64,10 @@ def read_one(
     return values
 
 
-def finish_one(
+def finalize_tensor(
     file: SafetensorsFile,
     stored: StoredTensor,
-    target: Target,
+    target: ParameterSlot,
     parameters: Mapping[str, Tensor],
     values: Tensor,
 ) -> int:
@@ -81,7 +81,7 @@ def finish_one(
             f"{file.path}: tensor {stored.name} holds values that are not finite as "
             f"{values.dtype}; the shard is damaged, or the dtype is too narrow for it"
         )
-    if not _is_rounded_here(target, parameters):
+    if not _is_quantized_on_load(target, parameters):
         return values.nbytes
     view, scale_view = target.view(parameters), target.scale_view(parameters)
     assert scale_view is not None
@@ -91,7 +91,7 @@ def finish_one(
     return view.nbytes + scale_view.nbytes
 
 
-def _is_rounded_here(target: Target, parameters: Mapping[str, Tensor]) -> bool:
+def _is_quantized_on_load(target: ParameterSlot, parameters: Mapping[str, Tensor]) -> bool:
     """Return whether a tensor lies on disk as it was, and is held rounded."""
     return target.dtype is None and target.scale_view(parameters) is not None
 

@@ -16,15 +16,15 @@ from model.config import ModelConfig
 from model.errors import ConfigError
 from model.loading.layer_devices import layer_sizes, spread_layers
 from model.loading.options import LoadOptions
-from model.loading.streaming import choose_streamed, experts_of
+from model.loading.streaming import choose_offloaded, experts_of
 from model.loading.workspace import (
     SilentGroup,
     Workload,
     build_meta_model,
-    measure_workspace,
+    measure_step_memory,
 )
 from model.mesh import Group, Mesh
-from model.offload import NUM_PLACES, place_bytes
+from model.offload import NUM_STAGING_BUFFERS, staging_bytes
 from model.quantization.scheme import SCALE_SUFFIX, Scheme
 from model.transformer import HunyuanImage
 
@@ -91,16 +91,18 @@ def list_modes(config: ModelConfig, count: int) -> list[tuple[int, int]]:
     return sorted(modes, key=lambda mode: (mode[0] * mode[1], mode[0]))
 
 
-def mode_name(cfg_ranks: int, tensor_ranks: int) -> str:
+def mode_name(cfg_parallel_size: int, tensor_parallel_size: int) -> str:
     """Return how `hyimage verify --mode` calls a mesh."""
-    parts = [f"cfg{cfg_ranks}"] * (cfg_ranks > 1) + [f"tensor{tensor_ranks}"] * (tensor_ranks > 1)
+    parts = [f"cfg{cfg_parallel_size}"] * (cfg_parallel_size > 1) + [
+        f"tensor{tensor_parallel_size}"
+    ] * (tensor_parallel_size > 1)
     return "x".join(parts) or "single"
 
 
 def plan_rank(
     config: ModelConfig,
-    cfg_ranks: int,
-    tensor_ranks: int,
+    cfg_parallel_size: int,
+    tensor_parallel_size: int,
     devices: Devices,
     options: LoadOptions,
     workload: Workload,
@@ -114,27 +116,29 @@ def plan_rank(
         ConfigError: weights cannot be kept to that.
     """
     mesh = Mesh(
-        cfg=Group(0, cfg_ranks), tensor=SilentGroup(0, tensor_ranks), size=cfg_ranks * tensor_ranks
+        cfg=Group(0, cfg_parallel_size),
+        tensor=SilentGroup(0, tensor_parallel_size),
+        size=cfg_parallel_size * tensor_parallel_size,
     )
     transformer = build_meta_model(config, mesh, options, scheme)
-    streamed = choose_streamed(transformer, options)
+    offloaded = choose_offloaded(transformer, options)
     parameters = sum(p.nbytes for p in transformer.parameters())
     weights = sum(p.nbytes for p in transformer.model.layers.parameters())
-    fetched, places = _count_streamed(transformer, streamed)
-    workspace = measure_workspace(transformer, workload, options.dtype)
+    fetched, places = _count_offloaded(transformer, offloaded)
+    workspace = measure_step_memory(transformer, workload, options.dtype)
     # Two sums a layer, each of every token's hidden state; a ring passes each byte twice.
-    exchanged = 4 * len(config.layers) * workspace.hidden if tensor_ranks > 1 else 0
+    exchanged = 4 * len(config.layers) * workspace.hidden if tensor_parallel_size > 1 else 0
     step_s = max(
         workspace.flops / (devices.flops * devices.efficiency),
         weights / devices.bandwidth,
         fetched / devices.host_link,
     )
-    step_s += exchanged * (tensor_ranks - 1) / tensor_ranks / devices.link
+    step_s += exchanged * (tensor_parallel_size - 1) / tensor_parallel_size / devices.link
     if scheme is not None:  # restored weights are written once and read once
-        step_s += 2 * _num_rounded(transformer) * options.dtype.itemsize / devices.bandwidth
+        step_s += 2 * _num_quantized(transformer) * options.dtype.itemsize / devices.bandwidth
     return RankPlan(
-        mode=mode_name(cfg_ranks, tensor_ranks),
-        num_ranks=cfg_ranks * tensor_ranks,
+        mode=mode_name(cfg_parallel_size, tensor_parallel_size),
+        num_ranks=cfg_parallel_size * tensor_parallel_size,
         scheme="none" if scheme is None else scheme.name,
         parameters=parameters - fetched + places,
         prefix=workspace.prefix,
@@ -183,7 +187,7 @@ def fit_rank(
         return None
 
 
-def _num_rounded(transformer: HunyuanImage) -> int:
+def _num_quantized(transformer: HunyuanImage) -> int:
     """Return how many weights are held rounded."""
     parameters = dict(transformer.named_parameters())
     return sum(
@@ -193,7 +197,7 @@ def _num_rounded(transformer: HunyuanImage) -> int:
     )
 
 
-def _count_streamed(transformer: HunyuanImage, streamed: Sequence[int]) -> tuple[int, int]:
+def _count_offloaded(transformer: HunyuanImage, offloaded: Sequence[int]) -> tuple[int, int]:
     """Return the bytes that are fetched at a step, and those of the places they are fetched to."""
-    sizes = [place_bytes(own) for own in experts_of(transformer, streamed).values()]
-    return sum(sizes), NUM_PLACES * max(sizes, default=0)
+    sizes = [staging_bytes(own) for own in experts_of(transformer, offloaded).values()]
+    return sum(sizes), NUM_STAGING_BUFFERS * max(sizes, default=0)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.loading.shard_plan import Part
+from model.loading.shard_plan import ShardSlice
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -99,7 +99,7 @@ class SafetensorsFile:
         target.copy_(window.view(stored.dtype).view(stored.shape))
 
     def read_part_into(
-        self, stored: StoredTensor, part: Part, target: Tensor, scratch: Tensor
+        self, stored: StoredTensor, part: ShardSlice, target: Tensor, scratch: Tensor
     ) -> None:
         """Fill `target` with rows or columns of a stored matrix, converting its dtype.
 

@@ -20,7 +20,7 @@ _COLUMNS = re.compile(r".*\.(self_attn\.o_proj|mlp\..*down_proj)\.weight(_scale)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ShardSlice:
     """Rows or columns [start, stop) of a stored matrix, for each of `starts`, one below another.
 
     `dim` is the axis that is cut; a fused [up; gate] is cut in both halves.
@@ -48,7 +48,7 @@ class Part:
             yield row * columns + start, self.length
 
 
-def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | None:
+def plan_shard_slice(name: str, shape: Sequence[int], rank: int, size: int) -> ShardSlice | None:
     """Return the part of a checkpoint tensor that a rank holds, or None for all of it.
 
     Raises:
@@ -60,11 +60,11 @@ def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | N
         return None
     if _ROWS.fullmatch(name) or _VOCABULARY.fullmatch(name):
         length = shape[0] // size
-        return Part(0, (rank * length,), length)
+        return ShardSlice(0, (rank * length,), length)
     if _PAIRED_ROWS.fullmatch(name):
         half = shape[0] // 2
         length = half // size
-        return Part(0, (rank * length, half + rank * length), length)
+        return ShardSlice(0, (rank * length, half + rank * length), length)
     if _COLUMNS.fullmatch(name):
         length = shape[1] // size
         if name.endswith("_scale") and shape[1] == 1:
@@ -72,9 +72,9 @@ def plan_part(name: str, shape: Sequence[int], rank: int, size: int) -> Part | N
         if length * size != shape[1]:
             raise ConfigError(
                 f"{name} has {shape[1]} columns, which {size} tensor ranks do not divide; "
-                "lower worker.tensor_ranks, or let the original weights be quantized at load"
+                "lower worker.tensor_parallel_size, or quantize the original weights at load"
             )
-        return Part(1, (rank * length,), length)
+        return ShardSlice(1, (rank * length,), length)
     return None
 
 
@@ -90,7 +90,7 @@ def own_expert(expert: int, num_experts: int, group: Group) -> int | None:
     return index if 0 <= index < count else None
 
 
-def check_divisible(config: ModelConfig, size: int, by_expert: bool = False) -> None:
+def check_divisible(config: ModelConfig, size: int, expert_parallel: bool = False) -> None:
     """Check that a model can be split over so many ranks.
 
     Raises:
@@ -100,12 +100,13 @@ def check_divisible(config: ModelConfig, size: int, by_expert: bool = False) -> 
         "num_key_value_heads": config.num_kv_heads,
         "moe_intermediate_size": min(layer.expert_width for layer in config.layers),
     }
-    if by_expert:
+    if expert_parallel:
         numbers["num_experts"] = min(layer.num_experts for layer in config.layers)
     for name, value in numbers.items():
         if value % size:
             divisors = [n for n in range(1, config.num_kv_heads + 1) if not config.num_kv_heads % n]
             raise ConfigError(
                 f"{name} is {value}, which {size} tensor ranks do not divide; "
-                f"worker.tensor_ranks may be {' or '.join(map(str, divisors))} for this checkpoint"
+                "worker.tensor_parallel_size may be "
+                f"{' or '.join(map(str, divisors))} for this checkpoint"
             )

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from model.errors import ConfigError
-from model.loading.fill import Scratch, fill_one
-from model.loading.names import Target
+from model.loading.fill import ReadBuffer, load_tensor
+from model.loading.names import ParameterSlot
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.moe import Experts
-from model.offload import NUM_PLACES, ExpertStream, HostSource, Source
+from model.offload import NUM_STAGING_BUFFERS, ExpertOffloader, HostSource, Source
 from model.transformer import HunyuanImage
 
 
-def choose_streamed(transformer: HunyuanImage, options: LoadOptions) -> tuple[int, ...]:
+def choose_offloaded(transformer: HunyuanImage, options: LoadOptions) -> tuple[int, ...]:
     """Return the layers whose experts are fetched when they are needed, so that weights fit.
 
     Layers that stay are spread evenly among them: while one of those computes, the next one's
@@ -38,33 +38,33 @@ def choose_streamed(transformer: HunyuanImage, options: LoadOptions) -> tuple[in
     room = options.weights_bytes - (sum(sizes.values()) - sum(of_layer))
     if sum(of_layer) <= room:
         return ()
-    room -= NUM_PLACES * max(of_layer)
+    room -= NUM_STAGING_BUFFERS * max(of_layer)
     if room < 0:
         raise ConfigError(
             f"weights may take {options.weights_bytes / 1e9:.2f} GB of {options.device}, and need "
             f"{(options.weights_bytes - room) / 1e9:.2f} even if all experts are fetched as they "
-            "are used; raise worker.memory_gb, or quantize the checkpoint"
+            "are used; raise worker.device_memory_gb, or quantize the checkpoint"
         )
     num_resident = min(len(layers) - 1, room // max(of_layer))
     resident = {index * len(layers) // num_resident for index in range(num_resident)}
     return tuple(layer for layer in layers if layer not in resident)
 
 
-def stream_experts(
+def offload_experts(
     transformer: HunyuanImage,
-    streamed: Sequence[int],
+    offloaded: Sequence[int],
     paths: Sequence[Path],
-    targets: Mapping[str, Target],
+    targets: Mapping[str, ParameterSlot],
     options: LoadOptions,
-) -> ExpertStream:
+) -> ExpertOffloader:
     """Let some layers' experts be fetched from where the options say, from now on."""
-    experts = experts_of(transformer, streamed)
+    experts = experts_of(transformer, offloaded)
     source: Source
     if options.offload == "disk":
-        source = DiskSource(paths, targets, streamed)
+        source = DiskSource(paths, targets, offloaded)
     else:
         source = HostSource(experts)
-    return ExpertStream(experts, source, torch.device(options.device))
+    return ExpertOffloader(experts, source, torch.device(options.device))
 
 
 def experts_of(transformer: HunyuanImage, layers: Sequence[int]) -> dict[int, Experts]:
@@ -86,25 +86,27 @@ class DiskSource:
     """Experts in the checkpoint's own files, read by plain reads; the system caches what it can."""
 
     def __init__(
-        self, paths: Sequence[Path], targets: Mapping[str, Target], layers: Sequence[int]
+        self, paths: Sequence[Path], targets: Mapping[str, ParameterSlot], layers: Sequence[int]
     ) -> None:
         """Open the files and note where each expert of the layers lies."""
         self._files = [SafetensorsFile(path) for path in paths]
         weakref.finalize(self, _close, self._files)
-        self._places: dict[tuple[int, int], list[tuple[SafetensorsFile, StoredTensor, Target]]]
+        self._places: dict[
+            tuple[int, int], list[tuple[SafetensorsFile, StoredTensor, ParameterSlot]]
+        ]
         self._places = defaultdict(list)
         for file, stored in self._list_stored():
             target = targets[stored.name]
             for layer in layers:
                 if target.expert is not None and target.parameter.startswith(expert_prefix(layer)):
                     self._places[layer, target.expert].append((file, stored, target))
-        self._scratch = Scratch()
+        self._scratch = ReadBuffer()
 
     def fill(self, layer: int, tensors: Mapping[str, Tensor], experts: Sequence[int]) -> None:
         parameters = {expert_prefix(layer) + name: tensor for name, tensor in tensors.items()}
         for expert in experts:
             for file, stored, target in self._places[layer, expert]:
-                fill_one(file, stored, target, parameters, self._scratch)
+                load_tensor(file, stored, target, parameters, self._scratch)
 
     def _list_stored(self) -> Iterator[tuple[SafetensorsFile, StoredTensor]]:
         for file in self._files:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.attention import KeysValues, RowGroup
+from model.attention import AttentionGroup, LayerKV
 from model.config import ModelConfig
 from model.loading.build import build_skeleton
 from model.loading.live_bytes import LiveBytes
@@ -22,7 +22,7 @@ from model.mesh import Group, Mesh
 from model.quantization.scheme import Scheme
 from model.resolution import list_offered_sizes
 from model.rope import RotaryTable
-from model.sequence import Span
+from model.sequence import AttentionSpan
 from model.transformer import HunyuanImage
 
 
@@ -36,7 +36,7 @@ class Workload:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Workspace:
+class StepMemory:
     """Bytes of the prompts, of a step and of a decode at their worst, and a step's operations.
 
     `hidden` is the size of all hidden states at one place between two layers.
@@ -49,9 +49,9 @@ class Workspace:
     flops: float
 
 
-def measure_workspace(
+def measure_step_memory(
     transformer: HunyuanImage, workload: Workload, dtype: torch.dtype
-) -> Workspace:
+) -> StepMemory:
     """Return what a rank's meta model needs beside its weights at the largest offered size.
 
     Its layers are run in bfloat16, the one dtype of a GPU's grouped products; other dtypes need
@@ -81,9 +81,9 @@ def measure_workspace(
             vae = live.peak
     num_tokens = rows * (grid[0] * grid[1] + len(config.step_tokens))
     wider = dtype.itemsize / torch.bfloat16.itemsize
-    # Each row of a picture has a prompt of its own.
+    # Each row of an image has a prompt of its own.
     prefix = 2 * sum(layer.k_BGSH.nbytes for layer in past) * min(rows, 2)
-    return Workspace(
+    return StepMemory(
         prefix=int(prefix * wider),
         activations=int(activations * wider),
         vae=vae,
@@ -116,10 +116,10 @@ def _count_flops() -> FlopCounterMode:
 class SilentGroup(Group):
     """A group whose other ranks are only counted: sums change nothing, gathers widen."""
 
-    def sum(self, x: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
-    def gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
+    def all_gather(self, x: torch.Tensor, dim: int) -> torch.Tensor:
         return torch.cat([x] * self.size, dim=dim)
 
 
@@ -142,35 +142,37 @@ def _largest_grid(config: ModelConfig) -> tuple[int, int]:
     return largest.height_px // stride, largest.width_px // stride
 
 
-def _build_past(transformer: HunyuanImage, length: int) -> tuple[KeysValues, ...]:
+def _build_past(transformer: HunyuanImage, length: int) -> tuple[LayerKV, ...]:
     config = transformer.config
     heads = config.num_kv_heads // transformer.mesh.tensor.size
     shape = (1, heads, length, config.head_dim)
     dtype = transformer.dtype
     return tuple(
-        KeysValues(*(torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)))
+        LayerKV(*(torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)))
         for _ in config.layers
     )
 
 
 def _build_groups(
-    transformer: HunyuanImage, past: tuple[KeysValues, ...], rows: int, grid: tuple[int, int]
-) -> list[RowGroup]:
+    transformer: HunyuanImage, past: tuple[LayerKV, ...], rows: int, grid: tuple[int, int]
+) -> list[AttentionGroup]:
     before = len(transformer.config.step_tokens)
     length = before + grid[0] * grid[1]
     table = torch.empty(length, transformer.config.head_dim, device="meta")
     spans = (
-        *(Span(i, i + 1, is_causal=False) for i in range(before)),
-        Span(before, length, is_causal=False),
+        *(AttentionSpan(i, i + 1, is_causal=False) for i in range(before)),
+        AttentionSpan(before, length, is_causal=False),
     )
     return [
-        RowGroup(rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past=past)
+        AttentionGroup(
+            rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past=past
+        )
         for row in range(rows)
     ]
 
 
 def _run_step(
-    transformer: HunyuanImage, groups: list[RowGroup], rows: int, grid: tuple[int, int]
+    transformer: HunyuanImage, groups: list[AttentionGroup], rows: int, grid: tuple[int, int]
 ) -> None:
     channels = transformer.config.vae.latent_channels
     latent_BCYX = torch.empty(1, channels, *grid, device="meta")

@@ -18,16 +18,16 @@ from model.errors import CheckpointError
 from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
 from model.loading.fingerprint import fingerprint
-from model.loading.names import Target, list_targets
+from model.loading.names import ParameterSlot, list_slots
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.quantization.scheme import (
     FILE_NAME,
     SCALE_SUFFIX,
-    QuantizedFolder,
+    QuantizationConfig,
     Scheme,
     dequantize,
     quantize,
-    write_facts,
+    write_quantization_config,
 )
 
 # Not copied: the weights and their list, and what was measured on the original weights.
@@ -64,8 +64,8 @@ def quantize_folder(
     if (source / FILE_NAME).exists():
         raise CheckpointError(f"{source} is quantized already; name the original checkpoint")
     config = load_config(source)
-    plain = list_targets(build_skeleton(config, has_vision=False))
-    rounded = list_targets(build_skeleton(config, has_vision=False, scheme=scheme), scheme)
+    plain = list_slots(build_skeleton(config, has_vision=False))
+    rounded = list_slots(build_skeleton(config, has_vision=False, scheme=scheme), scheme)
     shards = list_shards(source)
     check_names((name for names in shards.values() for name in names), plain, source / INDEX_NAME)
     for shard, promised in shards.items():
@@ -76,7 +76,9 @@ def quantize_folder(
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns(*_LEFT_OUT))
         errors = _write_shards(source, partial, list(shards), rounded, scheme, progress)
-        write_facts(partial, QuantizedFolder(scheme.name, scheme.group, fingerprint(source)))
+        write_quantization_config(
+            partial, QuantizationConfig(scheme.name, scheme.group, fingerprint(source))
+        )
         partial.rename(target)
     except OSError as e:
         raise CheckpointError(f"{partial} cannot be written: {e.strerror or e}") from None
@@ -87,7 +89,7 @@ def _write_shards(
     source: Path,
     partial: Path,
     shards: list[str],
-    rounded: dict[str, Target],
+    rounded: dict[str, ParameterSlot],
     scheme: Scheme,
     progress: Progress | None,
 ) -> list[MatrixError]:
@@ -115,7 +117,7 @@ def _write_shards(
 def _convert(
     file: SafetensorsFile,
     stored: StoredTensor,
-    rounded: dict[str, Target],
+    rounded: dict[str, ParameterSlot],
     scheme: Scheme,
     errors: list[MatrixError],
 ) -> dict[str, Tensor]:

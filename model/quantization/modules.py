@@ -1,6 +1,6 @@
 """The layers' large matrices, held rounded. Router, norms, embeddings, head and VAE stay.
 
-Weights are restored just before they are multiplied: a picture has thousands of tokens, so that
+Weights are restored just before they are multiplied: an image has thousands of tokens, so that
 the products outweigh it, and one expert after the other fits in the processor's cache.
 """
 
@@ -25,7 +25,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, scheme: Scheme) -> None:
         super().__init__()
-        add_rounded(self, "weight", linear.weight, scheme)
+        add_quantized(self, "weight", linear.weight, scheme)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         weight, scale = self.weight, self.weight_scale
@@ -44,7 +44,7 @@ class QuantizedExperts(Experts):
         nn.Module.__init__(self)
         self.num_all, self.first = experts.num_all, experts.first
         for name in ("gate_and_up_proj", "down_proj"):
-            add_rounded(self, name, getattr(experts, name), scheme)
+            add_quantized(self, name, getattr(experts, name), scheme)
 
     def weight_of(self, name: str, expert: int, dtype: torch.dtype) -> Tensor:
         packed, scale = getattr(self, name)[expert], getattr(self, name + SCALE_SUFFIX)[expert]
@@ -54,7 +54,7 @@ class QuantizedExperts(Experts):
         return dequantize(getattr(self, name), getattr(self, name + SCALE_SUFFIX), dtype)
 
 
-def add_rounded(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:
+def add_quantized(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:
     """Give a module the two parameters that stand for a weight, on the weight's device, unset."""
     *before, columns = weight.shape
     groups = columns // scheme.group_of(columns)
@@ -64,7 +64,7 @@ def add_rounded(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) ->
     setattr(module, name + SCALE_SUFFIX, nn.Parameter(scale, requires_grad=False))
 
 
-def round_layers(transformer: HunyuanImage, scheme: Scheme) -> None:
+def quantize_layers(transformer: HunyuanImage, scheme: Scheme) -> None:
     """Replace the large matrices of the decoder layers by rounded ones, unset, in place."""
     for layer in transformer.model.layers:
         assert isinstance(layer, DecoderLayer)

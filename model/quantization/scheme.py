@@ -128,7 +128,7 @@ def _search_scale(weight_OGZ: Tensor, scheme: Scheme) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedFolder:
+class QuantizationConfig:
     """What `quantization.json` says of a checkpoint folder."""
 
     scheme: SchemeName
@@ -137,13 +137,13 @@ class QuantizedFolder:
     format: int = FORMAT
 
 
-def write_facts(folder: Path, facts: QuantizedFolder) -> None:
+def write_quantization_config(folder: Path, facts: QuantizationConfig) -> None:
     """Write `quantization.json` into a folder."""
     text = json.dumps(asdict(facts), indent=2) + "\n"
     (folder / FILE_NAME).write_text(text, encoding="utf-8")
 
 
-def scheme_of(folder: Path, wanted: str = "none") -> tuple[Scheme | None, bool]:
+def resolve_scheme(folder: Path, wanted: str = "none") -> tuple[Scheme | None, bool]:
     """Return how the weights of a folder are to be held, and whether they lie there like that.
 
     `wanted` is the setting; a quantized folder needs none.

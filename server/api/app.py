@@ -9,15 +9,15 @@ from fastapi import FastAPI
 
 from server.api import http, openai, websocket
 from server.api.auth import Keys
-from server.api.requests import RequestIds
+from server.api.requests import AccessLog
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
-from server.facts import read_facts
+from server.facts import read_checkpoint_info
 from server.metrics import Metrics
 from server.safety import SafetyChecker
 from server.settings import Settings
-from server.tasks.outbox import Outbox
+from server.tasks.outbox import WebhookSender
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 
@@ -29,11 +29,11 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
         SettingsError: the key file or the database cannot be used.
     """
-    facts = read_facts(Path(settings.worker.checkpoint))
+    facts = read_checkpoint_info(Path(settings.worker.checkpoint))
     store = TaskStore(settings.tasks.database_url)
-    images = ImageStore(settings.images.folder)
+    images = ImageStore(settings.images.store)
     egress = Egress(settings.egress)
-    outbox = Outbox(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
+    outbox = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
     safety = SafetyChecker(settings.safety)
     metrics = Metrics()
     tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, facts)
@@ -63,5 +63,5 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(http.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)
-    app.add_middleware(RequestIds)
+    app.add_middleware(AccessLog)
     return app

@@ -59,7 +59,7 @@ async def answer(
         case "getTaskDetails":
             yield [await tasks.details(_task_uuid(task), caller.owner)]
         case "ping":
-            yield [{"taskType": "ping", "pong": True} | _own_uuid(task)]
+            yield [{"taskType": "ping", "pong": True} | _echo_uuid(task)]
         case "imageUpload":
             yield [await _store_upload(tasks, task, "image", "image", caller)]
         case "mediaStorage":
@@ -91,7 +91,7 @@ async def _draw(tasks: TaskService, task: dict[str, Any], caller: Caller) -> Asy
     parsed = parse_image_inference(task, tasks.facts.default_steps)
     task_uuid = await tasks.admit(parsed, caller.owner, caller.base_url)
     if parsed.is_async:
-        # Nothing more: a client would take an imageUUID here for the finished picture.
+        # Nothing more: a client would take an imageUUID here for the finished image.
         yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
         return
     try:
@@ -117,7 +117,7 @@ def _task_uuid(task: dict[str, Any]) -> str:
     return value
 
 
-def _own_uuid(task: dict[str, Any]) -> dict[str, str]:
+def _echo_uuid(task: dict[str, Any]) -> dict[str, str]:
     value = task.get("taskUUID")
     return {"taskUUID": value} if isinstance(value, str) else {}
 
@@ -125,7 +125,7 @@ def _own_uuid(task: dict[str, Any]) -> dict[str, str]:
 async def _store_upload(
     tasks: TaskService, task: dict[str, Any], parameter: str, prefix: str, caller: Caller
 ) -> dict[str, Any]:
-    """Keep a picture that a client sends as a data URI or base64 text."""
+    """Keep an image that a client sends as a data URI or base64 text."""
     value = task.get(parameter)
     if not isinstance(value, str):
         raise TaskError(
@@ -141,7 +141,7 @@ async def _store_upload(
     if extension is None:
         raise TaskError(
             f"invalid{parameter.capitalize()}",
-            f"Invalid value for '{parameter}' parameter. It must be a PNG, JPEG or WEBP picture as "
+            f"Invalid value for '{parameter}' parameter. It must be a PNG, JPEG or WEBP image as "
             "a data URI or base64 text.",
             parameter,
         )
@@ -150,7 +150,7 @@ async def _store_upload(
     await tasks.keep_upload(image_uuid, name, content)
     return {
         "taskType": task["taskType"],
-        **_own_uuid(task),
+        **_echo_uuid(task),
         f"{prefix}UUID": image_uuid,
         f"{prefix}URL": f"{caller.base_url}/images/{name}",
     }
@@ -181,7 +181,7 @@ def _search(tasks: TaskService, settings: Settings, task: dict[str, Any]) -> dic
     shown = found[offset:] if isinstance(offset, int) and offset > 0 else found
     return {
         "taskType": "modelSearch",
-        **_own_uuid(task),
+        **_echo_uuid(task),
         "results": shown,
         "totalResults": len(found),
     }
@@ -198,7 +198,7 @@ def _account(task: dict[str, Any]) -> dict[str, Any]:
     nothing = {"credits": 0, "requests": 0}
     return {
         "taskType": "accountManagement",
-        **_own_uuid(task),
+        **_echo_uuid(task),
         "operation": "getDetails",
         "organizationUUID": "00000000-0000-4000-8000-000000000000",
         "organizationName": "self-hosted",

@@ -66,7 +66,9 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
     except TaskError as e:
         return _failure([to_error_object(e)], e.code)
     base_url = public_base_url(settings, str(request.base_url))
-    caller = Caller(owner, base_url, repeats_failures=True, has_diagnostics=asks_why(request))
+    caller = Caller(
+        owner, base_url, repeats_failures=True, has_diagnostics=wants_diagnostics(request)
+    )
     outcomes = await asyncio.gather(*(_run_one(tasks, settings, b, caller) for b in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
@@ -79,7 +81,7 @@ async def run_tasks(request: Request, tasks: Tasks, settings: Config) -> JSONRes
 
 @router.get("/images/{name}", include_in_schema=False)
 async def get_image(name: str, request: Request) -> Response:
-    """Return a finished picture; open to whoever knows its name."""
+    """Return a finished image; open to whoever knows its name."""
     images: ImageStore = request.app.state.images
     try:
         content = await images.load(name)
@@ -98,7 +100,7 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(tasks: Tasks) -> JSONResponse:
-    """Tell whether pictures can be drawn, and with what; 503 until then."""
+    """Tell whether images can be generated, and with what; 503 until then."""
     status = tasks.engine.status
     body = {"ready": status.is_ready, "worker": status.description}
     return JSONResponse(body, 200 if status.is_ready else 503)
@@ -114,7 +116,7 @@ async def metrics(request: Request, tasks: Tasks) -> Response:
     return Response(counters.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def asks_why(connection: HTTPConnection) -> bool:
+def wants_diagnostics(connection: HTTPConnection) -> bool:
     """Return whether a client wants diagnostics with its results, by header or query."""
     values = (connection.headers.get("x-diagnostics"), connection.query_params.get("diagnostics"))
     return any(value in ("1", "true") for value in values)

@@ -26,16 +26,16 @@ class ImageGeneration(BaseModel):
     """The fields that mean something here; any other is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    prompt: str = Field(description="What to draw, 2 to 3000 characters.")
+    prompt: str = Field(description="What to generate, 2 to 3000 characters.")
     model: str | None = Field(None, description="The served model, or left out.")
-    n: int = Field(1, ge=1, le=20, description="Number of pictures.")
+    n: int = Field(1, ge=1, le=20, description="Number of images.")
     size: str = Field("auto", description="WIDTHxHEIGHT, one of the offered sizes, or `auto`.")
     response_format: Literal["url", "b64_json"] = "url"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: int = Field(95, ge=20, le=99, description="Quality of jpeg and webp.")
     user: str | None = Field(None, description="Not used.")
     quality: Literal["auto", "standard", "hd", "low", "medium", "high"] = Field(
-        "auto", description="`low` draws 10 steps, `high` and `hd` 50, all others 20."
+        "auto", description="`low` generates 10 steps, `high` and `hd` 50, all others 20."
     )
 
 
@@ -47,7 +47,7 @@ async def create_images(
     settings: Config,
     authorization: Annotated[str | None, Header()] = None,
 ) -> JSONResponse:
-    """Draw pictures; the OpenAI form of an imageInference task."""
+    """Generate images; the OpenAI form of an imageInference task."""
     keys: Keys = request.app.state.keys
     base_url = public_base_url(settings, str(request.base_url))
     items: list[dict[str, Any]] = []

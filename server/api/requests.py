@@ -13,7 +13,7 @@ HEADER = b"x-request-id"
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-class RequestIds:
+class AccessLog:
     """Takes the caller's X-Request-ID, or makes one, and gives it back with the answer."""
 
     def __init__(self, app: ASGIApp) -> None:

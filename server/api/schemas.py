@@ -53,8 +53,8 @@ class Safety(BaseModel):
     """Content checking."""
 
     model_config = _STRICT
-    checkContent: bool = Field(False, description="Check the pictures; means mode `fast`.")
-    mode: Literal["none", "fast"] = Field("none", description="`fast`: one check per picture.")
+    checkContent: bool = Field(False, description="Check the images; means mode `fast`.")
+    mode: Literal["none", "fast"] = Field("none", description="`fast`: one check per image.")
 
     @model_validator(mode="before")
     @classmethod
@@ -70,11 +70,13 @@ class AcceleratorOptions(BaseModel):
     """Step caches: when a step may reuse the last one's work."""
 
     model_config = _STRICT
-    teaCache: bool = Field(False, description="Reuse steps whose input has hardly changed.")
+    teaCache: bool = Field(False, description="ResidualCache steps whose input has hardly changed.")
     teaCacheDistance: float = Field(
         0.5, ge=0, le=1, multiple_of=0.01, description="0 = never reuse, 1 = most aggressive."
     )
-    fbCache: bool = Field(False, description="Reuse steps whose first layer has hardly changed.")
+    fbCache: bool = Field(
+        False, description="ResidualCache steps whose first layer has hardly changed."
+    )
     fbCacheThreshold: float = Field(
         0.25, ge=0, le=1, multiple_of=0.01, description="Lower values reuse more aggressively."
     )
@@ -122,7 +124,7 @@ class HunyuanOptions(BaseModel):
 
     model_config = _STRICT
     forecast: ForecastOptions | None = Field(
-        None, description="Forecast skipped steps; alone or with teaCache or fbCache."
+        None, description="DampedTaylor skipped steps; alone or with teaCache or fbCache."
     )
     rewrite: Literal["off", "recaption", "think"] = Field(
         "off",
@@ -134,17 +136,17 @@ class HunyuanOptions(BaseModel):
 
 
 class ImageInference(BaseModel):
-    """Draw pictures from a prompt."""
+    """Generate images from a prompt."""
 
     model_config = _STRICT
 
     taskType: Literal["imageInference"] = Field(description="The type of the task.")
     taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
-    model: str = Field(description="The model to draw with.", examples=["runware:180@1"])
+    model: str = Field(description="The model to generate with.", examples=["runware:180@1"])
     positivePrompt: str = Field(
         min_length=2,
         max_length=3000,
-        description=f"What to draw. `{BLANK_PROMPT}` draws without a prompt.",
+        description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
         examples=["A lighthouse on a cliff at dawn"],
     )
     negativePrompt: str | None = Field(
@@ -155,18 +157,18 @@ class ImageInference(BaseModel):
         None, description="Height in pixels; needs `width`.", examples=[1024]
     )
     seed: int | None = Field(
-        None, ge=0, le=MAX_SEED, description="Seed of the first picture; random if left out."
+        None, ge=0, le=MAX_SEED, description="Seed of the first image; random if left out."
     )
     steps: int = Field(20, ge=1, le=100, description="Number of denoising steps.")
     scheduler: Annotated[str, AfterValidator(_known_scheduler)] = Field(
-        "Default", description="How to walk from noise to picture.", examples=["Euler"]
+        "Default", description="How to walk from noise to image.", examples=["Euler"]
     )
     CFGScale: float = Field(
         7.0, ge=1.1, le=50, multiple_of=0.01, description="How closely to follow the prompt."
     )
-    numberResults: int = Field(1, ge=1, le=20, description="Number of pictures.")
+    numberResults: int = Field(1, ge=1, le=20, description="Number of images.")
     outputType: Annotated[list[OutputType], BeforeValidator(_listed)] = Field(
-        ["URL"], min_length=1, description="How pictures are returned: one form or several."
+        ["URL"], min_length=1, description="How images are returned: one form or several."
     )
     outputFormat: Annotated[Literal["JPG", "PNG", "WEBP"], BeforeValidator(_upper)] = Field(
         "JPG", description="File format, in any case."
@@ -178,15 +180,15 @@ class ImageInference(BaseModel):
         None, description="`async`: acknowledge at once, poll with getResponse."
     )
     webhookURL: str | None = Field(
-        None, pattern=HTTP_URL, max_length=4096, description="Gets a POST per finished picture."
+        None, pattern=HTTP_URL, max_length=4096, description="Gets a POST per finished image."
     )
     uploadEndpoint: str | None = Field(
-        None, pattern=HTTP_URL, max_length=8192, description="Gets a PUT of each picture's bytes."
+        None, pattern=HTTP_URL, max_length=8192, description="Gets a PUT of each image's bytes."
     )
     safety: Safety = Field(Safety(), description="Content checking.")
     checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
     ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
-    includeCost: bool = Field(False, description="Tell the cost, in USD, with each picture.")
+    includeCost: bool = Field(False, description="Tell the cost, in USD, with each image.")
     acceleration: Literal["none", "low", "medium", "high"] = Field(
         "medium", description="Preset of the accelerator options; explicit options win."
     )

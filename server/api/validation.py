@@ -16,7 +16,7 @@ MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
     """Check one task and return it. `null` counts as absent.
 
-    `default_steps` is what a distilled checkpoint draws when the task does not say.
+    `default_steps` is what a distilled checkpoint generates when the task does not say.
 
     Raises:
         TaskError: the first fault.

@@ -15,7 +15,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
-from server.api.http import asks_why, parse_tasks, public_base_url
+from server.api.http import parse_tasks, public_base_url, wants_diagnostics
 from server.errors import TaskError
 from server.settings import Settings
 from server.tasks.items import to_error_object
@@ -115,7 +115,7 @@ async def serve_socket(socket: WebSocket) -> None:
 
 
 async def _next_text(socket: WebSocket, connection: "Connection") -> str:
-    """Return the next frame; silence is no reason to hang up on someone who waits for pictures.
+    """Return the next frame; silence is no reason to hang up on someone who waits for images.
 
     Raises:
         TimeoutError: nothing came for a while, and nothing is being done for this socket.
@@ -195,7 +195,10 @@ class Connection:
         )
         base_url = public_base_url(self._settings, str(url))
         caller = Caller(
-            session.owner, base_url, repeats_failures=False, has_diagnostics=asks_why(self._socket)
+            session.owner,
+            base_url,
+            repeats_failures=False,
+            has_diagnostics=wants_diagnostics(self._socket),
         )
         try:
             async for batch in answer(self._tasks, self._settings, body, caller):

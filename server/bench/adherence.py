@@ -1,7 +1,7 @@
 """Does the tiny checkpoint draw what it is told? Held-out captions, scored against the artwork.
 
 Every scene holds a combination of object, colour and background that training never showed. The
-pictures go through the server's own pipeline; `training/scorer.py` looks at them.
+images go through the server's own pipeline; `training/scorer.py` looks at them.
 """
 
 import io
@@ -21,25 +21,25 @@ from PIL import Image
 from model.template import Prompt
 from model.text import ratio_logits
 from server.messages import ImageDone, Job
-from server.worker.parts import Parts
-from server.worker.pipeline import draw
+from server.worker.parts import Pipeline
+from server.worker.pipeline import generate
 from training.captions import TALL_PHRASES, WIDE_PHRASES, write_caption
 from training.samples import list_held_captions
 from training.scenes import SQUARE, TOKEN_PX, Scene, grid_of, make_scene
-from training.scorer import Score, find_kinds, score_picture, summarize
+from training.scorer import Score, find_kinds, score_image, summarize
 from training.sheets import save_sheet
 
 Pixels = npt.NDArray[np.uint8]
 
 # Colour words that name what the negative prompt should push away.
 NEGATED_COLOUR = "red"
-NUM_SHEET_PICTURES = 24
+NUM_SHEET_IMAGES = 24
 LONG_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """Shares of pictures that are right, for one setting."""
+    """Shares of images that are right, for one setting."""
 
     guidance: float
     steps: int
@@ -53,30 +53,35 @@ class Row:
 
 
 def score_setting(
-    parts: Parts, art: Path, guidance: float, steps: int, count: int, sheet: Path | None = None
+    pipeline: Pipeline,
+    art: Path,
+    guidance: float,
+    steps: int,
+    count: int,
+    sheet: Path | None = None,
 ) -> Row:
-    """Draw `count` held-out captions and score them; the first ones also go on a sheet."""
+    """Generate `count` held-out captions and score them; the first ones also go on a sheet."""
     scores: list[Score] = []
-    pictures: list[Pixels] = []
+    images: list[Pixels] = []
     captions: list[str] = []
     started = time.perf_counter()
     spent_scoring_s = 0.0
     for seed, (scene, caption) in enumerate(list_held_captions(count)):
-        picture = draw_scene(parts, scene, caption, guidance, steps, seed)
+        image = draw_scene(pipeline, scene, caption, guidance, steps, seed)
         scoring = time.perf_counter()
-        scores.append(score_picture(picture, scene, art))
+        scores.append(score_image(image, scene, art))
         spent_scoring_s += time.perf_counter() - scoring
-        if len(pictures) < NUM_SHEET_PICTURES:
-            pictures.append(picture)
+        if len(images) < NUM_SHEET_IMAGES:
+            images.append(image)
             captions.append(caption)
     seconds = (time.perf_counter() - started - spent_scoring_s) / count
     if sheet is not None:
-        save_sheet(sheet, pictures, captions)
+        save_sheet(sheet, images, captions)
     return Row(guidance=guidance, steps=steps, count=count, seconds=seconds, **summarize(scores))
 
 
 def share_of_negated_colour(
-    parts: Parts, art: Path, guidance: float, steps: int, count: int
+    pipeline: Pipeline, art: Path, guidance: float, steps: int, count: int
 ) -> dict[str, float]:
     """Return how often an object of free colour comes out red, without and with "red" negated."""
     shares = {}
@@ -84,14 +89,14 @@ def share_of_negated_colour(
     for name, negative in (("without", None), ("with", NEGATED_COLOUR)):
         hits = 0
         for seed, (scene, caption) in enumerate(scenes):
-            picture = draw_scene(parts, scene, caption, guidance, steps, seed, negative)
+            image = draw_scene(pipeline, scene, caption, guidance, steps, seed, negative)
             red = replace(scene, things=(replace(scene.things[0], colour=NEGATED_COLOUR),))
-            hits += score_picture(picture, red, art).colour
+            hits += score_image(image, red, art).colour
         shares[name] = hits / count
     return shares
 
 
-def share_of_right_shapes(parts: Parts, count: int) -> dict[str, float]:
+def share_of_right_shapes(pipeline: Pipeline, count: int) -> dict[str, float]:
     """Return how often `auto` picks a wide, tall or square size for captions that ask for one."""
     rng = random.Random(99)
     right: dict[str, list[bool]] = {"wide": [], "tall": [], "square": []}
@@ -101,7 +106,7 @@ def share_of_right_shapes(parts: Parts, count: int) -> dict[str, float]:
         caption = write_caption(scene, rng, is_complete=True).text
         if wanted != "square":
             caption = f"{rng.choice(WIDE_PHRASES if wanted == 'wide' else TALL_PHRASES)} {caption}"
-        chosen = parts.sizes[choose_ratio(parts, caption)]
+        chosen = pipeline.sizes[choose_ratio(pipeline, caption)]
         shape = (chosen.width_px > chosen.height_px) - (chosen.width_px < chosen.height_px)
         right[wanted].append(shape == {"wide": 1, "tall": -1, "square": 0}[wanted])
     shares = {name: sum(hits) / max(1, len(hits)) for name, hits in right.items()}
@@ -109,27 +114,32 @@ def share_of_right_shapes(parts: Parts, count: int) -> dict[str, float]:
 
 
 def share_found_in_prose(
-    parts: Parts, art: Path, guidance: float, steps: int, count: int, sheet: Path | None = None
+    pipeline: Pipeline,
+    art: Path,
+    guidance: float,
+    steps: int,
+    count: int,
+    sheet: Path | None = None,
 ) -> float:
-    """Return how often one known thing, named in the middle of 2,000 characters, is drawn.
+    """Return how often one known thing, named in the middle of 2,000 characters, is generated.
 
     The prose is one that training never read. The thing counts wherever it stands.
     """
     rng = random.Random(11)
     prose = resources.files("server.bench").joinpath("prose.txt").read_text("utf-8").splitlines()
-    hits, pictures, captions = 0, [], []
+    hits, images, captions = 0, [], []
     for seed in range(count):
         while True:
             scene = make_scene(rng, *grid_of(SQUARE), split="held")
             if len(scene.things) == 1:
                 break
         caption = write_caption(scene, rng, is_complete=True).text
-        picture = draw_scene(parts, scene, _hide(caption, prose, rng), guidance, steps, seed)
-        hits += scene.things[0].kind in find_kinds(picture, art)
-        pictures.append(picture)
+        image = draw_scene(pipeline, scene, _hide(caption, prose, rng), guidance, steps, seed)
+        hits += scene.things[0].kind in find_kinds(image, art)
+        images.append(image)
         captions.append(f"...{caption}...")
     if sheet is not None:
-        save_sheet(sheet, pictures[:NUM_SHEET_PICTURES], captions[:NUM_SHEET_PICTURES])
+        save_sheet(sheet, images[:NUM_SHEET_IMAGES], captions[:NUM_SHEET_IMAGES])
     return hits / count
 
 
@@ -145,16 +155,20 @@ def _hide(caption: str, prose: Sequence[str], rng: random.Random) -> str:
 
 
 @torch.inference_mode()
-def choose_ratio(parts: Parts, caption: str) -> int:
+def choose_ratio(pipeline: Pipeline, caption: str) -> int:
     """Return the ratio index that the model finds most likely."""
     logits_Z = ratio_logits(
-        parts.transformer, parts.tokenizer, parts.template, Prompt(text=caption), len(parts.sizes)
+        pipeline.transformer,
+        pipeline.tokenizer,
+        pipeline.template,
+        Prompt(text=caption),
+        len(pipeline.sizes),
     )
     return int(logits_Z.argmax())
 
 
 def draw_scene(
-    parts: Parts,
+    pipeline: Pipeline,
     scene: Scene,
     caption: str,
     guidance: float,
@@ -162,7 +176,7 @@ def draw_scene(
     seed: int,
     negative: str | None = None,
 ) -> Pixels:
-    """Return the picture that the server would send. Shapes: -> rgb_yx3."""
+    """Return the image that the server would send. Shapes: -> rgb_yx3."""
     job = Job(
         job_id="adherence",
         prompt=caption,
@@ -175,9 +189,9 @@ def draw_scene(
         image_format="PNG",
         quality=95,
     )
-    (encoded,) = (e.encoded for e in draw(parts, job) if isinstance(e, ImageDone))
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return np.array(picture)
+    (encoded,) = (e.encoded for e in generate(pipeline, job) if isinstance(e, ImageDone))
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.array(image)
 
 
 def _free_colour_scenes(count: int) -> Iterator[tuple[Scene, str]]:

@@ -15,7 +15,7 @@ from server.bench.adherence import (
     write_json,
 )
 from server.settings import Settings
-from server.worker.parts import build_parts
+from server.worker.parts import load_pipeline
 from training.art import fetch_art
 
 ART_FOLDER = Path("~/.cache/hyimage-training/art")
@@ -44,7 +44,7 @@ def run_adherence(
     console = Console(highlight=False)
     art = ART_FOLDER.expanduser()
     fetch_art(art)
-    parts = build_parts(settings.worker)
+    parts = load_pipeline(settings.worker)
     rows: list[Row] = []
     extra: dict[str, object] = {}
     for guidance, steps in product(guidances, step_counts):
@@ -78,9 +78,7 @@ def _line(row: Row) -> str:
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(
-        "CFG", "steps", "pictures", "background", "position", "colour", "kind", "all", "s"
-    )
+    table = Table("CFG", "steps", "images", "background", "position", "colour", "kind", "all", "s")
     for row in rows:
         shares = (row.background, row.position, row.colour, row.kind, row.all)
         table.add_row(

@@ -8,7 +8,7 @@ from server.errors import CommandError
 Points = Sequence[tuple[float, float]]
 
 
-def draw_chart(
+def plot_chart(
     path: Path,
     series: Mapping[str, Points],
     *,
@@ -17,7 +17,7 @@ def draw_chart(
     y_label: str,
     marks: Sequence[str] = (),
 ) -> None:
-    """Draw one line per series through its points, sorted by x; those in `marks` as dots alone.
+    """Generate one line per series through its points, sorted by x; those in `marks` as dots alone.
 
     Raises:
         CommandError: matplotlib, an extra, is not installed.

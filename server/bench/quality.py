@@ -1,7 +1,7 @@
 """Which settings are worth their time: schedulers, steps and step caches, against what they copy.
 
-Every picture is compared with two: the uncached Euler picture of the base number of steps, which
-a cache tries to save work on, and the uncached picture of 100 steps, which all solvers head for.
+Every image is compared with two: the uncached Euler image of the base number of steps, which
+a cache tries to save work on, and the uncached image of 100 steps, which all solvers head for.
 Plain Euler with as many model evaluations is the bar: below it, fewer steps would be better.
 """
 
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from cache.build import effective_thresholds
 from cache.plan import NO_REUSE, CachePlan, ForecastPlan
-from server.bench.charts import Points, draw_chart
-from server.bench.pictures import Drawn, draw_pixels
+from server.bench.charts import Points, plot_chart
+from server.bench.pictures import Generated, generate_pixels
 from server.bench.similarity import Pixels, psnr, ssim
 from server.messages import Job
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 TRUTH_STEPS = 100
-MAX_PSNR = 99.0  # stands for equal pictures, in medians and in JSON
+MAX_PSNR = 99.0  # stands for equal images, in medians and in JSON
 
-# TeaCache distances and FBCache readiness (1 is the API's default threshold); the defaults first.
+# TeaCache distances and multiples of FBCache's default threshold; the defaults first.
 TEA_DISTANCES = (0.5, 0.25, 0.8, 1.0)
 FB_READINESS = (1.0, 0.6, 4 / 3)  # the last is the API's threshold 0
 FORECAST_DISTANCES = (0.5, 0.8, 1.0)  # TeaCache decides, a forecast stands in
@@ -36,7 +36,7 @@ EULER_STEPS = (10, 12, 14, 16, 18, 20, 22, 25)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One way of drawing. `threshold` is the API's value or, for a forecast, its interval."""
+    """One way of generating. `threshold` is the API's value or, for a forecast, its interval."""
 
     policy: str
     threshold: float | None
@@ -49,9 +49,9 @@ class Setting:
 class Row:
     """Medians over the prompts. PSNR in dB, seconds with decoding.
 
-    `psnr` and `ssim` are against the uncached picture of the base steps, `psnr_100` and `ssim_100`
+    `psnr` and `ssim` are against the uncached image of the base steps, `psnr_100` and `ssim_100`
     against that of 100 steps; `euler_psnr` and `euler_ssim` are what plain Euler reaches against
-    the uncached picture with as many evaluations.
+    the uncached image with as many evaluations.
     """
 
     policy: str
@@ -77,10 +77,12 @@ def list_settings(base_steps: int, with_schedulers: bool) -> Iterator[Setting]:
     plan = CachePlan(start=0, end=base_steps)
     for distance in TEA_DISTANCES:
         yield _cached("teaCache", distance, replace(plan, tea_distance=distance), base_steps)
-    for readiness in FB_READINESS:
+    for fb_threshold_scale in FB_READINESS:
         # The documented meaning: lower thresholds reuse more.
-        threshold = round(1 - 0.75 * readiness, 3)
-        yield _cached("fbCache", threshold, replace(plan, fb_readiness=readiness), base_steps)
+        threshold = round(1 - 0.75 * fb_threshold_scale, 3)
+        yield _cached(
+            "fbCache", threshold, replace(plan, fb_threshold_scale=fb_threshold_scale), base_steps
+        )
     for distance in FORECAST_DISTANCES:
         both = replace(plan, tea_distance=distance, forecast=ForecastPlan(order=1))
         yield _cached("teaCache+forecast", distance, both, base_steps)
@@ -120,7 +122,7 @@ def _cached(policy: str, threshold: float, plan: CachePlan, num_steps: int) -> S
 
 
 def run_quality_bench(
-    parts: Parts,
+    pipeline: Pipeline,
     jobs: Sequence[Job],
     settings: Sequence[Setting],
     base_steps: int,
@@ -129,29 +131,29 @@ def run_quality_bench(
 ) -> list[Row]:
     """Draw every job with every setting.
 
-    `advance` is called after each picture, `keep` with all rows so far after each setting: a run
+    `advance` is called after each image, `keep` with all rows so far after each setting: a run
     takes long, and what stops it costs only the setting it was at.
     """
 
-    def draw_all(setting: Setting) -> list[Drawn]:
-        drawn = []
+    def generate_all(setting: Setting) -> list[Generated]:
+        generated = []
         for job in jobs:
             own = replace(
                 job, scheduler=setting.scheduler, num_steps=setting.num_steps, cache=setting.plan
             )
-            drawn.append(draw_pixels(parts, own))
+            generated.append(generate_pixels(pipeline, own))
             advance()
-        return drawn
+        return generated
 
-    ends = [d.pixels_yx3 for d in draw_all(_plain("Euler", TRUTH_STEPS))]
+    ends = [d.pixels_yx3 for d in generate_all(_plain("Euler", TRUTH_STEPS))]
     base_setting = _plain("Euler", base_steps)
-    base = draw_all(base_setting)
+    base = generate_all(base_setting)
     bases = [d.pixels_yx3 for d in base]
     rows: list[Row] = []
     euler: dict[float, tuple[float, float]] = {}
     for setting in settings:
-        drawn = base if setting == base_setting else draw_all(setting)
-        row = _measure(parts, setting, drawn, bases, ends, base_steps)
+        generated = base if setting == base_setting else generate_all(setting)
+        row = _measure(pipeline, setting, generated, bases, ends, base_steps)
         if setting.policy == "none" and setting.scheduler == "Euler":
             euler[row.evaluations] = (row.psnr, row.ssim)
             rows.append(row)
@@ -162,22 +164,22 @@ def run_quality_bench(
     return rows
 
 
-def count_pictures(num_jobs: int, settings: Sequence[Setting]) -> int:
-    """Return how many pictures a run draws: those of 100 steps, and of each setting."""
+def count_images(num_jobs: int, settings: Sequence[Setting]) -> int:
+    """Return how many images a run generates: those of 100 steps, and of each setting."""
     return num_jobs * (len(settings) + 1)
 
 
 def _measure(
-    parts: Parts,
+    pipeline: Pipeline,
     setting: Setting,
-    drawn: Sequence[Drawn],
+    generated: Sequence[Generated],
     bases: Sequence[Pixels],
     ends: Sequence[Pixels],
     base_steps: int,
 ) -> Row:
-    thresholds = effective_thresholds(setting.plan, parts.calibration)
-    evaluations = statistics.mean(d.num_evaluations for d in drawn)
-    pictures = [d.pixels_yx3 for d in drawn]
+    thresholds = effective_thresholds(setting.plan, pipeline.calibration)
+    evaluations = statistics.mean(d.num_evaluations for d in generated)
+    images = [d.pixels_yx3 for d in generated]
     return Row(
         policy=setting.policy,
         threshold=setting.threshold,
@@ -186,13 +188,13 @@ def _measure(
         steps=setting.num_steps,
         evaluations=evaluations,
         saving=base_steps / evaluations,
-        psnr=_median(psnr, pictures, bases),
-        ssim=_median(ssim, pictures, bases),
-        psnr_100=_median(psnr, pictures, ends),
-        ssim_100=_median(ssim, pictures, ends),
+        psnr=_median(psnr, images, bases),
+        ssim=_median(ssim, images, bases),
+        psnr_100=_median(psnr, images, ends),
+        ssim_100=_median(ssim, images, ends),
         euler_psnr=None,
         euler_ssim=None,
-        seconds=statistics.median(d.seconds for d in drawn),
+        seconds=statistics.median(d.seconds for d in generated),
     )
 
 
@@ -208,7 +210,7 @@ def _interpolate(
 ) -> tuple[float | None, float | None]:
     """Return plain Euler's PSNR and SSIM at a number of evaluations, from its neighbours.
 
-    At the base steps themselves Euler is the picture that all are compared with; there is no bar.
+    At the base steps themselves Euler is the image that all are compared with; there is no bar.
     """
     below = [n for n in euler if n <= evaluations and n < base_steps]
     above = [n for n in euler if n >= evaluations and n < base_steps]
@@ -239,8 +241,8 @@ def _rounded(row: Row) -> dict[str, object]:
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(row).items()}
 
 
-def draw_quality_chart(path: Path, rows: Sequence[Row], base_steps: int) -> None:
-    """Draw PSNR against evaluations: caches and plain Euler, against the uncached picture."""
+def plot_quality_chart(path: Path, rows: Sequence[Row], base_steps: int) -> None:
+    """Draw PSNR against evaluations: caches and plain Euler, against the uncached image."""
     series: dict[str, Points] = {}
     for name in dict.fromkeys(row.policy for row in rows if row.scheduler == "Euler"):
         points = [
@@ -251,17 +253,17 @@ def draw_quality_chart(path: Path, rows: Sequence[Row], base_steps: int) -> None
         if name == "none":
             points = [p for p in points if p[0] < base_steps]
         series["fewer Euler steps" if name == "none" else name] = points
-    draw_chart(
+    plot_chart(
         path,
         series,
-        title=f"Work saved at {base_steps} steps, against the uncached picture",
+        title=f"Work saved at {base_steps} steps, against the uncached image",
         x_label="model evaluations",
         y_label="median PSNR, dB",
     )
 
 
-def draw_scheduler_chart(path: Path, rows: Sequence[Row]) -> None:
-    """Draw PSNR against evaluations: solvers, against the 100-step picture."""
+def plot_scheduler_chart(path: Path, rows: Sequence[Row]) -> None:
+    """Draw PSNR against evaluations: solvers, against the 100-step image."""
     series: dict[str, Points] = {}
     for name in dict.fromkeys(row.scheduler for row in rows if row.policy == "none"):
         series[name] = [
@@ -269,7 +271,7 @@ def draw_scheduler_chart(path: Path, rows: Sequence[Row]) -> None:
             for row in rows
             if row.policy == "none" and row.scheduler == name and math.isfinite(row.psnr_100)
         ]
-    draw_chart(
+    plot_chart(
         path,
         series,
         title=f"Schedulers, against {TRUTH_STEPS} steps of Euler",

@@ -9,15 +9,15 @@ from rich.table import Table
 from server.bench.pictures import new_square_job, read_prompts
 from server.bench.quality import (
     Row,
-    count_pictures,
-    draw_quality_chart,
-    draw_scheduler_chart,
+    count_images,
     list_settings,
+    plot_quality_chart,
+    plot_scheduler_chart,
     run_quality_bench,
     write_rows,
 )
 from server.settings import Settings
-from server.worker.parts import build_parts
+from server.worker.parts import load_pipeline
 
 
 def run_quality(
@@ -39,7 +39,7 @@ def run_quality(
         CommandError: the prompts cannot be read, or matplotlib is missing.
     """
     texts = read_prompts(prompts, count)
-    parts = build_parts(settings.worker)
+    parts = load_pipeline(settings.worker)
     side = parts.transformer.config.image_base_size
     jobs = [new_square_job(side, text, seed, guidance) for seed, text in enumerate(texts)]
     measured = list(list_settings(base_steps, with_schedulers))
@@ -47,20 +47,20 @@ def run_quality(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        drawing = progress.add_task("drawing", total=count_pictures(len(jobs), measured))
+        generating = progress.add_task("generating", total=count_images(len(jobs), measured))
         rows = run_quality_bench(
             parts,
             jobs,
             measured,
             base_steps,
-            lambda: progress.advance(drawing),
+            lambda: progress.advance(generating),
             lambda rows: write_rows(rows, csv_file, json_file),
         )
     Console().print(_table(rows))
     if chart is not None:
-        draw_quality_chart(chart, rows, base_steps)
+        plot_quality_chart(chart, rows, base_steps)
         if with_schedulers:
-            draw_scheduler_chart(chart.with_stem(f"{chart.stem}_schedulers"), rows)
+            plot_scheduler_chart(chart.with_stem(f"{chart.stem}_schedulers"), rows)
 
 
 def _table(rows: list[Row]) -> Table:

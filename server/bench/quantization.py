@@ -1,4 +1,4 @@
-"""What rounded weights do to pictures: each scheme against the same checkpoint in bfloat16."""
+"""What rounded weights do to images: each scheme against the same checkpoint in bfloat16."""
 
 import json
 import statistics
@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from model.quantization.scheme import SCHEMES
-from server.bench.pictures import draw_pixels
+from server.bench.pictures import generate_pixels
 from server.bench.similarity import psnr, ssim
 from server.messages import Job
 from server.settings import WorkerSettings
-from server.worker.parts import build_parts
+from server.worker.parts import load_pipeline
 
-MAX_PSNR = 99.0  # stands for equal pictures
+MAX_PSNR = 99.0  # stands for equal images
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One scheme: bytes of all weights, and medians over the prompts against bfloat16 pictures."""
+    """One scheme: bytes of all weights, and medians over the prompts against bfloat16 images."""
 
     scheme: str
     num_bytes: int
@@ -33,7 +33,7 @@ def run_quantization_bench(
     make_jobs: Callable[[int], Sequence[Job]],
     report: Callable[[str], None],
 ) -> list[Row]:
-    """Draw the jobs in bfloat16, in float32 and with every scheme, one model after the other.
+    """Generate the jobs in bfloat16, in float32 and with every scheme, one model after the other.
 
     float32 against bfloat16 tells how far apart two faithful ways are. `make_jobs` gets the side
     of the square size.
@@ -44,18 +44,18 @@ def run_quantization_bench(
     rows: list[Row] = []
     truths = None
     for scheme in ("none", "float32", *SCHEMES):
-        report(f"drawing with {'bfloat16' if scheme == 'none' else scheme}")
+        report(f"generating with {'bfloat16' if scheme == 'none' else scheme}")
         dtype = "float32" if scheme == "float32" else "bfloat16"
         held = settings.model_copy(
             update={"dtype": dtype, "quantization": scheme if scheme in SCHEMES else "none"}
         )
-        parts = build_parts(held)
+        parts = load_pipeline(held)
         jobs = make_jobs(parts.transformer.config.image_base_size)
-        drawn = [draw_pixels(parts, job) for job in jobs]
-        pictures = [own.pixels_yx3 for own in drawn]
+        generated = [generate_pixels(parts, job) for job in jobs]
+        images = [own.pixels_yx3 for own in generated]
         if truths is None:
-            truths = pictures
-        pairs = list(zip(pictures, truths, strict=True))
+            truths = images
+        pairs = list(zip(images, truths, strict=True))
         ratios = [min(MAX_PSNR, psnr(ours, truth)) for ours, truth in pairs]
         rows.append(
             Row(
@@ -64,7 +64,7 @@ def run_quantization_bench(
                 psnr=statistics.median(ratios),
                 ssim=statistics.median(ssim(ours, truth) for ours, truth in pairs),
                 least_psnr=min(ratios),
-                seconds=statistics.median(own.seconds for own in drawn),
+                seconds=statistics.median(own.seconds for own in generated),
             )
         )
     return rows

@@ -1,4 +1,4 @@
-"""What the server itself costs: everything but the drawing, beside a bare route on the same body.
+"""What the server itself costs: everything but generation, beside a bare route on the same body.
 
 Both run as processes of their own on loopback and are asked the same task in turns, by the same
 client: first one request at a time for the time to answer, then many at once for the rate.
@@ -42,7 +42,7 @@ class ServeResult:
 
 
 class StubEngine:
-    """Draws nothing: every picture is the same few bytes."""
+    """Generates nothing: every image is the same few bytes."""
 
     status = EngineStatus(is_ready=True, description="stub")
 
@@ -56,13 +56,13 @@ class StubEngine:
         """Nothing to cancel."""
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
-        """Yield the pictures of a job at once."""
+        """Yield the images of a job at once."""
         for image, seed in enumerate(job.seeds):
             yield ImageDone(
                 job_id=job.job_id,
                 image=image,
                 seed=seed,
-                encoded=b"picture",
+                encoded=b"image",
                 width_px=1024,
                 height_px=1024,
             )

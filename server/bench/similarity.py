@@ -1,4 +1,4 @@
-"""How alike two pictures are: PSNR and SSIM."""
+"""How alike two images are: PSNR and SSIM."""
 
 import math
 
@@ -16,7 +16,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 def psnr(ours_yx3: Pixels, truth_yx3: Pixels) -> float:
-    """Return the peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    """Return the peak signal-to-noise ratio in dB; infinite for equal images."""
     mse = float(np.square(ours_yx3.astype(np.float64) - truth_yx3).mean())
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import torch
 
-from model.prefix import Prefixes, compute_prefix, extend_prefixes
+from model.prefix import PromptKVCache, prefill, prefill_batch
 from model.text import choose_likeliest, write_texts
 from server.bench.step import CallRecorder
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +18,7 @@ class TextResult:
     """Medians over the tokens of a text; times in seconds.
 
     `bare_s` is what the step's own matrix products and attention calls take by themselves;
-    `recomputed_s` and `reused_s` are the picture's prompt after a text, anew and from the text's
+    `recomputed_s` and `reused_s` are the image's prompt after a text, anew and from the text's
     own keys and values.
     """
 
@@ -34,23 +34,25 @@ class TextResult:
 
 
 @torch.inference_mode()
-def run_text_bench(parts: Parts, batch: int, num_prompt: int, num_tokens: int) -> TextResult:
+def run_text_bench(pipeline: Pipeline, batch: int, num_prompt: int, num_tokens: int) -> TextResult:
     """Write `batch` texts of so many tokens after prompts of so many."""
-    transformer = parts.transformer
+    transformer = pipeline.transformer
     vocabulary = transformer.config.vocab_size
     generator = torch.Generator().manual_seed(0)
     heads = torch.randint(0, vocabulary // 2, (batch, num_prompt), generator=generator).tolist()
-    prefixes = [Prefixes(transformer) for _ in heads]
+    prompt_cache = [PromptKVCache(transformer) for _ in heads]
     stamps = [time.perf_counter()]
     texts = [list(head) for head in heads]
-    rounds = write_texts(transformer, heads, [choose_likeliest] * batch, [], num_tokens, prefixes)
+    rounds = write_texts(
+        transformer, heads, [choose_likeliest] * batch, [], num_tokens, prompt_cache
+    )
     for steps in rounds:
         for text, step in zip(texts, steps, strict=True):
             text.append(step.token if step else 0)
         stamps.append(time.perf_counter())
     step_s = statistics.median(b - a for a, b in pairwise(stamps[2:]))
-    bare_s = _bare_seconds(parts, heads)
-    recomputed_s, reused_s = _picture_seconds(parts, texts[0], prefixes[0])
+    bare_s = _bare_seconds(pipeline, heads)
+    recomputed_s, reused_s = _image_seconds(pipeline, texts[0], prompt_cache[0])
     return TextResult(
         batch=batch,
         prompt_tokens=num_prompt,
@@ -64,12 +66,12 @@ def run_text_bench(parts: Parts, batch: int, num_prompt: int, num_tokens: int) -
     )
 
 
-def _bare_seconds(parts: Parts, heads: list[list[int]]) -> float:
+def _bare_seconds(pipeline: Pipeline, heads: list[list[int]]) -> float:
     """Return the time of one decode step's heavy calls, replayed with nothing between them."""
-    pasts = [compute_prefix(parts.transformer, head) for head in heads]
+    pasts = [prefill(pipeline.transformer, head) for head in heads]
     with CallRecorder() as recorder:
-        (*_,) = extend_prefixes(parts.transformer, [[1]] * len(heads), pasts)
-        parts.transformer.text_logits(pasts[0].hidden_1SD[:, -1:])
+        (*_,) = prefill_batch(pipeline.transformer, [[1]] * len(heads), pasts)
+        pipeline.transformer.text_logits(pasts[0].hidden_1SD[:, -1:])
     times = []
     for _ in range(20):
         start = time.perf_counter()
@@ -78,11 +80,13 @@ def _bare_seconds(parts: Parts, heads: list[list[int]]) -> float:
     return statistics.median(times)
 
 
-def _picture_seconds(parts: Parts, text: list[int], prefixes: Prefixes) -> tuple[float, float]:
-    """Return the time of a picture's prompt after a text: anew, and from what the text left."""
+def _image_seconds(
+    pipeline: Pipeline, text: list[int], prompt_cache: PromptKVCache
+) -> tuple[float, float]:
+    """Return the time of an image's prompt after a text: anew, and from what the text left."""
     after = [*text, 1, 2, 3]
     times = []
-    for known in (Prefixes(parts.transformer), prefixes):
+    for known in (PromptKVCache(pipeline.transformer), prompt_cache):
         start = time.perf_counter()
         known.get(after)
         times.append(time.perf_counter() - start)

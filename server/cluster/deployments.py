@@ -23,7 +23,7 @@ from server.api.app import create_app
 from server.cluster.engine import APPLICATION, ENGINES, ClusterEngine
 from server.engine.local import LocalEngine
 from server.messages import Job, JobEvent
-from server.origin import check_origin
+from server.origin import check_imports
 from server.process import configure_process
 from server.serve import check_exposure
 from server.settings import Settings, SettingsError, WorkerSettings, load_settings
@@ -46,7 +46,7 @@ class EngineReplica:
             RuntimeError: it cannot be loaded.
         """
         configure_process()
-        check_origin()
+        check_imports()
         self._failure = ""
         self._numbers = itertools.count()
         self._current: dict[str, str] = {}
@@ -60,7 +60,7 @@ class EngineReplica:
         """Yield the events of a job, and stop it when the actor that asked is dead.
 
         A job that comes again has been taken over from an ingress that is thought dead: what is
-        still being drawn for that one is stopped.
+        still being generated for that one is stopped.
         """
         run_id = f"{job.job_id}.{next(self._numbers)}"
         if (former := self._current.get(job.job_id)) is not None:
@@ -82,11 +82,11 @@ class EngineReplica:
             try:
                 await asker.__ray_ready__.remote()
             except ActorDiedError:
-                log.warning("job %s: its ingress is dead; it is drawn no further", run_id)
+                log.warning("job %s: its ingress is dead; it is generated no further", run_id)
                 await self._engine.cancel(run_id)
                 return
             except RayError:
-                continue  # busy, or the network: only the certainly dead need no picture
+                continue  # busy, or the network: only the certainly dead need no image
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises.
@@ -120,7 +120,7 @@ def build_application(settings: Settings) -> Application:
 
     def build_ingress() -> FastAPI:
         configure_process()
-        check_origin()
+        check_imports()
         return create_app(
             settings, ClusterEngine(serve.get_deployment_handle(ENGINES, APPLICATION))
         )
@@ -130,7 +130,7 @@ def build_application(settings: Settings) -> Application:
     engine = serve.deployment(
         EngineReplica,
         name=ENGINES,
-        # Enough beyond what is drawn at once that the next job is there when one ends, and few
+        # Enough beyond what is generated at once that the next job is there when one ends, and few
         # enough that most wait where Ray Serve counts them, for a new engine to take.
         max_ongoing_requests=WAITING_PER_ACTIVE * settings.worker.max_active_jobs,
         ray_actor_options={

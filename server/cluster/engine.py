@@ -59,7 +59,7 @@ class ClusterEngine:
             stream.cancel()
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
-        """Yield the events of a job; no picture comes twice, however often it is begun."""
+        """Yield the events of a job; no image comes twice, however often it is begun."""
         told: set[int] = set()
         for _ in range(MAX_RUNS):
             stream = self._streams[job.job_id] = self._engines.submit.remote(job, self._self)
@@ -96,7 +96,7 @@ class ClusterEngine:
                 )
             finally:
                 del self._streams[job.job_id]
-        message = f"{MAX_RUNS} engines died while drawing this task; try a smaller one"
+        message = f"{MAX_RUNS} engines died while generating this task; try a smaller one"
         yield _failed(job, "inferenceError", message)
 
     async def cancel(self, job_id: str) -> None:

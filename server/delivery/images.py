@@ -1,4 +1,4 @@
-"""Finished pictures as files, under names that cannot be guessed."""
+"""Finished images as files, under names that cannot be guessed."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 def media_type(name: str) -> str:
-    """Return the Content-Type of a stored picture."""
+    """Return the Content-Type of a stored image."""
     return MEDIA_TYPES[name.rsplit(".", 1)[-1]]
 
 
@@ -47,22 +47,22 @@ class ImageStore:
             self._filesystem, self._root = fsspec.core.url_to_fs(url, **options)
         except (ImportError, ValueError) as e:
             raise SettingsError(
-                f"images.folder {url!r} cannot be used: {e}; write a folder, or s3://BUCKET/PREFIX "
+                f"images.store {url!r} cannot be used: {e}; write a folder, or s3://BUCKET/PREFIX "
                 "with the extra s3 installed"
             ) from None
 
     async def save(self, name: str, encoded: bytes) -> None:
-        """Keep a picture under `name` = UUID.extension; a reader never sees half of it."""
+        """Keep an image under `name` = UUID.extension; a reader never sees half of it."""
         await self._run(self._write, name, encoded)
 
     async def load(self, name: str) -> bytes | None:
-        """Return a picture's bytes, or None if there is none by that name."""
+        """Return an image's bytes, or None if there is none by that name."""
         if not _NAME.fullmatch(name):
             return None
         return await self._run(self._read, name)
 
     async def delete(self, names: Iterable[str]) -> None:
-        """Delete pictures; those that are gone already are none's concern."""
+        """Delete images; those that are gone already are none's concern."""
         await self._run(self._remove, list(names))
 
     async def _run(self, operation: Callable[..., Result], *arguments: object) -> Result:

@@ -46,7 +46,7 @@ class _Running:
     told: set[int] = field(default_factory=set)
 
     def pass_on(self, event: JobEvent) -> None:
-        """Pass on an event; a picture that is drawn again after a death is not told again."""
+        """Pass on an event; an image that is generated again after a death is not told again."""
         if isinstance(event, ImageDone):
             if event.image in self.told:
                 return
@@ -113,7 +113,7 @@ class LocalEngine:
             self._restart.cancel()
         if (worker := self._worker) is None:
             return
-        worker.control.close()  # an idle or drawing worker sees this and ends
+        worker.control.close()  # an idle or generating worker sees this and ends
         worker.sender.shutdown(wait=False, cancel_futures=True)
         if not self._status.is_ready:
             worker.process.terminate()
@@ -216,7 +216,7 @@ class LocalEngine:
         for running in self._running.values():
             running.num_runs += 1
             if running.num_runs > MAX_RUNS:
-                message = "the worker died twice while drawing this task; try a smaller one"
+                message = "the worker died twice while generating this task; try a smaller one"
                 self._end(running, "inferenceError", message)
 
     def _give_up(self, code: str, message: str) -> None:

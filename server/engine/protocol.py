@@ -1,4 +1,4 @@
-"""What the server asks of whatever draws: take a job, report on it, stop it."""
+"""What the server asks of whatever generates: take a job, report on it, stop it."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from server.messages import Job, JobEvent
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether pictures can be drawn now, and by what; or what stands in the way."""
+    """Whether images can be generated now, and by what; or what stands in the way."""
 
     is_ready: bool
     description: str
 
 
 class Engine(Protocol):
-    """Draws jobs somewhere else than in this process."""
+    """Generates jobs somewhere else than in this process."""
 
     async def start(self) -> None:
         """Start loading; returns before the engine is ready."""

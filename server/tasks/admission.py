@@ -1,4 +1,4 @@
-"""Whether a task can be drawn, and as which job. Says no early and clearly; holds no state."""
+"""Whether a task can be generated, and as which job. Says no early and clearly; holds no state."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from model.errors import ModelError
 from model.resolution import Size, find_size
 from server.api.schemas import BLANK_PROMPT, ImageInference
 from server.errors import TaskError
-from server.facts import CheckpointFacts
+from server.facts import CheckpointInfo
 from server.messages import Job
 from server.settings import ApiSettings, CacheSettings, ServerSettings
 from server.tasks.cache_plan import build_cache_plan
@@ -15,11 +15,11 @@ from server.tasks.schema import TaskRow
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 
 
-def check_task(task: ImageInference, api: ApiSettings, facts: CheckpointFacts) -> Size | None:
-    """Return the size to draw, or None if the model is to choose it.
+def check_task(task: ImageInference, api: ApiSettings, facts: CheckpointInfo) -> Size | None:
+    """Return the size to generate, or None if the model is to choose it.
 
     Raises:
-        TaskError: the model, size, or a way of drawing is not served, or a prompt is too long.
+        TaskError: the model, size, or a way of generating is not served, or a prompt is too long.
     """
     if task.model != api.model:
         raise TaskError(
@@ -46,7 +46,7 @@ def check_limits(
     if num_queued + num_images > limits.max_queued_images:
         raise TaskError(
             "rateLimitExceeded",
-            f"{num_queued} pictures are queued and {limits.max_queued_images} is the limit; "
+            f"{num_queued} images are queued and {limits.max_queued_images} is the limit; "
             "try again later.",
         )
     if num_own_tasks >= limits.max_tasks_per_key and owner != ANYBODY:
@@ -59,7 +59,7 @@ def check_limits(
 def to_job(
     task: ImageInference, row: TaskRow, positions: Sequence[int], cache: CacheSettings
 ) -> Job:
-    """Return the job that draws the pictures at these positions of an admitted task."""
+    """Return the job that generates the images at these positions of an admitted task."""
     plan, warnings = build_cache_plan(task, cache)
     negative = task.negativePrompt
     return Job(
@@ -90,7 +90,7 @@ def conflict(task_uuid: str) -> TaskError:
     )
 
 
-def _check_abilities(task: ImageInference, facts: CheckpointFacts) -> None:
+def _check_abilities(task: ImageInference, facts: CheckpointInfo) -> None:
     """Refuse what this checkpoint cannot do."""
     if task.hunyuan.rewrite != "off" and facts.template != "instruct":
         raise TaskError(
@@ -109,8 +109,8 @@ def _check_abilities(task: ImageInference, facts: CheckpointFacts) -> None:
         )
 
 
-def _check_lengths(task: ImageInference, facts: CheckpointFacts, size: Size | None) -> None:
-    """Refuse prompts that, with the picture, need more positions than the model has."""
+def _check_lengths(task: ImageInference, facts: CheckpointInfo, size: Size | None) -> None:
+    """Refuse prompts that, with the image, need more positions than the model has."""
     system = task.hunyuan.systemPrompt or ""
     prompts = {"positivePrompt": task.positivePrompt, "negativePrompt": task.negativePrompt}
     for name, text in prompts.items():
@@ -118,7 +118,7 @@ def _check_lengths(task: ImageInference, facts: CheckpointFacts, size: Size | No
         if excess:
             raise TaskError(
                 "promptTooLong",
-                f"Invalid value for '{name}' parameter. With its picture it needs {excess} "
+                f"Invalid value for '{name}' parameter. With its image it needs {excess} "
                 f"positions more than the {facts.max_positions} that the model has; shorten it by "
                 f"{excess} tokens.",
                 name,

@@ -25,7 +25,7 @@ def build_cache_plan(
         if options.teaCache:
             tea = options.teaCacheDistance
         if options.fbCache:
-            fb = readiness(options.fbCacheThreshold, settings)
+            fb = fb_threshold_scale(options.fbCacheThreshold, settings)
     if (wanted := task.hunyuan.forecast) is not None:
         forecast = ForecastPlan(order=wanted.order, interval=wanted.interval)
         if wanted.interval is not None:
@@ -38,13 +38,13 @@ def build_cache_plan(
         max_consecutive=_limit(options, forecast),
         tea_distance=tea,
         tea_signal=settings.tea_signal,
-        fb_readiness=fb,
+        fb_threshold_scale=fb,
         forecast=forecast,
     )
     return plan, tuple(_list_ignored(options, forecast))
 
 
-def readiness(threshold: float, settings: CacheSettings) -> float:
+def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
     """Return how much of the calibrated FBCache threshold a value of the API stands for.
 
     The parameter page says that lower values reuse more; older documentation, and every

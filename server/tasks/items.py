@@ -13,10 +13,10 @@ from server.tasks.schema import ImageRow, TaskRow
 async def result_item(
     row: TaskRow, image: ImageRow, images: ImageStore, settings: Settings
 ) -> dict[str, Any]:
-    """Return the item of a finished picture, with exactly the forms that were asked for.
+    """Return the item of a finished image, with exactly the forms that were asked for.
 
     Raises:
-        TaskError: the picture's bytes are asked for and have expired.
+        TaskError: the image's bytes are asked for and have expired.
     """
     request = row.request
     item: dict[str, Any] = {
@@ -31,7 +31,7 @@ async def result_item(
     if "base64Data" in forms or "dataURI" in forms:
         content = await images.load(image.name)
         if content is None:
-            raise TaskError("taskExpired", "The pictures of this task have expired.", "taskUUID")
+            raise TaskError("taskExpired", "The images of this task have expired.", "taskUUID")
         encoded = base64.b64encode(content).decode("ascii")
         if "base64Data" in forms:
             item["imageBase64Data"] = encoded
@@ -50,11 +50,11 @@ async def result_item(
 
 
 def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list[dict[str, Any]]:
-    """Return one item per picture, for a task of which some picture is not finished.
+    """Return one item per image, for a task of which some image is not finished.
 
     `texts` holds what the model has written so far, by position, for clients that ask for it.
 
-    All or nothing: some clients add up finished pictures over polls and return one twice.
+    All or nothing: some clients add up finished images over polls and return one twice.
     Source: wire specification 4.3.
     """
     return [

@@ -1,7 +1,7 @@
-"""Several servers on one task store: each draws what it holds, and takes over what nobody holds.
+"""Leases on tasks: several servers share one task store, and take over tasks nobody holds.
 
 A server holds the tasks that it accepted, for a while, and says so again in good time. What a dead
-one held is free when its time is over; then the first server that claims it draws it, from its
+one held is free when its time is over; then the first server that claims it generates it, from its
 seeds, so that it does not matter how far the other one got. Clocks may differ by less than a lease.
 """
 
@@ -44,21 +44,21 @@ class Leases:
 
     async def keep(
         self,
-        tell_progress: Callable[[], Mapping[str, int]],
+        list_progress: Callable[[], Mapping[str, int]],
         start: Callable[[StoredTask], None],
         stop: asyncio.Event,
     ) -> None:
-        """Hold what is being drawn, and start what nobody holds, until stopped.
+        """Hold what is being generated, and start what nobody holds, until stopped.
 
-        `tell_progress` returns the tasks that this server draws, and how far they are in percent.
+        `list_progress` returns the tasks that this server runs, and their progress in percent.
         """
         while self.is_shared and not stop.is_set():
             with contextlib.suppress(TaskError):  # the store says why in the log
-                running = tell_progress()
+                running = list_progress()
                 await self._store.renew(self.holder, time.time() + self._lease_s, running)
                 for stored in await self._claim(MAX_CLAIMED - len(running)):
                     # Its own, if it was held up for longer than a lease.
-                    if stored.row.task_uuid not in tell_progress():
+                    if stored.row.task_uuid not in list_progress():
                         log.warning("task %s was left by another server", stored.row.task_uuid)
                         start(stored)
             with contextlib.suppress(TimeoutError):

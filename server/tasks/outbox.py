@@ -26,7 +26,7 @@ IDLE_S = 30.0
 CLAIM_TIMEOUTS = 2
 
 
-class Outbox:
+class WebhookSender:
     """Sends what is due; one instance per server process."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Outbox:
         self._is_stopping = False
 
     def announce(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> Webhook:
-        """Return the call that tells `url` of a picture; whoever stores the picture stores it."""
+        """Return the call that tells `url` of an image; whoever stores the image stores it."""
         return Webhook(
             task_uuid=task_uuid,
             position=position,
@@ -60,7 +60,7 @@ class Outbox:
         self._wakeup.set()
 
     async def upload(self, url: str, name: str, encoded: bytes) -> None:
-        """PUT a picture's bytes.
+        """PUT an image's bytes.
 
         Raises:
             TaskError: the endpoint did not take them.
@@ -69,7 +69,7 @@ class Outbox:
             await self._egress.send("PUT", url, encoded, media_type(name))
         except EgressError as e:
             raise TaskError(
-                "uploadFailed", f"The picture could not be uploaded: {e}.", "uploadEndpoint"
+                "uploadFailed", f"The image could not be uploaded: {e}.", "uploadEndpoint"
             ) from None
 
     async def run(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
-UPLOAD = "upload"  # stands for the task of a picture that a client sent
+UPLOAD = "upload"  # stands for the task of an image that a client sent
 FOREVER = 1e18
 
 METADATA = sa.MetaData()
@@ -66,14 +66,14 @@ class TaskRow:
     status: str
     error: dict[str, Any] | None
     created_at: float
-    holder: str | None = None  # the server that draws it, where several share a store
+    holder: str | None = None  # the server that generates it, where several share a store
     held_until: float | None = None
     progress: int | None = None  # percent, as its server said when it last renewed its hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRow:
-    """One finished picture; the file lies in the image store under `name`."""
+    """One finished image; the file lies in the image store under `name`."""
 
     image_uuid: str
     task_uuid: str
@@ -85,8 +85,8 @@ class ImageRow:
     width: int | None = None
     height: int | None = None
 
-    def told_diagnostics(self, is_told: bool) -> dict[str, Any]:
-        """Return the field that a result gets when its client asks how it was drawn."""
+    def diagnostics_field(self, is_told: bool) -> dict[str, Any]:
+        """Return the field that a result gets when its client asks how it was generated."""
         return {"diagnostics": self.diagnostics} if is_told and self.diagnostics else {}
 
 

@@ -1,4 +1,4 @@
-"""Which seed each picture of a task gets. Fixed at admission, so that a task can be run again."""
+"""Which seed each image of a task gets. Fixed at admission, so that a task can be run again."""
 
 import secrets
 
@@ -8,9 +8,9 @@ MAX_SEED = 9223372036854776000
 
 
 def image_seeds(first: int | None, count: int) -> tuple[int, ...]:
-    """Return the seeds of `count` pictures: first, first + 1, ..., wrapping at the maximum.
+    """Return the seeds of `count` images: first, first + 1, ..., wrapping at the maximum.
 
-    Without a first seed one is drawn from the unsigned 32-bit range, as the API promises.
+    Without a first seed one is generated from the unsigned 32-bit range, as the API promises.
     """
     if first is None:
         first = secrets.randbelow(2**32)

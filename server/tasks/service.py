@@ -1,4 +1,4 @@
-"""The life of one imageInference task: admit, remember, draw, remember each picture, end once.
+"""The life of one imageInference task: admit, remember, generate, remember each image, end once.
 
 A task outlives the connection that brought it. Whoever waits for it follows its outcomes; whoever
 asks later finds them in the store.
@@ -18,7 +18,7 @@ from server.api.schemas import ImageInference
 from server.delivery.images import ImageStore
 from server.engine.protocol import Engine
 from server.errors import TaskError
-from server.facts import CheckpointFacts
+from server.facts import CheckpointInfo
 from server.messages import ImageDone, JobCancelled, JobFailed, StepDone, TextWritten
 from server.metrics import Metrics
 from server.safety import SafetyChecker
@@ -26,7 +26,7 @@ from server.settings import Settings
 from server.tasks.admission import check_limits, check_task, conflict, to_job
 from server.tasks.items import processing_items, result_item, to_error_object
 from server.tasks.leases import Leases
-from server.tasks.outbox import Outbox
+from server.tasks.outbox import WebhookSender
 from server.tasks.schema import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask, TaskRow
 from server.tasks.seeds import image_seeds
 from server.tasks.store import DuplicateTaskError, TaskStore
@@ -38,7 +38,7 @@ SWEEP_EVERY_S = 5.0
 
 @dataclass(slots=True)
 class _Run:
-    """A task that is being drawn in this process."""
+    """A task that is being generated in this process."""
 
     row: TaskRow
     num_images: int
@@ -47,7 +47,7 @@ class _Run:
     followers: list["asyncio.Queue[ImageRow | TaskError | None]"] = field(default_factory=list)
 
     def tell(self, outcome: ImageRow | TaskError | None) -> None:
-        """Pass on a picture, or the end: a failure, or None for success."""
+        """Pass on an image, or the end: a failure, or None for success."""
         for follower in self.followers:
             follower.put_nowait(outcome)
 
@@ -61,10 +61,10 @@ class TaskService:
         engine: Engine,
         store: TaskStore,
         images: ImageStore,
-        outbox: Outbox,
+        outbox: WebhookSender,
         safety: SafetyChecker,
         metrics: Metrics,
-        facts: CheckpointFacts,
+        facts: CheckpointInfo,
     ) -> None:
         self.engine = engine
         self.images = images
@@ -86,16 +86,16 @@ class TaskService:
         """Take up what an earlier process accepted and did not finish."""
         await self._store.open()
         for stored in await self._leases.take_over():
-            log.info("task %s was accepted before a restart; drawing it", stored.row.task_uuid)
+            log.info("task %s was accepted before a restart; generating it", stored.row.task_uuid)
             self._start(stored)
-        self._spawn(self._leases.keep(self._tell_progress, self._start, self._stopping))
+        self._spawn(self._leases.keep(self._list_progress, self._start, self._stopping))
         self._spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
         """Stop the engine and then everything else; what is not finished stays in the store."""
         self._is_draining = True
         self._stopping.set()
-        await self.engine.stop()  # ends every job, and so every coroutine that draws
+        await self.engine.stop()  # ends every job, and so every coroutine that generates
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._leases.give_up()
         await self._store.close()
@@ -106,7 +106,7 @@ class TaskService:
         """Accept a task for good and start it; return its UUID.
 
         Raises:
-            TaskError: it cannot be drawn, its UUID is taken, or too much is queued.
+            TaskError: it cannot be generated, its UUID is taken, or too much is queued.
         """
         try:
             size = self._check(task, owner)
@@ -155,12 +155,12 @@ class TaskService:
             if isinstance(outcome, TaskError):
                 raise outcome
             item = await result_item(run.row, outcome, self.images, self._settings)
-            yield item | outcome.told_diagnostics(has_diagnostics)
+            yield item | outcome.diagnostics_field(has_diagnostics)
 
     async def poll(
         self, task_uuid: str, owner: str, has_diagnostics: bool = False
     ) -> list[dict[str, Any]]:
-        """Return one item per picture of a task: all in the making, or all finished.
+        """Return one item per image of a task: all in the making, or all finished.
 
         Raises:
             TaskError: the task is not known, or it failed.
@@ -176,7 +176,7 @@ class TaskService:
             {
                 **await result_item(stored.row, image, self.images, self._settings),
                 "status": "success",
-                **image.told_diagnostics(has_diagnostics),
+                **image.diagnostics_field(has_diagnostics),
             }
             for image in stored.images
         ]
@@ -200,7 +200,7 @@ class TaskService:
         }
 
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
-        """Keep a picture that a client sent, as long as pictures are kept."""
+        """Keep an image that a client sent, as long as images are kept."""
         await self.images.save(name, content)
         expires_at = time.time() + self._settings.images.ttl_s
         row = ImageRow(
@@ -228,7 +228,7 @@ class TaskService:
     # --- admission ---
 
     def _check(self, task: ImageInference, owner: str) -> Size | None:
-        """Return the size to draw, None for the model's choice, of a task that can be drawn now.
+        """Return the size of a task that can run now, None for the model's choice.
 
         Raises:
             TaskError: it cannot, or not now.
@@ -245,8 +245,8 @@ class TaskService:
         check_limits(self._settings.server, task.numberResults, queued, owner, own)
         return size
 
-    def _tell_progress(self) -> dict[str, int]:
-        """Return how far each task is that is drawn here, in percent."""
+    def _list_progress(self) -> dict[str, int]:
+        """Return how far each task is that is generated here, in percent."""
         return {task_uuid: run.progress for task_uuid, run in self._runs.items()}
 
     async def _find(self, task_uuid: str, owner: str) -> StoredTask:
@@ -257,7 +257,7 @@ class TaskService:
             )
         return stored
 
-    # --- drawing ---
+    # --- generating ---
 
     def _start(self, stored: StoredTask) -> None:
         row = stored.row
@@ -265,18 +265,18 @@ class TaskService:
         self._spawn(self._draw(stored))
 
     async def _draw(self, stored: StoredTask) -> None:
-        """Draw what is still missing and end the task exactly once."""
+        """Generate what is still missing and end the task exactly once."""
         row, run = stored.row, self._runs[stored.row.task_uuid]
         task = ImageInference.model_validate(row.request)
         positions = _missing_positions(stored)
         outcome: TaskError | None = TaskError("internalServerError", "The task was cut short.")
         try:
-            outcome = await self._draw_and_end(task, row, positions)
+            outcome = await self._generate_and_end(task, row, positions)
         finally:  # whatever went wrong, nobody waits for ever
             run.tell(outcome)
             del self._runs[row.task_uuid]
 
-    async def _draw_and_end(
+    async def _generate_and_end(
         self, task: ImageInference, row: TaskRow, positions: list[int]
     ) -> TaskError | None:
         """Draw, and note the end in the store; return what went wrong, if anything."""
@@ -295,7 +295,7 @@ class TaskService:
     async def _draw_missing(
         self, task: ImageInference, row: TaskRow, positions: list[int]
     ) -> TaskError | None:
-        """Draw and keep the pictures at these positions; return what went wrong, if anything."""
+        """Generate and keep the images at these positions; return what went wrong, if anything."""
         run = self._runs[row.task_uuid]
         async for event in self.engine.submit(to_job(task, row, positions, self._settings.cache)):
             if isinstance(event, StepDone):
@@ -317,7 +317,7 @@ class TaskService:
     async def _keep(
         self, task: ImageInference, row: TaskRow, position: int, done: ImageDone, is_last: bool
     ) -> ImageRow:
-        """Store a picture, send it where it was asked to go, and note the call that tells of it."""
+        """Store an image, send it where it was asked to go, and note the call that tells of it."""
         name = f"{row.image_uuids[position]}.{task.outputFormat.lower()}"
         await self.images.save(name, done.encoded)
         if task.uploadEndpoint is not None:
@@ -363,7 +363,7 @@ class TaskService:
     # --- housekeeping ---
 
     async def _sweep_for_ever(self) -> None:
-        """Delete pictures whose time is over and tasks that ended long ago."""
+        """Delete images whose time is over and tasks that ended long ago."""
         while not self._stopping.is_set():
             with contextlib.suppress(TaskError):  # next time; stores log their faults
                 now = time.time()

@@ -1,4 +1,4 @@
-"""Tasks, their pictures and their pending webhook calls, on disk before anybody is told of them.
+"""Tasks, their images and their pending webhook calls, on disk before anybody is told of them.
 
 SQLite by default, any database that SQLAlchemy reaches by URL. Seeds are stored as text: the API's
 largest lies beyond a signed 64-bit integer.
@@ -95,7 +95,7 @@ class TaskStore:
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
-        """Return a task with its finished pictures in order."""
+        """Return a task with its finished images in order."""
         return await self._read(lambda connection: _find(connection, task_uuid))
 
     async def list_running(self) -> list[StoredTask]:
@@ -110,7 +110,7 @@ class TaskStore:
         return await self._read(read)
 
     async def renew(self, holder: str, until: float, progress: Mapping[str, int]) -> None:
-        """Hold the running tasks of a server until a later time; say how far some of them are."""
+        """Hold the running tasks of a server until a later time; store their progress."""
         own = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
         hold = sa.update(TASKS).where(own).values(held_until=until)
         note = sa.update(TASKS).where(own, TASKS.c.task_uuid == sa.bindparam("uuid"))
@@ -145,9 +145,9 @@ class TaskStore:
     async def add_image(
         self, image: ImageRow, webhook: Webhook | None, *, is_last: bool = False
     ) -> None:
-        """Remember a finished picture, the call that announces it, and maybe its task's success.
+        """Remember a finished image, the call that announces it, and maybe its task's success.
 
-        A picture that is there already, from before a crash, is left as it is.
+        An image that is there already, from before a crash, is left as it is.
         """
 
         def write(connection: Connection) -> None:
@@ -175,18 +175,18 @@ class TaskStore:
         await self._write(lambda c: _forget(c, TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
-        """Forget tasks that ended long ago; return the names of their pictures."""
+        """Forget tasks that ended long ago; return the names of their images."""
         before = time.time() - retention_s
         old = sa.and_(TASKS.c.status != RUNNING, TASKS.c.created_at <= before)
         return await self._write(lambda connection: _forget(connection, old))
 
     async def list_expired_images(self, now: float) -> list[str]:
-        """Return the names of pictures whose time is over and whose bytes may still be there."""
+        """Return the names of images whose time is over and whose bytes may still be there."""
         expired = sa.select(IMAGES.c.name).where(IMAGES.c.expires_at <= now)
         return await self._read(lambda connection: list(connection.scalars(expired)))
 
     async def note_deleted_images(self, now: float) -> None:
-        """Remember that the bytes of all pictures expired by `now` are gone."""
+        """Remember that the bytes of all images expired by `now` are gone."""
         expired = IMAGES.c.expires_at <= now
 
         def write(connection: Connection) -> None:
@@ -284,7 +284,7 @@ def _end(
 
 
 def _forget(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
-    """Delete tasks and their pictures' rows; return the pictures' names."""
+    """Delete tasks and their images' rows; return the images' names."""
     uuids = sa.select(TASKS.c.task_uuid).where(which).scalar_subquery()
     own = IMAGES.c.task_uuid.in_(uuids)
     names = list(connection.scalars(sa.select(IMAGES.c.name).where(own)))

@@ -48,8 +48,8 @@ def compare_values(group: str, name: str, ours: object, recorded: object) -> Che
     return Check(group, name, "", None if is_ok else 1.0, "exact", is_ok, note)
 
 
-def compare_pictures(group: str, name: str, ours_yx3: Tensor, recorded_yx3: Tensor) -> Check:
-    """Compare two pictures, uint8, allowing for rounding."""
+def compare_images(group: str, name: str, ours_yx3: Tensor, recorded_yx3: Tensor) -> Check:
+    """Compare two images, uint8, allowing for rounding."""
     shape = "x".join(map(str, recorded_yx3.shape))
     tolerance = f"max {MAX_PIXEL_ERROR}, mean {MEAN_PIXEL_ERROR}"
     if ours_yx3.shape != recorded_yx3.shape:

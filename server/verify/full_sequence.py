@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.attention import KeysValues, RowGroup
+from model.attention import AttentionGroup, LayerKV
 from model.rope import build_rotary_table
-from model.sequence import ImageSequence, grid_positions, list_spans
+from model.sequence import ImageSequence, grid_positions, sequence_spans
 from model.transformer import HunyuanImage
 
 
@@ -28,15 +28,15 @@ def trace_full_sequence(
     traced: dict[str, Tensor] = {}
     x_BSD = torch.cat([_embed(transformer, row, step_BSD[i]) for i, row in enumerate(rows)])
     traced["inputs_embeds_step0"] = x_BSD
-    kept: list[list[KeysValues]] = [[] for _ in rows]
+    kept: list[list[LayerKV]] = [[] for _ in rows]
     config = transformer.config
     groups = [
-        RowGroup(
+        AttentionGroup(
             rows=slice(i, i + 1),
             rope=build_rotary_table(
                 grid_positions(row, len(row.ids)), config.head_dim, config.rope_theta
             ),
-            spans=list_spans(row),
+            spans=sequence_spans(row),
             kept=kept[i],
         )
         for i, row in enumerate(rows)
@@ -54,10 +54,10 @@ def trace_full_sequence(
     # On a mesh each rank has seen its own heads, and its share of the sum over the width.
     group = transformer.mesh.tensor
     for index, layer in enumerate(kept[0]):
-        traced[f"layer{index}.kcache"] = group.gather(layer.k_BGSH, dim=1)
-        traced[f"layer{index}.vcache"] = group.gather(layer.v_BGSH, dim=1)
+        traced[f"layer{index}.kcache"] = group.all_gather(layer.k_BGSH, dim=1)
+        traced[f"layer{index}.vcache"] = group.all_gather(layer.v_BGSH, dim=1)
         if (shared := f"layer{index}.shared_out") in traced:
-            traced[shared] = group.sum(traced[shared].clone())
+            traced[shared] = group.all_reduce(traced[shared].clone())
     return traced
 
 

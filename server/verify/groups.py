@@ -1,4 +1,4 @@
-"""The recorded groups that need no picture drawn: schedules, noise, VAE, tokens, sizes, names."""
+"""The recorded groups that need no image generated: schedules, noise, VAE, tokens, sizes, names."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 from model.config import parse_config
 from model.errors import UnsupportedSizeError
 from model.loading.build import build_skeleton
-from model.loading.names import list_targets
+from model.loading.names import list_slots
 from model.resolution import list_sizes
 from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
@@ -20,12 +20,12 @@ from server.verify.checks import Check, compare_tensors, compare_values, left_ou
 from server.verify.recording import Recording
 from server.verify.sizes import parse_reference_size
 from server.worker.noise import image_noise
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 _SCHEDULE = re.compile(r"(sigmas|timesteps)_(\d+)_([\d.]+)")
 
 
-def check_schedules(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_schedules(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare `sigmas_STEPS_SHIFT` and `timesteps_STEPS_SHIFT`."""
 
     def ours(name: str, _: Tensor) -> Tensor | None:
@@ -39,8 +39,8 @@ def check_schedules(parts: Parts, recording: Recording) -> Iterator[Check]:
     yield from _compare_file(recording, "schedules", ours)
 
 
-def check_noise(parts: Parts, recording: Recording) -> Iterator[Check]:
-    """Compare our float32 draw, rounded as the reference's was, with its draw per seed."""
+def check_noise(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
+    """Compare our float32 generate, rounded as the reference's was, with its draw per seed."""
 
     def ours(name: str, recorded: Tensor) -> Tensor | None:
         if not name.removeprefix("seed").isdigit():
@@ -50,9 +50,9 @@ def check_noise(parts: Parts, recording: Recording) -> Iterator[Check]:
     yield from _compare_file(recording, "noise", ours)
 
 
-def check_vae(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_vae(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare encoding of `x` and decoding of `z`."""
-    vae = parts.transformer.vae
+    vae = pipeline.transformer.vae
     recorded = recording.read_tensors("vae.safetensors")
     with torch.inference_mode():
         mean_BCYX, logvar_BCYX = vae.encode(recorded["x"])
@@ -61,7 +61,7 @@ def check_vae(parts: Parts, recording: Recording) -> Iterator[Check]:
             "logvar": logvar_BCYX,
             "latents_mode_scaled": vae.scale(mean_BCYX),
             "decoded": vae.decode(
-                vae.scale(recorded["z"].squeeze(2)), parts.transformer.mesh.whole
+                vae.scale(recorded["z"].squeeze(2)), pipeline.transformer.mesh.whole
             ),
         }
 
@@ -73,10 +73,10 @@ def check_vae(parts: Parts, recording: Recording) -> Iterator[Check]:
     yield from _compare_file(recording, "vae", ours)
 
 
-def check_vit(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_vit(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare the vision tower and its aligner."""
     recorded = recording.read_tensors("vit.safetensors")
-    tower, aligner = parts.transformer.vision_model, parts.transformer.vision_aligner
+    tower, aligner = pipeline.transformer.vision_model, pipeline.transformer.vision_aligner
     if tower is None:
         yield from left_out("vit", recorded)
         return
@@ -94,19 +94,19 @@ def check_vit(parts: Parts, recording: Recording) -> Iterator[Check]:
     yield from _compare_file(recording, "vit", ours)
 
 
-def check_tokens(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_tokens(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare id sequences of templates, tasks and plain encoding."""
     for index, entry in enumerate(recording.read_json("tokens.json")):
         kind = entry.get("kind")
         name = f"{index}: {kind} {entry.get('template', '')} {entry.get('bot_task', '')}".strip()
         if kind == "encode":
-            yield from _check_encoding(parts, entry)
+            yield from _check_encoding(pipeline, entry)
         elif kind == "gen_text":
             prompt = Prompt(text=entry["prompt"], system_prompt=entry["system_prompt"])
-            ids = _template(parts, entry).text_head(prompt, entry["bot_task"])
+            ids = _template(pipeline, entry).text_head(prompt, entry["bot_task"])
             yield compare_values("tokens", name, ids, entry["ids"])
         elif kind == "gen_image":
-            yield from _check_image_ids(parts, entry, name)
+            yield from _check_image_ids(pipeline, entry, name)
         elif kind == "system_prompt":
             note = "input only: the reference's own texts ship with its checkpoint, not here"
             yield Check("tokens", name, "", None, "", is_ok=True, note=note)
@@ -114,25 +114,25 @@ def check_tokens(parts: Parts, recording: Recording) -> Iterator[Check]:
             yield from left_out("tokens", [name])
 
 
-def _template(parts: Parts, entry: dict[str, Any]) -> Template:
-    base_size = parts.transformer.config.image_base_size
-    return Template(parts.tokenizer, entry["template"], base_size, parse_control=True)
+def _template(pipeline: Pipeline, entry: dict[str, Any]) -> Template:
+    base_size = pipeline.transformer.config.image_base_size
+    return Template(pipeline.tokenizer, entry["template"], base_size, parse_control=True)
 
 
-def _check_encoding(parts: Parts, entry: dict[str, Any]) -> Iterator[Check]:
+def _check_encoding(pipeline: Pipeline, entry: dict[str, Any]) -> Iterator[Check]:
     for item in entry["items"]:
-        ids = parts.tokenizer.encode_control(item["text"])
+        ids = pipeline.tokenizer.encode_control(item["text"])
         name = f"encode {item['text'][:20]!r}"
         yield compare_values("tokens", name, ids, item["ids"])
-        decoded = parts.tokenizer.decode(item["ids"])
+        decoded = pipeline.tokenizer.decode(item["ids"])
         yield compare_values("tokens", f"{name} decoded", decoded, item["decoded"])
 
 
-def _check_image_ids(parts: Parts, entry: dict[str, Any], name: str) -> Iterator[Check]:
-    config = parts.transformer.config
+def _check_image_ids(pipeline: Pipeline, entry: dict[str, Any], name: str) -> Iterator[Check]:
+    config = pipeline.transformer.config
     rows = build_guidance_rows(
-        _template(parts, entry),
-        parts.tokenizer,
+        _template(pipeline, entry),
+        pipeline.tokenizer,
         Prompt(
             text=entry["prompt"],
             system_prompt=entry["system_prompt"],
@@ -140,7 +140,7 @@ def _check_image_ids(parts: Parts, entry: dict[str, Any], name: str) -> Iterator
             drop_think=entry["drop_think"],
         ),
         None,
-        parse_reference_size(entry["image_size"], parts.sizes),
+        parse_reference_size(entry["image_size"], pipeline.sizes),
         config,
     )
     for key, row in zip(("cond_ids_rle", "uncond_ids_rle"), rows, strict=True):
@@ -152,7 +152,7 @@ def _check_image_ids(parts: Parts, entry: dict[str, Any], name: str) -> Iterator
     yield compare_values("tokens", f"{name} image_slice", image, entry["image_slice"])
 
 
-def check_resolutions(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_resolutions(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare the buckets of several bases and how requests map onto them."""
     recorded = recording.read_json("resolutions.json")
     all_sizes = {base: list_sizes(int(base)) for base in recorded["bases"]}
@@ -188,9 +188,9 @@ def _check_refusal(image_size: Any, recorded: dict[str, Any]) -> Check:
     return compare_values("resolutions", f"odd request {image_size}", answer, "refused")
 
 
-def check_names(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_names(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare the tensor names and shapes of the recorded checkpoint, and of the real one."""
-    targets = list_targets(build_skeleton(parts.transformer.config))
+    targets = list_slots(build_skeleton(pipeline.transformer.config))
     if recording.has("param_names.json"):
         recorded = recording.read_json("param_names.json")
         yield compare_values("names", "number of tensors", len(targets), len(recorded))
@@ -199,7 +199,7 @@ def check_names(parts: Parts, recording: Recording) -> Iterator[Check]:
         fields = recording.read_json("real_config_distil.json")
         distilled = ("cfg_distilled", "use_meanflow")
         config = parse_config({k: v for k, v in fields.items() if k not in distilled})
-        real_targets = list_targets(build_skeleton(config))
+        real_targets = list_slots(build_skeleton(config))
         shapes = recording.read_json("real_param_shapes.json")
         # 5161 tensors. Source: the index of the official base checkpoint.
         yield compare_values("names", "number of real tensors", len(real_targets), 5161)

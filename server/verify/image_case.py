@@ -1,4 +1,4 @@
-"""An image case: a picture drawn from recorded noise, compared at every recorded point."""
+"""An image case: an image generated from recorded noise, compared at every recorded point."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -8,16 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cache.protocol import Evaluation, Moment, RunFirst, RunRest
-from model.mesh import ALONE
+from cache.protocol import Evaluation, RunFirstBlock, RunRemainingBlocks, StepContext
+from model.mesh import SINGLE
 from model.resolution import Size
 from model.rope import build_rotary_table
 from model.sequence import (
     ImageSequence,
     build_guidance_rows,
     grid_positions,
-    list_spans,
-    list_step_spans,
+    sequence_spans,
+    step_spans,
     visibility_mask,
 )
 from model.template import Prompt, Template
@@ -26,7 +26,7 @@ from schedulers.euler import Euler
 from schedulers.grids import shifted_sigmas, timesteps_of
 from server.verify.checks import (
     Check,
-    compare_pictures,
+    compare_images,
     compare_tensors,
     compare_values,
     left_out,
@@ -35,7 +35,7 @@ from server.verify.full_sequence import trace_full_sequence
 from server.verify.recording import Recording
 from server.verify.sizes import parse_reference_size
 from server.worker.denoise import Denoised, denoise, start_run
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 _INPUTS = {"latents_init"}
 _STEP = re.compile(r"(pred|latents|inputs_embeds|backbone_out)_step(\d+)")
@@ -48,18 +48,18 @@ class Probe:
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
 
-    def evaluate(self, moment: Moment, x_BSD: Tensor) -> Evaluation:
+    def evaluate(self, moment: StepContext, x_BSD: Tensor) -> Evaluation:
         self.inputs[moment.step] = x_BSD
-        first_BSD = yield RunFirst(x_BSD)
-        self.outputs[moment.step] = yield RunRest(first_BSD)
+        first_BSD = yield RunFirstBlock(x_BSD)
+        self.outputs[moment.step] = yield RunRemainingBlocks(first_BSD)
         return self.outputs[moment.step]
 
 
 class ImageCase:
     """One recorded case, run lazily: what is not recorded is not computed."""
 
-    def __init__(self, parts: Parts, recording: Recording, name: str) -> None:
-        self._parts = parts
+    def __init__(self, pipeline: Pipeline, recording: Recording, name: str) -> None:
+        self._parts = pipeline
         self._recording = recording
         self._case = recording.cases[name]
         self._name = name
@@ -67,7 +67,7 @@ class ImageCase:
         self._recorded = recording.read_tensors(self._file)
 
     def checks(self) -> Iterator[Check]:
-        """Yield a row for every recorded tensor, value and picture of the case."""
+        """Yield a row for every recorded tensor, value and image of the case."""
         group = self._name
         tolerances = self._recording.tolerances(self._file)
         yield from self._value_checks()
@@ -81,9 +81,9 @@ class ImageCase:
                 yield from left_out(group, [name])
             else:
                 yield compare_tensors(group, name, ours, recorded, tolerances[name])
-        pictures = [f for f in self._case.get("files", []) if f.endswith(".png")]
-        for index, file_name in enumerate(pictures):
-            yield self._picture_check(file_name, index)
+        images = [f for f in self._case.get("files", []) if f.endswith(".png")]
+        for index, file_name in enumerate(images):
+            yield self._image_check(file_name, index)
 
     # --- the inputs ---
 
@@ -166,12 +166,14 @@ class ImageCase:
         steps: dict[int, list[Denoised]] = {}
         for done in denoise(transformer, runs):
             steps.setdefault(done.step, []).append(done)
-        cfg = transformer.mesh.cfg if self._has_guidance else ALONE.cfg
+        cfg = transformer.mesh.cfg if self._has_guidance else SINGLE.cfg
         velocities = [_by_branch([d.velocity_BCYX for d in steps[i]]) for i in sorted(steps)]
         latents = [torch.cat([d.latent_BCYX for d in steps[i]]) for i in sorted(steps)]
         probe = Probe(
-            inputs={i: _by_branch([cfg.gather(p.inputs[i], 0) for p in probes]) for i in steps},
-            outputs={i: _by_branch([cfg.gather(p.outputs[i], 0) for p in probes]) for i in steps},
+            inputs={i: _by_branch([cfg.all_gather(p.inputs[i], 0) for p in probes]) for i in steps},
+            outputs={
+                i: _by_branch([cfg.all_gather(p.outputs[i], 0) for p in probes]) for i in steps
+            },
         )
         return velocities, latents, probe
 
@@ -233,7 +235,7 @@ class ImageCase:
         if name == "position_ids_step1":
             return torch.tensor([list(row.step_indices) for row in rows])
         if name in ("attn_mask", "attn_mask_rowsum"):
-            masks_BSS = torch.stack([visibility_mask(list_spans(row), length) for row in rows])
+            masks_BSS = torch.stack([visibility_mask(sequence_spans(row), length) for row in rows])
             return masks_BSS.unsqueeze(1) if name == "attn_mask" else masks_BSS.sum(-1)
         if name == "attn_mask_step1_rowsum":
             return torch.stack([_visible_in_step(row) for row in rows])
@@ -246,7 +248,7 @@ class ImageCase:
             return torch.stack([t.cos_SH if name == "rope_cos" else t.sin_SH for t in tables])
         return None
 
-    # --- values and pictures ---
+    # --- values and images ---
 
     def _value_checks(self) -> Iterator[Check]:
         stride = self._parts.transformer.config.pixels_per_token
@@ -263,19 +265,19 @@ class ImageCase:
         for name in ours.keys() & self._case.keys():
             yield compare_values(self._name, name, ours[name], self._case[name])
 
-    def _picture_check(self, file_name: str, index: int) -> Check:
-        recorded_yx3 = self._recording.read_picture(file_name)
-        return compare_pictures(self._name, file_name, to_uint8(self._rgb)[index], recorded_yx3)
+    def _image_check(self, file_name: str, index: int) -> Check:
+        recorded_yx3 = self._recording.read_image(file_name)
+        return compare_images(self._name, file_name, to_uint8(self._rgb)[index], recorded_yx3)
 
 
 def _by_branch(images: Sequence[Tensor]) -> Tensor:
-    """Return [conditional x B; unconditional x B] from each picture's own rows."""
+    """Return [conditional x B; unconditional x B] from each image's own rows."""
     return torch.stack(list(images), dim=1).flatten(0, 1)
 
 
 def _visible_in_step(row: ImageSequence) -> Tensor:
     counts: list[int] = []
-    for span in list_step_spans(row):
+    for span in step_spans(row):
         counts += [row.prefix_length + span.stop] * (span.stop - span.start)
     return torch.tensor(counts)
 

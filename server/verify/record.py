@@ -21,7 +21,7 @@ from schedulers.build import build_scheduler
 from server.errors import CommandError
 from server.worker.denoise import denoise, start_run
 from server.worker.noise import image_noise
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 # Heights come first in recordings. Few steps: a rounding error grows with each.
 CASES: dict[str, dict[str, Any]] = {
@@ -38,8 +38,8 @@ KIND = "regression: this implementation's own results, not the reference's"
 TOLERANCE = {"atol": 1e-3, "rtol": 1e-3}  # float32 on another processor, through routers
 
 
-def record_checkpoint(parts: Parts, folder: Path) -> None:
-    """Draw the cases with a float32 checkpoint and write what `hyimage verify` compares.
+def record_checkpoint(pipeline: Pipeline, folder: Path) -> None:
+    """Generate the cases with a float32 checkpoint and write what `hyimage verify` compares.
 
     Raises:
         CommandError: the folder holds a recording of another kind; that is not overwritten.
@@ -51,11 +51,11 @@ def record_checkpoint(parts: Parts, folder: Path) -> None:
     cases: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
     for name, inputs in CASES.items():
-        case = {**inputs, "flow_shift": parts.generation.flow_shift, "files": [f"{name}.0.png"]}
-        recorded, picture_yx3 = _draw(parts, case)
+        case = {**inputs, "flow_shift": pipeline.generation.flow_shift, "files": [f"{name}.0.png"]}
+        recorded, image_yx3 = _draw(pipeline, case)
         save_file(recorded, folder / f"{name}.safetensors")
         (folder / f"{name}.safetensors").chmod(0o644)  # the library makes it its owner's alone
-        Image.fromarray(picture_yx3.numpy()).save(folder / f"{name}.0.png", optimize=True)
+        Image.fromarray(image_yx3.numpy()).save(folder / f"{name}.0.png", optimize=True)
         cases[name] = case
         for tensor_name, tensor in recorded.items():
             tensors[f"{name}.safetensors:{tensor_name}"] = {
@@ -72,13 +72,13 @@ def record_checkpoint(parts: Parts, folder: Path) -> None:
     manifest_path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _draw(parts: Parts, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return a case's tensors by name, and its picture. Shapes: -> rgb_yx3 uint8."""
-    transformer = parts.transformer
-    size = nearest_size(parts.sizes, *case["image_size"])
+def _draw(pipeline: Pipeline, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return a case's tensors by name, and its image. Shapes: -> rgb_yx3 uint8."""
+    transformer = pipeline.transformer
+    size = nearest_size(pipeline.sizes, *case["image_size"])
     rows = build_guidance_rows(
-        parts.template,
-        parts.tokenizer,
+        pipeline.template,
+        pipeline.tokenizer,
         Prompt(text=case["prompt"]),
         None,
         size,
@@ -94,5 +94,5 @@ def _draw(parts: Parts, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor
         recorded[f"pred_step{done.step}"] = done.velocity_BCYX.contiguous().clone()
         recorded[f"latents_step{done.step}"] = done.latent_BCYX.contiguous().clone()
     with torch.inference_mode():
-        picture_yx3 = to_uint8(transformer.vae.decode(run.path.latent_BCYX))[0]
-    return recorded, picture_yx3
+        image_yx3 = to_uint8(transformer.vae.decode(run.trajectory.latent_BCYX))[0]
+    return recorded, image_yx3

@@ -1,4 +1,4 @@
-"""A folder of recorded tensors: manifest.json, safetensors files, JSON lists and pictures."""
+"""A folder of recorded tensors: manifest.json, safetensors files, JSON lists and images."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ class Recording:
         """Read a JSON file of any shape."""
         return json.loads((self.folder / file_name).read_text(encoding="utf-8"))
 
-    def read_picture(self, file_name: str) -> Tensor:
-        """Read a recorded picture. Shapes: -> rgb_yx3 uint8."""
-        with Image.open(self.folder / file_name) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB")))
+    def read_image(self, file_name: str) -> Tensor:
+        """Read a recorded image. Shapes: -> rgb_yx3 uint8."""
+        with Image.open(self.folder / file_name) as image:
+            return torch.from_numpy(np.array(image.convert("RGB")))

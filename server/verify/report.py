@@ -19,7 +19,7 @@ from server.settings import WorkerSettings
 from server.verify.checks import Check
 from server.verify.recording import Recording
 from server.verify.run import Group, list_groups
-from server.worker.parts import build_parts
+from server.worker.parts import load_pipeline
 from server.worker.ranks import join_settings_mesh
 
 _HEADER = f"{'tensor':<44} {'shape':<16} {'max error':>10}  {'tolerance':<22} ok"
@@ -65,9 +65,9 @@ def parse_mode(mode: str) -> dict[str, Any]:
         )
     cfg, tensor, expert = match.groups()
     return {
-        "cfg_ranks": int(cfg or 1),
-        "tensor_ranks": int(tensor or 1),
-        "expert_split": "expert" if expert else "width",
+        "cfg_parallel_size": int(cfg or 1),
+        "tensor_parallel_size": int(tensor or 1),
+        "expert_parallel": expert is not None,
     }
 
 
@@ -80,7 +80,7 @@ def verify_recording(request: Request) -> bool:
     settings = request.settings
     if settings.num_ranks == 1:
         return _verify(request, Mesh())
-    check_divisible(load_config(request.checkpoint), settings.tensor_ranks)
+    check_divisible(load_config(request.checkpoint), settings.tensor_parallel_size)
     with tempfile.TemporaryDirectory(prefix="hyimage-verify-") as folder:
         verdict = Path(folder) / "verdict"
         spawn(
@@ -105,7 +105,7 @@ def _verify(request: Request, mesh: Mesh) -> bool:
     console = Console(highlight=False, soft_wrap=True, quiet=not mesh.is_first)
     source, only = Recording(request.recording), set(request.only)
     failures_only = request.failures_only
-    parts = build_parts(request.settings, skip=(), mesh=mesh)
+    parts = load_pipeline(request.settings, skip=(), mesh=mesh)
     groups = list(list_groups(parts, source, only))
     if unknown := only - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)

@@ -8,9 +8,9 @@ from server.verify.checks import Check
 from server.verify.image_case import ImageCase
 from server.verify.recording import Recording
 from server.verify.text_group import check_auto_case, check_text
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
-GroupCheck = Callable[[Parts, Recording], Iterator[Check]]
+GroupCheck = Callable[[Pipeline, Recording], Iterator[Check]]
 
 _GROUPS: dict[str, tuple[str, GroupCheck]] = {
     "names": ("param_names.json", groups.check_names),
@@ -33,20 +33,20 @@ class Group:
     skipped: str = ""
 
 
-def list_groups(parts: Parts, recording: Recording, only: set[str]) -> Iterator[Group]:
+def list_groups(pipeline: Pipeline, recording: Recording, only: set[str]) -> Iterator[Group]:
     """Yield every group of the recording; `only` limits them by name, empty means all."""
     for name, (file_name, check) in _GROUPS.items():
         if recording.has(file_name):
-            yield _limited(Group(name, check(parts, recording)), only)
+            yield _limited(Group(name, check(pipeline, recording)), only)
     for name, case in recording.cases.items():
         if case.get("image_size") == "auto":
-            yield _limited(Group(name, check_auto_case(parts, recording, name)), only)
+            yield _limited(Group(name, check_auto_case(pipeline, recording, name)), only)
         else:
-            yield _limited(Group(name, _check_case(parts, recording, name)), only)
+            yield _limited(Group(name, _check_case(pipeline, recording, name)), only)
 
 
-def _check_case(parts: Parts, recording: Recording, name: str) -> Iterator[Check]:
-    yield from ImageCase(parts, recording, name).checks()
+def _check_case(pipeline: Pipeline, recording: Recording, name: str) -> Iterator[Check]:
+    yield from ImageCase(pipeline, recording, name).checks()
 
 
 def _limited(group: Group, only: set[str]) -> Group:

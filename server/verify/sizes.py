@@ -1,4 +1,4 @@
-"""Picture sizes as the reference writes them: height first, and only the ratio counts."""
+"""Image sizes as the reference writes them: height first, and only the ratio counts."""
 
 import re
 from collections.abc import Sequence

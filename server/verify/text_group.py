@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from model.prefix import compute_prefix
+from model.prefix import prefill
 from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
 from model.text import ratio_logits, ratio_tokens, stop_tokens, write_greedily
@@ -14,7 +14,7 @@ from schedulers.euler import Euler
 from schedulers.grids import shifted_sigmas
 from server.verify.checks import (
     Check,
-    compare_pictures,
+    compare_images,
     compare_tensors,
     compare_values,
     left_out,
@@ -22,13 +22,13 @@ from server.verify.checks import (
 from server.verify.recording import Recording
 from server.worker.denoise import denoise, start_run
 from server.worker.noise import image_noise
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 from server.worker.pipeline import decode_pixels
 
 FALLBACK_RATIO = 16  # square. Source: the reference, for a token that is no ratio.
 
 
-def check_text(parts: Parts, recording: Recording) -> Iterator[Check]:
+def check_text(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare every recorded ratio choice and greedy text."""
     recorded = recording.read_tensors("ar.safetensors")
     tolerances = recording.tolerances("ar.safetensors")
@@ -38,9 +38,9 @@ def check_text(parts: Parts, recording: Recording) -> Iterator[Check]:
     for entry in entries["img_ratio"]:
         name = f"{entry['template']}.ratio{seen[entry['template']]}"
         seen[entry["template"]] += 1
-        yield from _choose(parts, entry, name, ours)
+        yield from _choose(pipeline, entry, name, ours)
     for index, entry in enumerate(entries["text"]):
-        yield from _write(parts, entry, f"text{index}", ours)
+        yield from _write(pipeline, entry, f"text{index}", ours)
     for name, truth in recorded.items():
         if name in ours and name in tolerances:
             yield compare_tensors("ar", name, ours[name], truth, tolerances[name])
@@ -48,19 +48,19 @@ def check_text(parts: Parts, recording: Recording) -> Iterator[Check]:
             yield from left_out("ar", [name])
 
 
-def check_auto_case(parts: Parts, recording: Recording, name: str) -> Iterator[Check]:
-    """Let the model choose the size greedily, then draw, as the recorded run did."""
+def check_auto_case(pipeline: Pipeline, recording: Recording, name: str) -> Iterator[Check]:
+    """Let the model choose the size greedily, then generate, as the recorded run did."""
     case = recording.cases[name]
-    template, transformer = _template(parts, case), parts.transformer
+    template, transformer = _template(pipeline, case), pipeline.transformer
     with torch.inference_mode():
         logits_Z = ratio_logits(
-            transformer, parts.tokenizer, template, _prompt(case), len(parts.sizes)
+            transformer, pipeline.tokenizer, template, _prompt(case), len(pipeline.sizes)
         )
-    size = parts.sizes[int(logits_Z.argmax())]
+    size = pipeline.sizes[int(logits_Z.argmax())]
     yield compare_values(name, "size_wh", [size.width_px, size.height_px], case["size_wh"])
     config = transformer.config
     rows = build_guidance_rows(
-        template, parts.tokenizer, _prompt(case), None, size,
+        template, pipeline.tokenizer, _prompt(case), None, size,
         config,
     )  # fmt: skip
     shape = (1, config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
@@ -70,27 +70,27 @@ def check_auto_case(parts: Parts, recording: Recording, name: str) -> Iterator[C
     for done in denoise(transformer, [run]):
         latent_BCYX = done.latent_BCYX
     (file_name,) = case["files"]
-    picture_yx3 = decode_pixels(transformer, latent_BCYX)[0]
-    yield compare_pictures(name, file_name, picture_yx3, recording.read_picture(file_name))
+    image_yx3 = decode_pixels(transformer, latent_BCYX)[0]
+    yield compare_images(name, file_name, image_yx3, recording.read_image(file_name))
 
 
 @torch.inference_mode()
 def _choose(
-    parts: Parts, entry: dict[str, Any], name: str, ours: dict[str, torch.Tensor]
+    pipeline: Pipeline, entry: dict[str, Any], name: str, ours: dict[str, torch.Tensor]
 ) -> Iterator[Check]:
-    ids = _template(parts, entry).text_head(_prompt(entry), "img_ratio")
-    last_1SD = compute_prefix(parts.transformer, ids).hidden_1SD[:, -1:]
-    logits_V = parts.transformer.text_logits(last_1SD)[0, 0]
+    ids = _template(pipeline, entry).text_head(_prompt(entry), "img_ratio")
+    last_1SD = prefill(pipeline.transformer, ids).hidden_1SD[:, -1:]
+    logits_V = pipeline.transformer.text_logits(last_1SD)[0, 0]
     ours[f"{name}.ids"], ours[f"{name}.logits"] = torch.tensor(ids), logits_V
-    ratios = ratio_tokens(parts.tokenizer, len(parts.sizes))
+    ratios = ratio_tokens(pipeline.tokenizer, len(pipeline.sizes))
     token = int(logits_V.argmax())
     index = ratios.index(token) if token in ratios else FALLBACK_RATIO
     values = {
-        "text": parts.tokenizer.decode(ids),
+        "text": pipeline.tokenizer.decode(ids),
         "greedy_token": token,
         "fallback_to_16": token not in ratios,
-        "height": parts.sizes[index].height_px,
-        "width": parts.sizes[index].width_px,
+        "height": pipeline.sizes[index].height_px,
+        "width": pipeline.sizes[index].width_px,
         f"argmax_restricted_to_{len(ratios)}_ratios": int(logits_V[ratios].argmax()),
     }
     for key in values.keys() & entry.keys():
@@ -98,11 +98,11 @@ def _choose(
 
 
 def _write(
-    parts: Parts, entry: dict[str, Any], name: str, ours: dict[str, torch.Tensor]
+    pipeline: Pipeline, entry: dict[str, Any], name: str, ours: dict[str, torch.Tensor]
 ) -> Iterator[Check]:
-    ids = _template(parts, entry).text_head(_prompt(entry), entry["bot_task"])
-    stop = stop_tokens(parts.tokenizer, entry["bot_task"], len(parts.sizes))
-    steps = list(write_greedily(parts.transformer, ids, stop, len(entry["generated"])))
+    ids = _template(pipeline, entry).text_head(_prompt(entry), entry["bot_task"])
+    stop = stop_tokens(pipeline.tokenizer, entry["bot_task"], len(pipeline.sizes))
+    steps = list(write_greedily(pipeline.transformer, ids, stop, len(entry["generated"])))
     written = [step.token for step in steps]
     ours[f"{name}.ids"] = torch.tensor([*ids, *written])
     ours[f"{name}.logits"] = torch.stack([step.logits_V for step in steps])
@@ -113,9 +113,9 @@ def _write(
     yield compare_values("ar", f"{name} stopped_by_eos", stopped, entry["stopped_by_eos"])
 
 
-def _template(parts: Parts, entry: dict[str, Any]) -> Template:
-    base_size = parts.transformer.config.image_base_size
-    return Template(parts.tokenizer, entry["template"], base_size, parse_control=True)
+def _template(pipeline: Pipeline, entry: dict[str, Any]) -> Template:
+    base_size = pipeline.transformer.config.image_base_size
+    return Template(pipeline.tokenizer, entry["template"], base_size, parse_control=True)
 
 
 def _prompt(entry: dict[str, Any]) -> Prompt:

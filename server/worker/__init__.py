@@ -1,1 +1,1 @@
-"""The process that owns the weights and draws."""
+"""The process that owns the weights and generates."""

@@ -1,8 +1,8 @@
 """The denoising loop: embed, run the layers or reuse them, guide, step.
 
-It drives any number of pictures of one size together. Each has its own solver, history, step cache
+It drives any number of images of one size together. Each has its own solver, history, step cache
 and guidance, and may be at its own step; what they need of the layers at the same time is run as
-one batch. A picture's own numbers never depend on its neighbours.
+one batch. An image's own numbers never depend on its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,47 +11,54 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cache.off import Off
-from cache.protocol import Evaluation, LayerCall, Moment, RunFirst, RunRest, StepCache
-from model.attention import RowGroup
-from model.mesh import ALONE, Group
-from model.prefix import Prefixes, build_row_group, merge_groups
+from cache.off import NoCache
+from cache.protocol import (
+    Evaluation,
+    LayerCall,
+    RunFirstBlock,
+    RunRemainingBlocks,
+    StepCache,
+    StepContext,
+)
+from model.attention import AttentionGroup
+from model.mesh import SINGLE, Group
+from model.prefix import PromptKVCache, build_attention_group, merge_groups
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
-from schedulers.path import Path
-from schedulers.protocol import DrawNoise, Solver
+from schedulers.path import Trajectory
+from schedulers.protocol import SampleNoise, Solver
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRun:
-    """One picture being drawn.
+    """One image being generated.
 
     `groups` has an entry for each row that this process runs: the conditional row and, with
     guidance, the unconditional one; or one of them, if ranks share them out over `cfg`. Each is a
     group of its own, as if alone in a batch.
     """
 
-    groups: tuple[RowGroup, ...]
-    path: Path
+    groups: tuple[AttentionGroup, ...]
+    trajectory: Trajectory
     step_cache: StepCache
     guidance: float
-    cfg: Group = ALONE.cfg
+    cfg: Group = SINGLE.cfg
 
     @property
     def grid(self) -> tuple[int, int]:
         """Return rows and columns of image tokens."""
-        height, width = self.path.latent_BCYX.shape[-2:]
+        height, width = self.trajectory.latent_BCYX.shape[-2:]
         return height, width
 
     @property
     def next_sigma(self) -> float:
         """Return the noise level that the present step leads to."""
-        return self.path.sigmas[self.path.step + 1]
+        return self.trajectory.sigmas[self.trajectory.step + 1]
 
     @property
-    def moment(self) -> Moment:
-        path = self.path
-        return Moment(path.step, path.num_steps, path.stage, path.point.sigma)
+    def context(self) -> StepContext:
+        path = self.trajectory
+        return StepContext(path.step, path.num_steps, path.evaluation, path.query.sigma)
 
 
 @torch.inference_mode()
@@ -62,20 +69,20 @@ def start_run(
     solver: Solver,
     guidance: float,
     step_cache: StepCache | None = None,
-    prefixes: Prefixes | None = None,
-    draw_noise: DrawNoise | None = None,
+    prompt_cache: PromptKVCache | None = None,
+    sample_noise: SampleNoise | None = None,
 ) -> ImageRun:
-    """Return one picture at its noise; without a step cache every layer runs at every step.
+    """Return one image at its noise; without a step cache every layer runs at every step.
 
     `rows` are the conditional and, with guidance, the unconditional one. Prompts that are in
-    `prefixes` are not run again, others are put there. A stochastic solver needs `draw_noise`.
+    `prompt_cache` are not run again, others are put there. Stochastic solvers need `sample_noise`.
     """
-    known = prefixes or Prefixes(transformer)
-    cfg = transformer.mesh.cfg if len(rows) > 1 else ALONE.cfg
+    known = prompt_cache or PromptKVCache(transformer)
+    cfg = transformer.mesh.cfg if len(rows) > 1 else SINGLE.cfg
     own = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
-    groups = tuple(build_row_group(known, transformer, row) for row in own)
-    path = Path(solver, noise_BCYX.to(transformer.device), draw_noise or _no_noise)
-    return ImageRun(groups, path, step_cache or Off(), guidance, cfg)
+    groups = tuple(build_attention_group(known, transformer, row) for row in own)
+    path = Trajectory(solver, noise_BCYX.to(transformer.device), sample_noise or _no_noise)
+    return ImageRun(groups, path, step_cache or NoCache(), guidance, cfg)
 
 
 def _no_noise() -> Tensor:
@@ -84,9 +91,9 @@ def _no_noise() -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
-    """A finished step: which picture, the latent after it, and the last evaluation's velocities.
+    """A finished step: which image, the latent after it, and the last evaluation's velocities.
 
-    Shapes: latent_BCYX of one picture, velocity_BCYX of its rows.
+    Shapes: latent_BCYX of one image, velocity_BCYX of its rows.
     """
 
     image: int
@@ -97,28 +104,28 @@ class Denoised:
 
 @torch.inference_mode()
 def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Denoised]:
-    """Move pictures from noise to their ends; yield after each finished step of each.
+    """Move images from noise to their ends; yield after each finished step of each.
 
     Raises:
-        ValueError: the pictures have different sizes.
+        ValueError: the images have different sizes.
     """
     if len({run.grid for run in runs}) > 1:
-        raise ValueError(f"pictures of different sizes in one batch: {[r.grid for r in runs]}")
-    while active := [i for i, run in enumerate(runs) if not run.path.is_done]:
-        steps = [runs[i].path.step for i in active]
+        raise ValueError(f"images of different sizes in one batch: {[r.grid for r in runs]}")
+    while active := [i for i, run in enumerate(runs) if not run.trajectory.is_done]:
+        steps = [runs[i].trajectory.step for i in active]
         velocities = evaluate(transformer, [runs[i] for i in active])
         for i, step, velocity_BCYX in zip(active, steps, velocities, strict=True):
             run = runs[i]
-            if run.path.answer(guide(velocity_BCYX, run.guidance)):
-                yield Denoised(i, step, run.path.latent_BCYX, velocity_BCYX)
+            if run.trajectory.advance(apply_guidance(velocity_BCYX, run.guidance)):
+                yield Denoised(i, step, run.trajectory.latent_BCYX, velocity_BCYX)
 
 
 def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor]:
     """Return the velocities of each run's rows at the point where its solver wants them."""
-    latent_BCYX = torch.cat([run.path.point.latent_BCYX for run in runs])
-    sigma_B = torch.tensor([run.path.point.sigma for run in runs], device=latent_BCYX.device)
+    latent_BCYX = torch.cat([run.trajectory.query.latent_BCYX for run in runs])
+    sigma_B = torch.tensor([run.trajectory.query.sigma for run in runs], device=latent_BCYX.device)
     timestep_B = sigma_B * 1000.0
-    # The rows of a picture start from the same latent: embed once, then repeat.
+    # The rows of an image start from the same latent: embed once, then repeat.
     embedded_BSD = transformer.embed_step(
         latent_BCYX,
         timestep_B,
@@ -126,7 +133,7 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
         next_timestep_B=1000.0 * torch.tensor([run.next_sigma for run in runs]).to(sigma_B),
     )
     evaluations = [
-        run.step_cache.evaluate(run.moment, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
+        run.step_cache.evaluate(run.context, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
         for run, x_BSD in zip(runs, embedded_BSD, strict=True)
     ]
     out_BSD = torch.cat(run_evaluations(transformer, runs, evaluations))
@@ -135,7 +142,7 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
         out_BSD, timestep_B.repeat_interleave(branches), runs[0].grid
     )
     own = velocity_BCYX.split([len(run.groups) for run in runs])
-    return [run.cfg.gather(part, dim=0) for run, part in zip(runs, own, strict=True)]
+    return [run.cfg.all_gather(part, dim=0) for run, part in zip(runs, own, strict=True)]
 
 
 def run_evaluations(
@@ -154,7 +161,7 @@ def run_evaluations(
 
     for index in range(len(runs)):
         proceed(index, None)
-    for kind, start, stop in ((RunFirst, 0, 1), (RunRest, 1, None)):
+    for kind, start, stop in ((RunFirstBlock, 0, 1), (RunRemainingBlocks, 1, None)):
         members = [index for index, call in calls.items() if isinstance(call, kind)]
         if members:
             groups = [runs[index].groups for index in members]
@@ -168,14 +175,14 @@ def run_evaluations(
 
 def run_rows(
     transformer: HunyuanImage,
-    groups: Sequence[tuple[RowGroup, ...]],
+    groups: Sequence[tuple[AttentionGroup, ...]],
     inputs: Sequence[Tensor],
     start: int,
     stop: int | None,
 ) -> list[Tensor]:
-    """Run the rows of several pictures through layers; rows with the same prompt attend together.
+    """Run the rows of several images through layers; rows with the same prompt attend together.
 
-    Shapes: each input and output is the x_BSD of one picture's rows.
+    Shapes: each input and output is the x_BSD of one image's rows.
     """
     flat = [group for own in groups for group in own]
     x_BSD = torch.cat(list(inputs))
@@ -195,7 +202,7 @@ def run_rows(
     return list(out_BSD.split([len(own) for own in groups]))
 
 
-def guide(velocity_BCYX: Tensor, guidance: float) -> Tensor:
+def apply_guidance(velocity_BCYX: Tensor, guidance: float) -> Tensor:
     """Combine [conditional, unconditional] velocities, float32; a lone row is returned as it is.
 
     Source: Ho and Salimans 2022 (arXiv 2207.12598).

@@ -1,4 +1,4 @@
-"""What a drawn picture can tell about itself: the diagnostics object, and TeaCache's signals."""
+"""What a generated image can tell about itself: the diagnostics object, and TeaCache's signals."""
 
 from typing import Any, cast
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from cache.build import calibration_of, effective_thresholds
 from cache.plan import CachePlan
-from cache.protocol import Moment
-from cache.reuse import Reuse
+from cache.protocol import StepContext
+from cache.reuse import ResidualCache
 from cache.votes import Signal
 from model.transformer import DecoderLayer, HunyuanImage
 from schedulers.build import Scheduler
 from server.messages import Job
 from server.worker.denoise import ImageRun
-from server.worker.parts import Parts
-from server.worker.words import Written
+from server.worker.parts import Pipeline
+from server.worker.words import PreparedPrompt
 
 STOCHASTIC_WITH_CACHE = (
     "The scheduler adds fresh noise at every step, which a reused step does not see; "
@@ -26,20 +26,20 @@ STOCHASTIC_WITH_CACHE = (
 def build_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
     """Return what TeaCache compares between steps.
 
-    `input`: the first layer's normed input at the image tokens, the same in all rows of a picture.
+    `input`: the first layer's normed input at the image tokens, the same in all rows of an image.
     `schedule`: the embedded noise level alone.
     """
     if plan.tea_signal == "schedule":
 
-        def schedule_signal(moment: Moment, x_BSD: Tensor) -> Tensor:
-            timestep_B = torch.tensor([moment.sigma * 1000.0], device=x_BSD.device)
+        def schedule_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
+            timestep_B = torch.tensor([context.sigma * 1000.0], device=x_BSD.device)
             embedded_BD: Tensor = transformer.time_embed(timestep_B)
             return embedded_BD
 
         return schedule_signal
     norm = cast(DecoderLayer, transformer.model.layers[0]).input_layernorm
 
-    def input_signal(moment: Moment, x_BSD: Tensor) -> Tensor:
+    def input_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
         normed_BSD: Tensor = norm(x_BSD[:1, 1:])
         return normed_BSD
 
@@ -47,13 +47,15 @@ def build_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
 
 
 def report_run(
-    parts: Parts, job: Job, scheduler: Scheduler, run: ImageRun, written: Written
+    pipeline: Pipeline, job: Job, scheduler: Scheduler, run: ImageRun, written: PreparedPrompt
 ) -> dict[str, Any]:
-    """Return the diagnostics object of a finished picture."""
-    plan, cache, path = job.cache, run.step_cache, run.path
-    reused = cache.reused_steps if isinstance(cache, Reuse) else []
-    computed = cache.num_computed_evaluations if isinstance(cache, Reuse) else path.num_evaluations
-    thresholds = effective_thresholds(plan, parts.calibration)
+    """Return the diagnostics object of a finished image."""
+    plan, cache, path = job.cache, run.step_cache, run.trajectory
+    reused = cache.reused_steps if isinstance(cache, ResidualCache) else []
+    computed = (
+        cache.num_computed_evaluations if isinstance(cache, ResidualCache) else path.num_evaluations
+    )
+    thresholds = effective_thresholds(plan, pipeline.calibration)
     warnings = [*job.warnings, *scheduler.warnings, *written.warnings]
     if plan.is_on and scheduler.is_stochastic:
         warnings.append(STOCHASTIC_WITH_CACHE)
@@ -67,7 +69,7 @@ def report_run(
         "window": [plan.start, plan.end],
         "maxConsecutive": plan.max_consecutive,
         "effectiveThreshold": {"teaCache": thresholds.tea, "fbCache": thresholds.fb},
-        "calibrated": calibration_of(plan, parts.calibration).is_calibrated,
+        "calibrated": calibration_of(plan, pipeline.calibration).is_calibrated,
         "modelEvaluations": computed,
         "scheduler": {
             "requested": scheduler.requested,

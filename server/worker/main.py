@@ -17,10 +17,10 @@ from server.messages import (
     WorkerFailed,
     WorkerReady,
 )
-from server.origin import check_origin
+from server.origin import check_imports
 from server.settings import WorkerSettings
-from server.worker.parts import Parts, build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import Pipeline, load_pipeline
+from server.worker.pipeline import generate
 from server.worker.ranks import (
     Advance,
     Begin,
@@ -39,27 +39,27 @@ TINY = 10**9  # parameters; the real checkpoint has 83 times as many
 def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None:
     """Load the checkpoint and draw until the server closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
-    check_origin()
+    check_imports()
     with started_mesh(settings) as (mesh, followers):
         try:
-            parts = build_parts(settings_of_rank(settings, 0), mesh=mesh)
+            pipeline = load_pipeline(settings_of_rank(settings, 0), mesh=mesh)
             if followers is not None:
                 followers.wait_until_loaded()
         except ModelError as e:
             jobs.send(WorkerFailed(code=e.code, message=str(e)))
             return
-        jobs.send(WorkerReady(description=describe(parts, settings)))
+        jobs.send(WorkerReady(description=describe(pipeline, settings)))
         try:
-            Drawer(parts, jobs, control, settings.max_active_jobs, followers).run()
+            StepScheduler(pipeline, jobs, control, settings.max_active_jobs, followers).run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             log.info("the server, or a rank, is gone; the worker ends")
 
 
-def describe(parts: Parts, settings: WorkerSettings) -> str:
-    """Return one line on what this worker draws with."""
-    num_parameters = sum(p.numel() for p in parts.transformer.parameters())
+def describe(pipeline: Pipeline, settings: WorkerSettings) -> str:
+    """Return one line on what this worker generates with."""
+    num_parameters = sum(p.numel() for p in pipeline.transformer.parameters())
     ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
-    weights = "" if parts.scheme is None else f", {parts.scheme} weights"
+    weights = "" if pipeline.scheme is None else f", {pipeline.scheme} weights"
     what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
         f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}"
@@ -67,18 +67,18 @@ def describe(parts: Parts, settings: WorkerSettings) -> str:
     )
 
 
-class Drawer:
+class StepScheduler:
     """Interleaves the steps of several jobs, so that a short one is not stuck behind a long one."""
 
     def __init__(
         self,
-        parts: Parts,
+        pipeline: Pipeline,
         jobs: Connection,
         control: Connection,
         max_active: int,
         followers: Followers | None = None,
     ) -> None:
-        self._parts = parts
+        self._parts = pipeline
         self._jobs = jobs
         self._control = control
         self._max_active = max_active
@@ -87,7 +87,7 @@ class Drawer:
         self._active: deque[tuple[str, Iterator[JobEvent]]] = deque()
 
     def run(self) -> None:
-        """Draw for ever.
+        """Generate for ever.
 
         Raises:
             EOFError: the server closed its end of a pipe.
@@ -97,12 +97,12 @@ class Drawer:
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
                 self._order(Begin(job))
-                self._active.append((job.job_id, draw(self._parts, job)))
+                self._active.append((job.job_id, generate(self._parts, job)))
             if self._active:
                 self._advance(*self._active.popleft())
 
     def _receive(self) -> None:
-        """Take what has arrived; wait for it only when there is nothing to draw."""
+        """Take what has arrived; wait for it only when there is nothing to generate."""
         is_idle = not (self._active or self._waiting)
         arrived = wait([self._jobs, self._control], None if is_idle else 0)
         for source in (s for s in (self._jobs, self._control) if s in arrived):
@@ -113,7 +113,7 @@ class Drawer:
                 self._cancel(message.job_id)
 
     def _advance(self, job_id: str, events: Iterator[JobEvent]) -> None:
-        """Draw one step of a job and put it at the end of the line."""
+        """Generate one step of a job and put it at the end of the line."""
         self._order(Advance(job_id))
         try:
             event = next(events, None)
@@ -122,9 +122,9 @@ class Drawer:
         except Exception:
             log.exception("job %s failed", job_id)
             if self._followers is not None and not self._followers.are_alive:
-                raise EOFError("a rank is gone") from None  # a whole new worker draws it again
+                raise EOFError("a rank is gone") from None  # a whole new worker generates it again
             self._order(Drop(job_id))
-            message = "drawing failed inside the model; the server's log has the details"
+            message = "generating failed inside the model; the server's log has the details"
             event = JobFailed(job_id=job_id, code="inferenceError", message=message)
             events = iter(())
         if event is None:

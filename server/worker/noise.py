@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the standard normal latent that a picture starts from, float32 on the CPU.
+    """Return the standard normal latent that an image starts from, float32 on the CPU.
 
     torch's CPU generator reads only the low 32 bits of a seed; larger seeds key a counter-based
     generator with all of theirs. The API's maximum lies 192 above 2^63 and wraps.
@@ -29,6 +29,6 @@ class NoiseStream:
         self._shape = shape
         self._generator = np.random.Generator(np.random.Philox(key=[seed % 2**63, self.STREAM]))
 
-    def draw(self) -> Tensor:
+    def generate(self) -> Tensor:
         """Return the next standard normal latent, float32 on the CPU."""
         return torch.from_numpy(self._generator.standard_normal(self._shape, dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Everything the drawing loop needs from one checkpoint, loaded."""
+"""Everything the generating loop needs from one checkpoint, loaded."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -21,8 +21,8 @@ from model.loading.fingerprint import fingerprint
 from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.loading.plan import Devices, plan_rank
 from model.loading.workspace import Workload
-from model.mesh import ALONE, Mesh
-from model.quantization.scheme import Scheme, scheme_of
+from model.mesh import SINGLE, Mesh
+from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.system_prompts import read_system_prompts
 from model.template import Template
@@ -32,8 +32,8 @@ from server.settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """One checkpoint, ready to draw."""
+class Pipeline:
+    """One checkpoint, ready to generate."""
 
     transformer: HunyuanImage
     tokenizer: Tokenizer
@@ -53,16 +53,16 @@ class Parts:
         return list_offered_sizes(self.transformer.config.image_base_size)
 
 
-def build_parts(
+def load_pipeline(
     settings: WorkerSettings,
     progress: Progress | None = None,
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
     with_calibration: bool = True,
-    mesh: Mesh = ALONE,
-) -> Parts:
+    mesh: Mesh = SINGLE,
+) -> Pipeline:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
-    `skip` names parts that are checked but not held. Without calibration the folder's
+    `skip` names pipeline that are checked but not held. Without calibration the folder's
     step_cache.json is not looked at.
 
     Raises:
@@ -74,7 +74,7 @@ def build_parts(
     tokenizer = Tokenizer.from_folder(folder)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    scheme, _ = scheme_of(folder, settings.quantization)
+    scheme, _ = resolve_scheme(folder, settings.quantization)
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     system_prompts = read_system_prompts(folder)
     options = LoadOptions(
@@ -86,16 +86,16 @@ def build_parts(
         skip=skip,
         offload=settings.offload,
     )
-    if settings.memory_gb:
+    if settings.device_memory_gb:
         # A CPU's kernels are made anew for each number of tokens of an expert; a thousand of them,
         # as many as are kept by default, take 0.3 GB.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-        workspace = plan_workspace(config, options, scheme, settings)
-        options = replace(options, weights_bytes=int(settings.memory_gb * 1e9) - workspace)
+        workspace = plan_step_memory(config, options, scheme, settings)
+        options = replace(options, weights_bytes=int(settings.device_memory_gb * 1e9) - workspace)
     transformer = load_model(folder, options, progress, mesh)
     if settings.compile_experts:
         transformer.compile_experts()
-    return Parts(
+    return Pipeline(
         transformer=transformer,
         tokenizer=tokenizer,
         template=Template(tokenizer, generation.template, config.image_base_size),
@@ -110,14 +110,14 @@ def build_parts(
     )
 
 
-def plan_workspace(
+def plan_step_memory(
     config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: WorkerSettings
 ) -> int:
-    """Return the bytes that drawing needs beside the weights, at the largest size."""
+    """Return the bytes that generating needs beside the weights, at the largest size."""
     plan = plan_rank(
         config,
-        settings.cfg_ranks,
-        settings.tensor_ranks,
+        settings.cfg_parallel_size,
+        settings.tensor_parallel_size,
         Devices(count=1, memory_bytes=0),
         options,
         Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),

@@ -1,6 +1,6 @@
 """The other ranks of a mesh: processes that draw along with the first one and say nothing.
 
-The first rank decides what is drawn next and tells the others, so that all of them run the same
+The first rank decides what is generated next and tells the others, so that all of them run the same
 steps in the same order. Tensors go through the mesh; these pipes carry only words.
 """
 
@@ -19,8 +19,8 @@ from model.errors import CheckpointError, ModelError
 from model.mesh import Mesh, join_mesh, leave_mesh
 from server.messages import Job, JobEvent
 from server.settings import WorkerSettings
-from server.worker.parts import build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import load_pipeline
+from server.worker.pipeline import generate
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +29,21 @@ STOP_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A job is drawn from now on."""
+    """A job is generated from now on."""
 
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One step of a job is drawn now."""
+    """One step of a job is generated now."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A job is drawn no more."""
+    """A job is generated no more."""
 
     job_id: str
 
@@ -132,11 +132,11 @@ def join_settings_mesh(settings: WorkerSettings, rank: int, rendezvous: Path) ->
     """Return a rank's place in the mesh of these settings."""
     return join_mesh(
         rank,
-        settings.cfg_ranks,
-        settings.tensor_ranks,
+        settings.cfg_parallel_size,
+        settings.tensor_parallel_size,
         rendezvous,
         settings.device,
-        by_expert=settings.expert_split == "expert",
+        expert_parallel=settings.expert_parallel,
     )
 
 
@@ -151,21 +151,21 @@ def follow(pipe: Connection, settings: WorkerSettings, rank: int, rendezvous: Pa
     """Load this rank's part and draw what the first rank orders, until its pipe closes."""
     try:
         mesh = join_settings_mesh(settings, rank, rendezvous)
-        parts = build_parts(settings_of_rank(settings, rank), mesh=mesh)
+        parts = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
     except ModelError as e:
         pipe.send(str(e))
         return
     pipe.send("")
-    drawing: dict[str, Iterator[JobEvent]] = {}
+    generating: dict[str, Iterator[JobEvent]] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
             match pipe.recv():
                 case Begin(job):
-                    drawing[job.job_id] = draw(parts, job)
+                    generating[job.job_id] = generate(parts, job)
                 case Advance(job_id):
                     try:
-                        next(drawing.get(job_id, iter(())), None)
+                        next(generating.get(job_id, iter(())), None)
                     except ModelError:  # the first rank meets the same one, and reports it
-                        drawing.pop(job_id, None)
+                        generating.pop(job_id, None)
                 case Drop(job_id):
-                    drawing.pop(job_id, None)
+                    generating.pop(job_id, None)

@@ -1,4 +1,4 @@
-"""A server in this process whose engine draws nothing: every job succeeds at once, or as told."""
+"""A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
 import asyncio
 import uuid
@@ -53,7 +53,7 @@ class FakeEngine:
                 job_id=job.job_id,
                 image=image,
                 seed=seed,
-                encoded=b"picture %d" % seed,
+                encoded=b"image %d" % seed,
                 width_px=job.width_px or 1344,
                 height_px=job.height_px or 704,
                 diagnostics={"cache": job.cache.name, "warnings": list(job.warnings)},

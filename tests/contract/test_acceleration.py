@@ -39,7 +39,7 @@ def test_an_unknown_or_rejected_scheduler_is_refused_with_the_reason(client: Tes
     assert error["code"] == "invalidScheduler"
     assert "'DPM++ 2M Karras'" in error["message"]
     reason = refusal(client, scheduler="DPMSolverMultistepInverse")["message"]
-    assert "from a picture to noise" in reason
+    assert "from an image to noise" in reason
 
 
 def test_the_default_and_none_and_medium_reuse_nothing(
@@ -70,7 +70,7 @@ def test_both_caches_and_their_values_reach_the_plan(
 ) -> None:
     options = {"teaCache": True, "teaCacheDistance": 0.4, "fbCache": True}
     plan = plan_of(client, engine, acceleratorOptions=options)
-    assert (plan.name, plan.tea_distance, plan.fb_readiness) == ("teaCache+fbCache", 0.4, 1.0)
+    assert (plan.name, plan.tea_distance, plan.fb_threshold_scale) == ("teaCache+fbCache", 0.4, 1.0)
     assert (plan.start, plan.end, plan.max_consecutive) == (0, 20, 3)
 
 
@@ -82,13 +82,13 @@ def test_the_extension_field_asks_for_a_forecast(client: TestClient, engine: Fak
     assert (alone.name, alone.tea_distance) == ("teaCache+forecast", 0.8)
     options = {"fbCache": True, "fbCacheThreshold": 0.25}
     with_fb = plan_of(client, engine, hunyuan={"forecast": {}}, acceleratorOptions=options)
-    assert (with_fb.name, with_fb.fb_readiness) == ("fbCache+forecast", 1.0)
+    assert (with_fb.name, with_fb.fb_threshold_scale) == ("fbCache+forecast", 1.0)
     error = refusal(client, hunyuan={"forecast": {"order": 3}})
     assert (error["code"], error["max"]) == ("invalidOrder", 2)
 
 
 @pytest.mark.parametrize(
-    ("meaning", "threshold", "readiness"),
+    ("meaning", "threshold", "fb_threshold_scale"),
     [
         ("documented", 0.25, 1.0),
         ("documented", 0.0, 4 / 3),
@@ -99,14 +99,18 @@ def test_the_extension_field_asks_for_a_forecast(client: TestClient, engine: Fak
     ],
 )
 def test_the_fb_cache_threshold_means_what_the_setting_says(
-    settings: Settings, engine: FakeEngine, meaning: str, threshold: float, readiness: float
+    settings: Settings,
+    engine: FakeEngine,
+    meaning: str,
+    threshold: float,
+    fb_threshold_scale: float,
 ) -> None:
     cache = CacheSettings(fb_cache_threshold_meaning=meaning)  # type: ignore[arg-type]
     app: Any = create_app(settings.model_copy(update={"cache": cache}), engine)
     with TestClient(app) as client:
         options = {"fbCache": True, "fbCacheThreshold": threshold}
         plan = plan_of(client, engine, acceleratorOptions=options)
-    assert plan.fb_readiness == pytest.approx(readiness)
+    assert plan.fb_threshold_scale == pytest.approx(fb_threshold_scale)
 
 
 @pytest.mark.parametrize(

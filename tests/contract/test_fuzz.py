@@ -1,4 +1,4 @@
-"""Whatever is sent, the server answers, says nothing of its insides, and still draws afterwards."""
+"""Fuzzing: whatever is sent, the server answers, leaks nothing, and still generates afterwards."""
 
 import json
 from typing import Any

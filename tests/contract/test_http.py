@@ -85,7 +85,7 @@ def test_the_maximal_seed_of_the_page_is_accepted(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("form", ["URL", "base64Data", "dataURI"])
-def test_a_picture_comes_in_exactly_the_form_asked_for(client: TestClient, form: str) -> None:
+def test_an_image_comes_in_exactly_the_form_asked_for(client: TestClient, form: str) -> None:
     (item,) = client.post(
         "/v1", json=[make_task(outputType=form, outputFormat="png", seed=1)]
     ).json()["data"]
@@ -94,12 +94,12 @@ def test_a_picture_comes_in_exactly_the_form_asked_for(client: TestClient, form:
     value = item[keys[form]]
     if form == "URL":
         assert value == f"http://example.test:8000/images/{item['imageUUID']}.png"
-        picture = client.get(value)
-        assert (picture.content, picture.headers["content-type"]) == (b"picture 1", "image/png")
+        image = client.get(value)
+        assert (image.content, image.headers["content-type"]) == (b"image 1", "image/png")
     else:
         prefix = "data:image/png;base64," if form == "dataURI" else ""
         assert value.startswith(prefix)
-        assert base64.b64decode(value.removeprefix(prefix)) == b"picture 1"
+        assert base64.b64decode(value.removeprefix(prefix)) == b"image 1"
 
 
 def test_several_forms_can_be_asked_for_at_once(client: TestClient) -> None:
@@ -303,7 +303,7 @@ def test_a_stranger_named_like_our_package_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "__init__.py").write_text("")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from server.origin import *; check_origin()"
+        "import sys; sys.path.insert(0, sys.argv[1]); from server.origin import *; check_imports()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False, capture_output=True
@@ -322,7 +322,7 @@ def test_a_request_id_comes_back_or_is_made(client: TestClient) -> None:
     assert " " not in forged
 
 
-def test_metrics_count_pictures_and_refusals(client: TestClient) -> None:
+def test_metrics_count_images_and_refusals(client: TestClient) -> None:
     client.post("/v1", json=[make_task(numberResults=3), make_task(model="other")])
     page = client.get("/metrics").text
     assert "hyimage_images_total 3.0" in page
@@ -331,12 +331,12 @@ def test_metrics_count_pictures_and_refusals(client: TestClient) -> None:
     assert "hyimage_ready 1.0" in page
 
 
-def test_the_openai_form_draws_the_same_task(client: TestClient, engine: Any) -> None:
+def test_the_openai_form_generates_the_same_task(client: TestClient, engine: Any) -> None:
     body = {"prompt": "a red fox", "n": 2, "size": "1280x768", "response_format": "b64_json"}
     answer = client.post("/v1/images/generations", json=body)
     assert answer.status_code == 200
     assert len(answer.json()["data"]) == 2
-    assert base64.b64decode(answer.json()["data"][0]["b64_json"]).startswith(b"picture")
+    assert base64.b64decode(answer.json()["data"][0]["b64_json"]).startswith(b"image")
     (job,) = engine.jobs
     assert (job.prompt, job.width_px, job.height_px, job.image_format) == (
         "a red fox", 1280, 768, "PNG"
@@ -424,21 +424,23 @@ def test_a_task_that_failed_with_5xx_frees_its_uuid_but_nobody_elses(
     assert client.post("/v1", json=poll).json()["data"][0]["status"] == "success"
 
 
-def test_a_picture_is_gone_when_its_time_is_over(
+def test_an_image_is_gone_when_its_time_is_over(
     client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.tasks.service.SWEEP_EVERY_S", 0.05)
     upload = {"taskType": "imageUpload", "image": f"data:image/png;base64,{TINY_PNG}"}
     (sent,) = client.post("/v1", json=[upload]).json()["data"]
-    (drawn,) = client.post("/v1", json=[make_task(ttl=60)]).json()["data"]
-    for url in (sent["imageURL"], drawn["imageURL"]):
+    (generated,) = client.post("/v1", json=[make_task(ttl=60)]).json()["data"]
+    for url in (sent["imageURL"], generated["imageURL"]):
         assert client.get(url).status_code == 200
     database = settings.tasks.database_url.removeprefix("sqlite:///")
     with sqlite3.connect(database) as connection:
         connection.execute("UPDATE images SET expires_at = 1")
     connection.close()
     deadline = time.monotonic() + 20
-    while any(client.get(url).status_code == 200 for url in (sent["imageURL"], drawn["imageURL"])):
+    while any(
+        client.get(url).status_code == 200 for url in (sent["imageURL"], generated["imageURL"])
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert not [f for f in Path(settings.images.folder).rglob("*") if f.is_file()]
+    assert not [f for f in Path(settings.images.store).rglob("*") if f.is_file()]

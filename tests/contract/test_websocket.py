@@ -1,4 +1,4 @@
-"""The WebSocket transport, with an engine that draws nothing."""
+"""The WebSocket transport, with an engine that generates nothing."""
 
 import json
 import time
@@ -50,7 +50,7 @@ def test_a_ping_is_answered_alone_in_its_frame(socket: WebSocketTestSession) -> 
     assert ask(socket, {"taskType": "ping", "ping": True}) == {"data": [pong]}
 
 
-def test_each_picture_is_a_frame_of_its_own(socket: WebSocketTestSession) -> None:
+def test_each_image_is_a_frame_of_its_own(socket: WebSocketTestSession) -> None:
     task = make_task(seed=4, numberResults=3)
     frames = [ask(socket, task), socket.receive_json(), socket.receive_json()]
     assert [len(frame["data"]) for frame in frames] == [1, 1, 1]
@@ -216,7 +216,7 @@ def test_a_silent_socket_is_closed(client: TestClient, monkeypatch: pytest.Monke
             socket.receive_json()
 
 
-def test_a_socket_that_waits_for_a_picture_is_not_closed_for_its_silence(
+def test_a_socket_that_waits_for_an_image_is_not_closed_for_its_silence(
     client: TestClient, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.api.websocket.IDLE_S", 0.2)

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from server.api.app import create_app
-from server.facts import read_facts
+from server.facts import read_checkpoint_info
 from server.messages import Job
 from server.settings import Settings
 from tests.contract.conftest import FakeEngine, make_task
@@ -89,8 +89,8 @@ def test_a_distilled_checkpoint_brings_its_steps_and_takes_no_negative_prompt(
 def test_a_prompt_longer_than_the_model_is_refused_with_the_count(
     settings: Settings, engine: FakeEngine, name: str
 ) -> None:
-    """100 positions are left beside the picture and the template; a letter is a token here."""
-    stride = read_facts(Path(settings.worker.checkpoint)).pixels_per_token
+    """100 positions are left beside the image and the template; a letter is a token here."""
+    stride = read_checkpoint_info(Path(settings.worker.checkpoint)).pixels_per_token
     image_tokens = (1024 // stride) ** 2
     change_checkpoint(settings, "config.json", max_position_embeddings=image_tokens + 64 + 100)
     app: Any = create_app(settings, engine)

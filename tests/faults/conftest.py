@@ -31,7 +31,7 @@ class ServerProcess:
         self.flags = ["--port", str(self.port), "--checkpoint", str(checkpoint)]
         self.environment = {
             **os.environ,
-            "HYIMAGE_IMAGES__FOLDER": str(folder / "images"),
+            "HYIMAGE_IMAGES__STORE": str(folder / "images"),
             "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{folder}/tasks.db",
             "HYIMAGE_KEYS__FILE": str(folder / "keys.json"),
             **environment,

@@ -17,7 +17,7 @@ from model.config import load_config, parse_config
 from model.errors import CheckpointError, ModelError
 from model.loading.build import build_skeleton, load_model
 from model.loading.checkpoint import INDEX_NAME, list_shards
-from model.loading.names import list_targets
+from model.loading.names import list_slots
 from model.loading.options import LoadOptions
 from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 
@@ -51,7 +51,7 @@ def test_every_parameter_equals_its_tensor_on_disk(checkpoint: Path) -> None:
     transformer = load_model(checkpoint, LoadOptions(dtype=torch.float32, skip=()))
     parameters = dict(transformer.named_parameters())
     stored = {k: v for path in checkpoint.glob("*.safetensors") for k, v in load_file(path).items()}
-    targets = list_targets(transformer)
+    targets = list_slots(transformer)
     assert stored.keys() == targets.keys()
     for name, target in targets.items():
         assert torch.equal(target.view(parameters), stored[name].float()), name
@@ -176,7 +176,7 @@ def test_the_real_checkpoint_has_5161_tensors_without_any_memory() -> None:
     fields.pop("use_meanflow")
     skeleton = build_skeleton(parse_config(fields))
     assert {p.device.type for p in skeleton.parameters()} == {"meta"}
-    assert len(list_targets(skeleton)) == 5161
+    assert len(list_slots(skeleton)) == 5161
     assert round(sum(p.numel() for p in skeleton.parameters()) / 1e9, 1) == 82.6
 
 
@@ -215,7 +215,7 @@ def test_loading_peaks_at_the_parameters_and_two_of_the_largest_tensors(
     )  # fmt: skip
     peak, parameters = map(int, done.stdout.split())
     skeleton = build_skeleton(load_config(tmp_path / "big"))
-    largest = max(torch.Size(t.shape).numel() * 4 for t in list_targets(skeleton).values())
+    largest = max(torch.Size(t.shape).numel() * 4 for t in list_slots(skeleton).values())
     slack = 8 * 2**20  # the allocator's own rounding and the parsed headers
     assert parameters > 50 * 2**20
     assert peak <= parameters + 2 * largest + slack

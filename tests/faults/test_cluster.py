@@ -23,7 +23,7 @@ from runware import Runware, RunwareError
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = pytest.mark.slow
 
-NUM_TASKS, NUM_PICTURES = 50, 2
+NUM_TASKS, NUM_IMAGES = 50, 2
 BIN = Path(sys.executable).parent
 DEPLOY_TIMEOUT_S, DRAW_TIMEOUT_S = 300, 480
 
@@ -45,7 +45,7 @@ class Cluster:
         self.environment = {
             **os.environ,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "HYIMAGE_IMAGES__FOLDER": str(self.folder / "images"),
+            "HYIMAGE_IMAGES__STORE": str(self.folder / "images"),
             "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{self.folder}/tasks.db",
             "HYIMAGE_TASKS__LEASE_S": "3",
             "HYIMAGE_KEYS__FILE": str(self.folder / "keys.json"),
@@ -145,8 +145,8 @@ def cluster(tiny_checkpoint: Path) -> Iterator[Cluster]:
         cluster.stop()
 
 
-async def draw(client: Runware, index: int) -> list[dict[str, Any]]:
-    """Draw one task as an application would that wants its picture."""
+async def generate(client: Runware, index: int) -> list[dict[str, Any]]:
+    """Generate one task as an application would that wants its image."""
     task_uuid = str(uuid.uuid4())
     task = {
         "taskType": "imageInference",
@@ -156,8 +156,8 @@ async def draw(client: Runware, index: int) -> list[dict[str, Any]]:
         "width": 256,
         "height": 256,
         "steps": 8,
-        "numberResults": NUM_PICTURES,
-        "seed": index % (NUM_TASKS // 2),  # each picture is drawn for two tasks
+        "numberResults": NUM_IMAGES,
+        "seed": index % (NUM_TASKS // 2),  # each image is generated for two tasks
         "outputFormat": "PNG",
     }
     try:
@@ -173,12 +173,12 @@ async def draw(client: Runware, index: int) -> list[dict[str, Any]]:
         await asyncio.sleep(0.5)
 
 
-async def draw_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]]:
+async def generate_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]]:
     client = Runware(
         api_key="any-key", transport="rest", http_base_url=f"{cluster.url}/v1", max_retries=6
     )
     await client.connect()
-    tasks = [asyncio.create_task(draw(client, index)) for index in range(NUM_TASKS)]
+    tasks = [asyncio.create_task(generate(client, index)) for index in range(NUM_TASKS)]
 
     async def wait_for(num_finished: int) -> None:
         while sum(task.done() for task in tasks) < num_finished:
@@ -201,20 +201,20 @@ async def draw_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]]:
 
 
 def test_tasks_survive_dead_replicas_and_a_rolling_restart(cluster: Cluster) -> None:
-    results = asyncio.run(asyncio.wait_for(draw_through_faults(cluster), DRAW_TIMEOUT_S))
-    pictures: dict[int, set[bytes]] = {}
+    results = asyncio.run(asyncio.wait_for(generate_through_faults(cluster), DRAW_TIMEOUT_S))
+    images: dict[int, set[bytes]] = {}
     for index, items in enumerate(results):
         first = index % (NUM_TASKS // 2)
         assert sorted(item["seed"] for item in items) == [first, first + 1]
         for item in items:
             with urllib.request.urlopen(item["imageURL"], timeout=60) as response:
-                pictures.setdefault(item["seed"], set()).add(response.read())
-    assert {len(same) for same in pictures.values()} == {1}, "a picture depends on its seed alone"
+                images.setdefault(item["seed"], set()).add(response.read())
+    assert {len(same) for same in images.values()} == {1}, "an image depends on its seed alone"
     tasks = cluster.rows("SELECT task_uuid, status FROM tasks")
     assert len(tasks) == NUM_TASKS
     assert {status for _, status in tasks} == {"success"}
     counts = cluster.rows("SELECT count(*) FROM images GROUP BY task_uuid, position")
-    assert counts == [(1,)] * (NUM_TASKS * NUM_PICTURES)
+    assert counts == [(1,)] * (NUM_TASKS * NUM_IMAGES)
 
 
 def test_a_cluster_that_is_not_there_is_named(cluster: Cluster) -> None:

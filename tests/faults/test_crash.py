@@ -89,7 +89,7 @@ def server(server_factory: Callable[..., Any], tiny_checkpoint: Path) -> Any:
     return server
 
 
-def pictures(server: Any, items: list[dict[str, Any]]) -> list[bytes]:
+def images(server: Any, items: list[dict[str, Any]]) -> list[bytes]:
     return [server.get(item["imageURL"])[0] for item in items]
 
 
@@ -107,7 +107,7 @@ def test_accepted_tasks_finish_after_a_restart_with_the_same_pixels(
     items = server.wait_for(task["taskUUID"])
     again = server.post({**task, "taskUUID": str(uuid.uuid4()), "deliveryMethod": "sync"})
     assert [item["seed"] for item in items] == [item["seed"] for item in again["data"]] == [5, 6]
-    assert pictures(server, items) == pictures(server, again["data"])
+    assert images(server, items) == images(server, again["data"])
 
 
 def test_a_killed_worker_costs_a_client_only_time(server: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_killed_worker_costs_a_client_only_time(server: Any) -> None:
     assert [item["seed"] for item in answers[0]["data"]] == [1, 2]
 
 
-def test_a_webhook_hears_of_each_picture_once(server: Any, listener: Listener) -> None:
+def test_a_webhook_hears_of_each_image_once(server: Any, listener: Listener) -> None:
     listener.num_failures = 2
     task = make_task(numberResults=3, webhookURL=f"{listener.url}/hook?secret=a%2Fb", seed=1)
     assert server.post(task)["data"] == [
@@ -158,7 +158,7 @@ def test_a_webhook_that_could_not_be_made_is_made_after_a_restart(
     assert len(listener.heard) == 1
 
 
-def test_an_upload_gets_the_bytes_of_the_picture(server: Any, listener: Listener) -> None:
+def test_an_upload_gets_the_bytes_of_the_image(server: Any, listener: Listener) -> None:
     task = make_task(uploadEndpoint=f"{listener.url}/put?signature=x", outputType="base64Data")
     (item,) = server.post(task)["data"]
     (heard,) = listener.wait_for(1)

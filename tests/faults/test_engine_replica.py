@@ -1,4 +1,4 @@
-"""An engine of a cluster, in this process: when it stops drawing, and what it tells Ray Serve."""
+"""An engine of a cluster, in this process: when it stops generating, and what Ray Serve sees."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -64,7 +64,7 @@ async def last_of(events: AsyncIterator[JobEvent]) -> JobEvent:
     return [event async for event in events][-1]
 
 
-def test_a_job_is_drawn_on_while_its_ingress_may_live_and_ends_when_it_is_dead(
+def test_a_job_is_generated_on_while_its_ingress_may_live_and_ends_when_it_is_dead(
     tiny_checkpoint: Path, job: Job
 ) -> None:
     async def scenario(replica: Replica) -> None:
@@ -104,7 +104,10 @@ def test_an_engine_takes_a_gpu_for_each_rank_or_device_and_what_the_settings_say
         return engine_resources(Settings(worker=worker, cluster=cluster))
 
     assert resources({}) == {"CPU": 4}
-    assert resources({"device": "cuda", "cfg_ranks": 2, "tensor_ranks": 2}) == {"CPU": 4, "GPU": 4}
+    assert resources({"device": "cuda", "cfg_parallel_size": 2, "tensor_parallel_size": 2}) == {
+        "CPU": 4,
+        "GPU": 4,
+    }
     spread = {"device": "cuda:0", "layer_devices": ["cuda:0", "cuda:1"]}
     wanted = {"cpus_per_engine": 0, "engine_resources": {"fast": 1}}
     assert resources(spread, **wanted) == {"GPU": 2, "fast": 1}

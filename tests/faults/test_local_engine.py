@@ -1,4 +1,4 @@
-"""The engine with a real worker process: drawing, dying, refusing to start."""
+"""The engine with a real worker process: generating, dying, refusing to start."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ from PIL import Image
 from server.engine.local import LocalEngine
 from server.messages import ImageDone, Job, JobCancelled, JobDone, JobEvent, JobFailed, StepDone
 from server.settings import WorkerSettings
-from server.worker.parts import Parts
-from server.worker.pipeline import draw
+from server.worker.parts import Pipeline
+from server.worker.pipeline import generate
 
 TIMEOUT_S = 90
 
@@ -37,7 +37,7 @@ async def collect(engine: LocalEngine, job: Job) -> list[JobEvent]:
     return [event async for event in engine.submit(job)]
 
 
-def pictures(events: list[JobEvent]) -> list[bytes]:
+def images(events: list[JobEvent]) -> list[bytes]:
     return [event.encoded for event in events if isinstance(event, ImageDone)]
 
 
@@ -61,8 +61,8 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_a_job_submitted_while_the_worker_loads_is_drawn_as_in_this_process(
-    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+def test_a_job_submitted_while_the_worker_loads_is_generated_as_in_this_process(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
     async def scenario() -> list[JobEvent]:
         async with running_engine(tiny_checkpoint) as engine:
@@ -73,11 +73,11 @@ def test_a_job_submitted_while_the_worker_loads_is_drawn_as_in_this_process(
 
     events = asyncio.run(scenario())
     assert isinstance(events[-1], JobDone)
-    assert pictures(events) == pictures(list(draw(tiny_parts, job)))
+    assert images(events) == images(list(generate(tiny_pipeline, job)))
 
 
-def test_a_job_whose_worker_is_killed_is_drawn_again_with_the_same_pixels(
-    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+def test_a_job_whose_worker_is_killed_is_generated_again_with_the_same_pixels(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
     long = replace(job, num_steps=60)
 
@@ -95,11 +95,11 @@ def test_a_job_whose_worker_is_killed_is_drawn_again_with_the_same_pixels(
     events = asyncio.run(scenario())
     assert sum(isinstance(e, JobDone) for e in events) == 1
     assert sum(isinstance(e, StepDone) and e.step == 1 for e in events) == 2
-    assert pictures(events) == pictures(list(draw(tiny_parts, long)))
+    assert images(events) == images(list(generate(tiny_pipeline, long)))
 
 
-def test_a_picture_that_was_told_of_is_not_told_again_when_the_job_is_drawn_again(
-    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+def test_an_image_that_was_told_of_is_not_told_again_when_the_job_is_generated_again(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
     two = replace(job, num_steps=30, seeds=(7, 8))
 
@@ -114,10 +114,12 @@ def test_a_picture_that_was_told_of_is_not_told_again_when_the_job_is_drawn_agai
 
     events = asyncio.run(scenario())
     assert [e.image for e in events if isinstance(e, ImageDone)] == [0, 1]
-    assert pictures(events) == pictures(list(draw(tiny_parts, two)))
+    assert images(events) == images(list(generate(tiny_pipeline, two)))
 
 
-def test_a_job_that_nobody_listens_to_is_drawn_no_further(tiny_checkpoint: Path, job: Job) -> None:
+def test_a_job_that_nobody_listens_to_is_generated_no_further(
+    tiny_checkpoint: Path, job: Job
+) -> None:
     endless = replace(job, job_id="endless", num_steps=100, seeds=tuple(range(20)))
 
     async def scenario() -> float:
@@ -210,14 +212,14 @@ def test_a_worker_that_dies_again_and_again_while_loading_is_given_up(
 ) -> None:
     async def scenario() -> list[JobEvent]:
         async with running_engine(tiny_checkpoint) as engine:
-            drawing = asyncio.create_task(collect(engine, job))
+            generating = asyncio.create_task(collect(engine, job))
             killed: set[int] = set()
-            while not drawing.done():
+            while not generating.done():
                 if (pid := worker_pid(engine)) not in killed:
                     killed.add(pid)
                     os.kill(pid, signal.SIGKILL)
                 await asyncio.sleep(0.05)
-            return await drawing
+            return await generating
 
     (failed,) = asyncio.run(scenario())
     assert isinstance(failed, JobFailed)
@@ -233,14 +235,14 @@ def test_a_stopped_engine_leaves_no_process(tiny_checkpoint: Path, job: Job) -> 
     assert not is_alive(asyncio.run(scenario()))
 
 
-def test_a_worker_of_four_ranks_draws_the_same_and_survives_the_death_of_one(
-    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+def test_a_worker_of_four_ranks_generates_the_same_and_survives_the_death_of_one(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
     settings = WorkerSettings(
-        checkpoint=str(tiny_checkpoint), num_threads=1, cfg_ranks=2, tensor_ranks=2
+        checkpoint=str(tiny_checkpoint), num_threads=1, cfg_parallel_size=2, tensor_parallel_size=2
     )
     longer = replace(job, num_steps=6, seeds=(7, 8))
-    expected = pictures(list(draw(tiny_parts, longer)))
+    expected = images(list(generate(tiny_pipeline, longer)))
 
     async def scenario() -> list[bytes]:
         engine = LocalEngine(settings)
@@ -250,7 +252,7 @@ def test_a_worker_of_four_ranks_draws_the_same_and_survives_the_death_of_one(
                 first, second = await asyncio.gather(
                     collect(engine, longer), collect(engine, replace(longer, job_id="other"))
                 )
-                assert pictures(first) == pictures(second)
+                assert images(first) == images(second)
                 victim = child_pids(worker_pid(engine))[0]
                 events: list[JobEvent] = []
                 async for event in engine.submit(longer):
@@ -258,7 +260,7 @@ def test_a_worker_of_four_ranks_draws_the_same_and_survives_the_death_of_one(
                     if len(events) == 2:
                         os.kill(victim, signal.SIGKILL)
                 assert isinstance(events[-1], JobDone)
-                return pictures(first) + pictures(events)[-2:]
+                return images(first) + images(events)[-2:]
         finally:
             await engine.stop()
 

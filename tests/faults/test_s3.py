@@ -1,4 +1,4 @@
-"""Pictures in an S3 bucket: a real server process of moto's on loopback."""
+"""Images in an S3 bucket: a real server process of moto's on loopback."""
 
 import asyncio
 import uuid
@@ -12,7 +12,7 @@ from server.delivery.images import ImageStore
 from server.errors import TaskError
 from server.settings import SettingsError
 
-BUCKET = "pictures"
+BUCKET = "images"
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def new_store() -> ImageStore:
     return store
 
 
-def test_a_picture_is_kept_served_and_deleted(endpoint: str) -> None:
+def test_an_image_is_kept_served_and_deleted(endpoint: str) -> None:
     store, name = new_store(), f"{uuid.uuid4()}.webp"
 
     async def use() -> None:
         assert await store.load(name) is None
-        await store.save(name, b"picture")
-        assert await store.load(name) == b"picture"
+        await store.save(name, b"image")
+        assert await store.load(name) == b"image"
         await store.delete([name, f"{uuid.uuid4()}.png"])
         assert await store.load(name) is None
 
@@ -55,7 +55,7 @@ def test_a_picture_is_kept_served_and_deleted(endpoint: str) -> None:
 
 def test_an_object_carries_its_content_type(endpoint: str) -> None:
     store, name = new_store(), f"{uuid.uuid4()}.jpg"
-    asyncio.run(store.save(name, b"picture"))
+    asyncio.run(store.save(name, b"image"))
     key = f"{store._root.removeprefix(BUCKET + '/')}/{name}"
     head = boto3.client("s3", endpoint_url=endpoint).head_object(Bucket=BUCKET, Key=key)
     assert head["ContentType"] == "image/jpeg"
@@ -68,9 +68,9 @@ def test_a_store_that_is_gone_is_an_error_that_clients_understand(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = new_store()
     with pytest.raises(TaskError, match=r"serviceUnavailable.*cannot be reached"):
-        asyncio.run(store.save(f"{uuid.uuid4()}.png", b"picture"))
+        asyncio.run(store.save(f"{uuid.uuid4()}.png", b"image"))
 
 
 def test_an_unknown_protocol_is_refused_with_what_works() -> None:
-    with pytest.raises(SettingsError, match=r"images.folder.*s3://BUCKET"):
+    with pytest.raises(SettingsError, match=r"images.store.*s3://BUCKET"):
         ImageStore("nonsense://somewhere")

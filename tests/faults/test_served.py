@@ -61,7 +61,7 @@ def served(
             [*HYIMAGE, "serve", *flags],
             env={
                 **os.environ,
-                "HYIMAGE_IMAGES__FOLDER": str(folder / "images"),
+                "HYIMAGE_IMAGES__STORE": str(folder / "images"),
                 # Its own: the published UUIDs would stay taken for a day in the working tree's.
                 "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{folder}/tasks.db",
                 "HYIMAGE_KEYS__FILE": str(folder / "keys.json"),
@@ -91,15 +91,15 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("request_body", SEED_REQUESTS)
-def test_the_published_requests_return_pictures_of_their_size(
+def test_the_published_requests_return_images_of_their_size(
     served: tuple[str, object], request_body: dict[str, Any]
 ) -> None:
     (item,) = post(served[0], [request_body])
     content, media_type = get(item["imageURL"])
     assert media_type == "image/jpeg"
-    with Image.open(io.BytesIO(content)) as picture:
-        assert picture.size == (request_body["width"], request_body["height"])
-        assert picture.format == "JPEG"
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (request_body["width"], request_body["height"])
+        assert image.format == "JPEG"
 
 
 @pytest.mark.slow
@@ -108,15 +108,15 @@ def test_three_results_differ_and_their_seeds_reproduce_them_to_the_byte(
 ) -> None:
     task = {**SEED_REQUESTS[0], "steps": 3, "outputFormat": "PNG", "outputType": "base64Data"}
 
-    def draw(**changes: Any) -> list[dict[str, Any]]:
+    def generate(**changes: Any) -> list[dict[str, Any]]:
         return post(served[0], [{**task, "taskUUID": str(uuid.uuid4()), **changes}])
 
-    three, again = draw(numberResults=3), draw(numberResults=3)
-    pictures = [item["imageBase64Data"] for item in three]
-    assert len(set(pictures)) == 3
-    assert pictures == [item["imageBase64Data"] for item in again]
-    singles = [draw(seed=item["seed"])[0]["imageBase64Data"] for item in three]
-    assert singles == pictures
+    three, again = generate(numberResults=3), generate(numberResults=3)
+    images = [item["imageBase64Data"] for item in three]
+    assert len(set(images)) == 3
+    assert images == [item["imageBase64Data"] for item in again]
+    singles = [generate(seed=item["seed"])[0]["imageBase64Data"] for item in three]
+    assert singles == images
 
 
 @pytest.mark.slow

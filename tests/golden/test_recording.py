@@ -13,7 +13,7 @@ from server.verify.checks import Check
 from server.verify.recording import Recording, RecordingError
 from server.verify.report import Request, parse_mode, verify_recording
 from server.verify.run import list_groups
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 GOLDEN = Path(__file__).parent
 
@@ -35,20 +35,20 @@ def verify(checkpoint: Path, folder: Path, *only: str, mode: str = "single") -> 
     )
 
 
-def run_group(parts: Parts, folder: Path, name: str) -> list[Check]:
-    groups = list_groups(parts, Recording(folder), {name})
+def run_group(pipeline: Pipeline, folder: Path, name: str) -> list[Check]:
+    groups = list_groups(pipeline, Recording(folder), {name})
     return [check for group in groups if group.name == name for check in group.checks]
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_every_recorded_tensor_of_a_group_is_reproduced(golden_parts: Parts, name: str) -> None:
+def test_every_recorded_tensor_of_a_group_is_reproduced(golden_parts: Pipeline, name: str) -> None:
     checks = run_group(golden_parts, GOLDEN, name)
     assert [check for check in checks if not check.is_ok] == []
     assert len(checks) >= 2
 
 
 def test_every_file_of_the_recording_is_checked_or_skipped_with_a_reason(
-    golden_parts: Parts,
+    golden_parts: Pipeline,
 ) -> None:
     groups = {group.name: group for group in list_groups(golden_parts, Recording(GOLDEN), set())}
     files = {
@@ -71,7 +71,7 @@ def copied_recording(tmp_path: Path) -> Path:
 
 
 def test_a_value_just_outside_its_tolerance_fails(
-    golden_parts: Parts, copied_recording: Path
+    golden_parts: Pipeline, copied_recording: Path
 ) -> None:
     path = copied_recording / "tall_nocfg.safetensors"
     tensors = load_file(path)
@@ -84,7 +84,7 @@ def test_a_value_just_outside_its_tolerance_fails(
 
 
 def test_a_recorded_tensor_that_we_do_not_know_fails(
-    golden_parts: Parts, copied_recording: Path
+    golden_parts: Pipeline, copied_recording: Path
 ) -> None:
     path = copied_recording / "tall_nocfg.safetensors"
     tensors = load_file(path)

@@ -1,4 +1,4 @@
-"""Two GPUs draw what one draws. NCCL takes the calls that gloo takes in tests/parallel."""
+"""Two GPUs draw what one generates. NCCL takes the calls that gloo takes in tests/parallel."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.mesh import join_mesh, leave_mesh
-from model.prefix import compute_prefix
+from model.prefix import prefill
 from tests.gpu.conftest import ROUGHLY
 
 IDS = list(range(60))
@@ -23,7 +23,7 @@ def _two_gpus() -> None:
 
 def hidden(checkpoint: Path, options: LoadOptions) -> torch.Tensor:
     with torch.inference_mode():
-        return compute_prefix(load_model(checkpoint, options), IDS).hidden_1SD.float().cpu()
+        return prefill(load_model(checkpoint, options), IDS).hidden_1SD.float().cpu()
 
 
 def run_rank(rank: int, checkpoint: Path, folder: Path) -> None:
@@ -32,7 +32,7 @@ def run_rank(rank: int, checkpoint: Path, folder: Path) -> None:
     mesh = join_mesh(rank, 1, 2, folder / "rendezvous", device)
     transformer = load_model(checkpoint, LoadOptions(device=device), mesh=mesh)
     with torch.inference_mode():
-        own = compute_prefix(transformer, IDS).hidden_1SD.float().cpu()
+        own = prefill(transformer, IDS).hidden_1SD.float().cpu()
     torch.save(own, folder / f"{rank}.pt")
     leave_mesh()
 

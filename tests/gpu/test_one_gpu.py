@@ -12,15 +12,15 @@ from PIL import Image
 
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
-from model.offload import place_bytes
-from model.prefix import compute_prefix
+from model.offload import staging_bytes
+from model.prefix import prefill
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
 from server.messages import ImageDone, Job
 from server.settings import WorkerSettings
-from server.worker.parts import build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import load_pipeline
+from server.worker.pipeline import generate
 from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
 
 IDS = list(range(60))
@@ -28,7 +28,7 @@ IDS = list(range(60))
 
 def hidden(transformer: HunyuanImage, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
-        return compute_prefix(transformer, ids).hidden_1SD.float().cpu()
+        return prefill(transformer, ids).hidden_1SD.float().cpu()
 
 
 def test_layers_agree_with_the_cpu(wide_checkpoint: Path, on_cpu: HunyuanImage) -> None:
@@ -66,7 +66,7 @@ def test_compiled_experts_agree_with_plain_ones(wide_checkpoint: Path) -> None:
 
 def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:
     whole = load_model(wide_checkpoint, CUDA_BFLOAT16)
-    experts = place_bytes(whole.model.layers[0].mlp.experts)
+    experts = staging_bytes(whole.model.layers[0].mlp.experts)
     budget = sum(p.nbytes for p in whole.parameters()) - experts
     for offload in ("cpu", "disk"):
         options = replace(CUDA_BFLOAT16, weights_bytes=budget, offload=offload)
@@ -76,23 +76,23 @@ def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:
             assert torch.equal(hidden(fetched, IDS), hidden(whole, IDS))
 
 
-def test_a_picture_is_drawn_within_the_memory_promised(wide_checkpoint: Path, job: Job) -> None:
+def test_an_image_is_generated_within_the_memory_promised(wide_checkpoint: Path, job: Job) -> None:
     settings = WorkerSettings(
-        checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16", memory_gb=0.06
+        checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16", device_memory_gb=0.06
     )
     torch.cuda.reset_peak_memory_stats()
-    parts = build_parts(settings)
-    list(draw(parts, job))
-    assert torch.cuda.max_memory_allocated() <= settings.memory_gb * 1e9
+    parts = load_pipeline(settings)
+    list(generate(parts, job))
+    assert torch.cuda.max_memory_allocated() <= settings.device_memory_gb * 1e9
 
 
 def test_a_step_waits_for_the_device_at_most_once(wide_checkpoint: Path, job: Job) -> None:
-    parts = build_parts(
+    parts = load_pipeline(
         WorkerSettings(checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16")
     )
     counts = {}
     for num_steps in (2, 6):
-        events = draw(parts, replace(job, num_steps=num_steps))
+        events = generate(parts, replace(job, num_steps=num_steps))
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -104,11 +104,11 @@ def test_a_step_waits_for_the_device_at_most_once(wide_checkpoint: Path, job: Jo
     assert (counts[6] - counts[2]) / 4 <= 1
 
 
-def test_the_pictures_of_a_gpu_and_a_cpu_look_the_same(wide_checkpoint: Path, job: Job) -> None:
-    pictures = []
+def test_the_images_of_a_gpu_and_a_cpu_look_the_same(wide_checkpoint: Path, job: Job) -> None:
+    images = []
     for device in ("cpu", "cuda:0"):
-        parts = build_parts(WorkerSettings(checkpoint=str(wide_checkpoint), device=device))
-        (done,) = (e for e in draw(parts, job) if isinstance(e, ImageDone))
-        with Image.open(io.BytesIO(done.encoded)) as picture:
-            pictures.append(np.array(picture).astype(float))
-    assert np.abs(pictures[0] - pictures[1]).mean() < 2  # of 255, float32 on both
+        parts = load_pipeline(WorkerSettings(checkpoint=str(wide_checkpoint), device=device))
+        (done,) = (e for e in generate(parts, job) if isinstance(e, ImageDone))
+        with Image.open(io.BytesIO(done.encoded)) as image:
+            images.append(np.array(image).astype(float))
+    assert np.abs(images[0] - images[1]).mean() < 2  # of 255, float32 on both

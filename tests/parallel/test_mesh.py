@@ -1,4 +1,4 @@
-"""Several processes over gloo draw the same pictures as one."""
+"""Several processes over gloo draw the same images as one."""
 
 import io
 from dataclasses import replace
@@ -15,13 +15,13 @@ from cache.plan import CachePlan, ForecastPlan
 from model.config import load_config
 from model.errors import ConfigError
 from model.loading.build import build_skeleton, load_model
-from model.loading.names import list_targets
-from model.loading.shard_plan import Part, check_divisible, plan_part
+from model.loading.names import list_slots
+from model.loading.shard_plan import ShardSlice, check_divisible, plan_shard_slice
 from model.mesh import Group, Mesh, join_mesh, leave_mesh
 from server.messages import ImageDone, Job
 from server.settings import WorkerSettings
-from server.worker.parts import build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import load_pipeline
+from server.worker.pipeline import generate
 from tests.conftest import FLOAT32, GOLDEN_CHECKPOINT
 
 TRAINED_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
@@ -37,7 +37,7 @@ JOB = Job(
     image_format="PNG",
     quality=95,
 )
-CACHE = CachePlan(start=0, end=8, tea_distance=0.5, fb_readiness=9.0)
+CACHE = CachePlan(start=0, end=8, tea_distance=0.5, fb_threshold_scale=9.0)
 FORECAST = CachePlan(start=0, end=8, forecast=ForecastPlan(order=1, interval=2))
 JOBS = {
     "guided": JOB,
@@ -52,20 +52,20 @@ JOBS = {
 }
 
 
-# The trained checkpoint draws 1024x1024 at least: fewer pictures of it.
+# The trained checkpoint generates 1024x1024 at least: fewer images of it.
 TRAINED_JOBS = {
     name: replace(JOBS[name], width_px=side, height_px=side)
     for name, side in (("unguided", 1024), ("batch", 1024), ("cached", 1024), ("auto", None))
 }
 
 
-def draw_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
+def generate_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
     torch.set_num_threads(1)
     settings = WorkerSettings(checkpoint=str(checkpoint), batch_size=2)
-    parts = build_parts(settings, mesh=mesh)
+    parts = load_pipeline(settings, mesh=mesh)
     jobs = TRAINED_JOBS if checkpoint == TRAINED_CHECKPOINT else JOBS
     return {
-        name: [event for event in draw(parts, job) if isinstance(event, ImageDone)]
+        name: [event for event in generate(parts, job) if isinstance(event, ImageDone)]
         for name, job in jobs.items()
     }
 
@@ -80,14 +80,19 @@ def decode_all(checkpoint: Path, mesh: Mesh) -> list[Tensor]:
         return [transformer.vae.decode(latent, mesh.whole) for latent in latents]
 
 
-def draw_as_rank(
-    rank: int, cfg_size: int, tensor_size: int, by_expert: bool, checkpoint: Path, folder: Path
+def generate_as_rank(
+    rank: int,
+    cfg_size: int,
+    tensor_size: int,
+    expert_parallel: bool,
+    checkpoint: Path,
+    folder: Path,
 ) -> None:
-    mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu", by_expert)
-    pictures = draw_all(checkpoint, mesh)
+    mesh = join_mesh(rank, cfg_size, tensor_size, folder / "rendezvous", "cpu", expert_parallel)
+    images = generate_all(checkpoint, mesh)
     decoded = decode_all(checkpoint, mesh)
     if mesh.is_first:
-        torch.save(pictures, folder / "pictures.pt")
+        torch.save(images, folder / "images.pt")
         torch.save(decoded, folder / "decoded.pt")
     leave_mesh()
 
@@ -107,27 +112,27 @@ def pixels(done: ImageDone) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def alone(tiny_checkpoint: Path) -> dict[str, list[ImageDone]]:
-    return draw_all(tiny_checkpoint, Mesh())
+    return generate_all(tiny_checkpoint, Mesh())
 
 
 @pytest.mark.parametrize(
-    ("cfg_size", "tensor_size", "by_expert"),
+    ("cfg_size", "tensor_size", "expert_parallel"),
     [(1, 2, False), (2, 1, False), (2, 2, False), (1, 2, True)],
 )
-def test_a_mesh_draws_what_one_process_draws(
+def test_a_mesh_generates_what_one_process_draws(
     cfg_size: int,
     tensor_size: int,
-    by_expert: bool,
+    expert_parallel: bool,
     tiny_checkpoint: Path,
     alone: dict[str, list[ImageDone]],
     tmp_path: Path,
 ) -> None:
     mp.spawn(
-        draw_as_rank,
-        args=(cfg_size, tensor_size, by_expert, tiny_checkpoint, tmp_path),
+        generate_as_rank,
+        args=(cfg_size, tensor_size, expert_parallel, tiny_checkpoint, tmp_path),
         nprocs=cfg_size * tensor_size,
     )
-    together = torch.load(tmp_path / "pictures.pt", weights_only=False)
+    together = torch.load(tmp_path / "images.pt", weights_only=False)
     for name, expected in alone.items():
         assert len(together[name]) == len(expected), name
         for ours, theirs in zip(together[name], expected, strict=True):
@@ -140,10 +145,10 @@ def test_a_mesh_draws_what_one_process_draws(
 
 
 @pytest.mark.slow
-def test_a_mesh_draws_the_same_with_trained_weights(tmp_path: Path) -> None:
-    mp.spawn(draw_as_rank, args=(2, 2, False, TRAINED_CHECKPOINT, tmp_path), nprocs=4)
-    together = torch.load(tmp_path / "pictures.pt", weights_only=False)
-    for name, expected in draw_all(TRAINED_CHECKPOINT, Mesh()).items():
+def test_a_mesh_generates_the_same_with_trained_weights(tmp_path: Path) -> None:
+    mp.spawn(generate_as_rank, args=(2, 2, False, TRAINED_CHECKPOINT, tmp_path), nprocs=4)
+    together = torch.load(tmp_path / "images.pt", weights_only=False)
+    for name, expected in generate_all(TRAINED_CHECKPOINT, Mesh()).items():
         for ours, theirs in zip(together[name], expected, strict=True):
             assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
             assert ours.diagnostics == theirs.diagnostics, name
@@ -167,7 +172,7 @@ def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
         whole = torch.arange(shape[0] * shape[1])
         seen = []
         for rank in range(2):
-            part = plan_part(name, shape, rank, 2)
+            part = plan_shard_slice(name, shape, rank, 2)
             assert part is not None
             for offset, count in part.runs(shape):
                 seen += whole[offset : offset + count].tolist()
@@ -176,15 +181,15 @@ def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
 
 def test_up_and_gate_are_cut_in_both_halves() -> None:
     """[up; gate] of width 8: rank 1 of 2 holds the second half of each."""
-    part = plan_part("model.layers.0.mlp.shared_mlp.gate_and_up_proj.weight", (16, 6), 1, 2)
-    assert part == Part(0, (4, 12), 4)
+    part = plan_shard_slice("model.layers.0.mlp.shared_mlp.gate_and_up_proj.weight", (16, 6), 1, 2)
+    assert part == ShardSlice(0, (4, 12), 4)
     assert part.shape((16, 6)) == (8, 6)
 
 
 def test_what_is_not_split_is_whole_on_every_rank() -> None:
     for name in ("model.layers.0.mlp.gate.wg.weight", "patch_embed.model.0.weight", "vae.x"):
-        assert plan_part(name, (8, 8), 1, 2) is None
-    assert plan_part("lm_head.weight", (21, 6), 1, 2) is None  # two ranks do not divide it
+        assert plan_shard_slice(name, (8, 8), 1, 2) is None
+    assert plan_shard_slice("lm_head.weight", (21, 6), 1, 2) is None  # two ranks do not divide it
 
 
 def test_ranks_that_do_not_divide_the_model_are_refused_with_what_would() -> None:
@@ -195,9 +200,9 @@ def test_ranks_that_do_not_divide_the_model_are_refused_with_what_would() -> Non
 
 def test_a_rank_holds_its_share_of_the_layers_and_checks_whole_shapes() -> None:
     config = load_config(GOLDEN_CHECKPOINT)
-    whole = list_targets(build_skeleton(config, has_vision=True))
+    whole = list_slots(build_skeleton(config, has_vision=True))
     half = build_skeleton(config, has_vision=True, mesh=Mesh(tensor=Group(1, 2), rank=1, size=2))
-    targets = list_targets(half)
+    targets = list_slots(half)
     assert {n: t.shape for n, t in targets.items()} == {n: t.shape for n, t in whole.items()}
     parameters = dict(half.named_parameters())
     for name, target in targets.items():

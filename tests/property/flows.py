@@ -7,26 +7,26 @@ import torch
 from torch import Tensor
 
 from schedulers.build import build_scheduler
-from schedulers.path import Path
+from schedulers.path import Trajectory
 from schedulers.protocol import Solver
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Pictures of one number each, from a mixture of normal distributions."""
+    """Images of one number each, from a mixture of normal distributions."""
 
     means: tuple[float, ...]
     deviation: float
 
     def velocity(self, x_B: Tensor, sigma: float) -> Tensor:
-        """Return E[noise - picture | x] at x = (1 - sigma) * picture + sigma * noise, float64."""
+        """Return E[noise - image | x] at x = (1 - sigma) * image + sigma * noise, float64."""
         means_K = torch.tensor(self.means, dtype=torch.float64)
         variance = (1 - sigma) ** 2 * self.deviation**2 + sigma**2
         away_BK = x_B.double().unsqueeze(-1) - (1 - sigma) * means_K
         weights_BK = (-0.5 * away_BK.square() / variance).softmax(dim=-1)
         noise_BK = sigma / variance * away_BK
-        picture_BK = means_K + (1 - sigma) * self.deviation**2 / variance * away_BK
-        return (weights_BK * (noise_BK - picture_BK)).sum(dim=-1)
+        image_BK = means_K + (1 - sigma) * self.deviation**2 / variance * away_BK
+        return (weights_BK * (noise_BK - image_BK)).sum(dim=-1)
 
     @property
     def variance(self) -> float:
@@ -57,12 +57,12 @@ def drive(
     noise_B: Tensor,
     velocity: Callable[[Tensor, float], Tensor],
     seed: int = 0,
-) -> Path:
+) -> Trajectory:
     """Run a solver to its end on an exact flow."""
     generator = torch.Generator().manual_seed(seed)
-    path = Path(solver, noise_B, lambda: torch.randn(noise_B.shape, generator=generator))
+    path = Trajectory(solver, noise_B, lambda: torch.randn(noise_B.shape, generator=generator))
     while not path.is_done:
-        path.answer(velocity(path.point.latent_BCYX, path.point.sigma))
+        path.advance(velocity(path.query.latent_BCYX, path.query.sigma))
     return path
 
 

@@ -58,11 +58,11 @@ def test_every_deterministic_solver_is_exact_for_a_constant_velocity(
     num_steps: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    start, picture = torch.randn(2, 8, generator=generator)
+    start, image = torch.randn(2, 8, generator=generator)
     for name in ("Euler", "Heun", "KDPM2DiscreteScheduler", "LMS", "IPNDMScheduler"):
         solver = build_scheduler(name, num_steps, shift=3.0).solver
-        ended = drive(solver, start, lambda x, sigma: start - picture).latent_BCYX
-        torch.testing.assert_close(ended, picture, atol=1e-4, rtol=1e-4)
+        ended = drive(solver, start, lambda x, sigma: start - image).latent_BCYX
+        torch.testing.assert_close(ended, image, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("solver", "order"), [(Euler, 1), (Heun, 2), (Midpoint, 2)])
@@ -143,7 +143,7 @@ def test_a_substituted_name_says_what_is_used_instead() -> None:
     scheduler = build_scheduler("LCM", 10, shift=3.0)
     assert (scheduler.resolved, scheduler.is_stochastic) == ("Euler shifted", False)
     assert "Euler" in scheduler.warnings[0]
-    assert build_scheduler("LCM", 10, shift=3.0, is_distilled=True).resolved == "Restart shifted"
+    assert build_scheduler("LCM", 10, shift=3.0, is_distilled=True).resolved == "LCM shifted"
     assert build_scheduler("Euler", 10, shift=3.0).warnings == ()
 
 

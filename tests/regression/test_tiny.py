@@ -1,4 +1,4 @@
-"""The shipped checkpoint draws what it drew when it was shipped.
+"""The shipped checkpoint generates what it drew when it was shipped.
 
 The recording is this implementation's own: it tells that results change, not that they are wrong.
 After a change that is meant: `hyimage record checkpoints/tiny tests/regression`.
@@ -13,13 +13,13 @@ import pytest
 from server.errors import CommandError
 from server.verify.record import KIND, record_checkpoint
 from server.verify.report import Request, verify_recording
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parents[1] / "checkpoints" / "tiny"
 
 
-def test_the_shipped_checkpoint_draws_what_it_drew() -> None:
+def test_the_shipped_checkpoint_generates_what_it_drew() -> None:
     request = Request(checkpoint=CHECKPOINT, recording=HERE, only=frozenset(), failures_only=True)
     assert verify_recording(request)
 
@@ -28,7 +28,9 @@ def test_the_recording_says_what_it_is() -> None:
     assert json.loads((HERE / "manifest.json").read_text())["which"] == KIND
 
 
-def test_a_recording_of_the_reference_is_not_overwritten(tiny_parts: Parts, tmp_path: Path) -> None:
+def test_a_recording_of_the_reference_is_not_overwritten(
+    tiny_pipeline: Pipeline, tmp_path: Path
+) -> None:
     shutil.copy(HERE.parent / "golden" / "manifest.json", tmp_path)
     with pytest.raises(CommandError, match="not ours"):
-        record_checkpoint(tiny_parts, tmp_path)
+        record_checkpoint(tiny_pipeline, tmp_path)

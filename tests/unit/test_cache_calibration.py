@@ -15,7 +15,7 @@ from cache.calibration import (
     load_calibration,
     save_calibration,
 )
-from cache.fit import Change, build_profile, fit_polynomial
+from cache.fit import StepDelta, build_profile, fit_polynomial
 from cache.votes import evaluate_polynomial
 from model.loading.fingerprint import fingerprint
 
@@ -32,18 +32,18 @@ CALIBRATION = Calibration(
     n=100,
     rmse=0.01,
     r2=0.9,
-    tau_curve=({"policy": "teaCache", "threshold": 0.2, "saving": 1.5, "psnr": 31.0},),
+    sweep=({"policy": "teaCache", "threshold": 0.2, "saving": 1.5, "psnr": 31.0},),
 )
 
 
 def changes(
     output: Callable[[float], float], noise: float = 0.0, low: float = 0.01, high: float = 0.3
-) -> list[Change]:
+) -> list[StepDelta]:
     generator = torch.Generator().manual_seed(0)
     signals = torch.linspace(low, high, 400).tolist()
     errors = (noise * torch.randn(400, generator=generator)).tolist()
     return [
-        Change(0.5, 0.4, x, output(x) + error) for x, error in zip(signals, errors, strict=True)
+        StepDelta(0.5, 0.4, x, output(x) + error) for x, error in zip(signals, errors, strict=True)
     ]
 
 
@@ -84,9 +84,11 @@ def test_too_few_changes_are_refused() -> None:
         fit_polynomial(changes(lambda x: x)[:4])
 
 
-def test_a_profile_adds_up_to_the_change_of_a_whole_picture() -> None:
-    """Two pictures of 4 and 8 steps whose output changes 0.8 in all, evenly over sigma."""
-    recorded = [Change(1 - i / n, 1 - (i + 1) / n, 0.1, 0.8 / n) for n in (4, 8) for i in range(n)]
+def test_a_profile_adds_up_to_the_change_of_a_whole_image() -> None:
+    """Two images of 4 and 8 steps whose output changes 0.8 in all, evenly over sigma."""
+    recorded = [
+        StepDelta(1 - i / n, 1 - (i + 1) / n, 0.1, 0.8 / n) for n in (4, 8) for i in range(n)
+    ]
     profile = build_profile(recorded)
     assert profile[0] == (1.0, 0.0)
     assert profile[-1][0] == 0.0

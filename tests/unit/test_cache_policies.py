@@ -8,12 +8,12 @@ from torch import Tensor
 
 from cache.build import build_step_cache, effective_thresholds
 from cache.calibration import UNCALIBRATED
-from cache.estimate import Forecast, Hold
-from cache.off import Off
+from cache.estimate import DampedTaylor, LastResidual
+from cache.off import NoCache
 from cache.plan import NO_REUSE, CachePlan, ForecastPlan
-from cache.protocol import Moment, RunFirst, StepCache
-from cache.reuse import Reuse
-from cache.votes import ProfileVote, relative_change
+from cache.protocol import RunFirstBlock, StepCache, StepContext
+from cache.reuse import ResidualCache
+from cache.votes import NoiseLevelPolicy, relative_l1
 
 NUM_STEPS = 12
 
@@ -47,7 +47,9 @@ def walk(
     for step in range(NUM_STEPS):
         for stage in range(num_stages):
             sigma = 1 - (step + stage / num_stages) / NUM_STEPS
-            evaluation = cache.evaluate(Moment(step, NUM_STEPS, stage, sigma), states(step, rate))
+            evaluation = cache.evaluate(
+                StepContext(step, NUM_STEPS, stage, sigma), states(step, rate)
+            )
             sent: Tensor | None = None
             while True:
                 try:
@@ -55,30 +57,30 @@ def walk(
                 except StopIteration as e:
                     outputs.append(e.value)
                     break
-                run = layers.first if isinstance(call, RunFirst) else layers.rest
+                run = layers.first if isinstance(call, RunFirstBlock) else layers.rest
                 sent = run(call.x_BSD)
     return outputs
 
 
-def build(**fields: object) -> Reuse:
+def build(**fields: object) -> ResidualCache:
     plan = CachePlan(**{"start": 0, "end": NUM_STEPS, **fields})  # type: ignore[arg-type]
-    cache = build_step_cache(plan, UNCALIBRATED, lambda moment, x: x[:1, 1:])
-    assert isinstance(cache, Reuse)
+    cache = build_step_cache(plan, UNCALIBRATED, lambda context, x: x[:1, 1:])
+    assert isinstance(cache, ResidualCache)
     return cache
 
 
 def test_no_plan_is_no_cache() -> None:
-    cache = build_step_cache(NO_REUSE, UNCALIBRATED, lambda moment, x: x)
-    assert isinstance(cache, Off)
+    cache = build_step_cache(NO_REUSE, UNCALIBRATED, lambda context, x: x)
+    assert isinstance(cache, NoCache)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"tea_distance": 0.0},
-        {"fb_readiness": 0.0},
-        {"tea_distance": 0.0, "fb_readiness": 0.0},
-        {"tea_distance": 1.0, "fb_readiness": 0.0},
+        {"fb_threshold_scale": 0.0},
+        {"tea_distance": 0.0, "fb_threshold_scale": 0.0},
+        {"tea_distance": 1.0, "fb_threshold_scale": 0.0},
         {"forecast": ForecastPlan(order=1, interval=3), "end": 3},
     ],
 )
@@ -87,7 +89,7 @@ def test_a_cache_that_never_reuses_is_no_cache_to_the_bit(fields: dict[str, obje
     outputs = walk(cache)
     assert cache.reused_steps == []
     assert cache.num_computed_evaluations == NUM_STEPS
-    for ours, plain in zip(outputs, walk(Off()), strict=True):
+    for ours, plain in zip(outputs, walk(NoCache()), strict=True):
         assert torch.equal(ours, plain)
 
 
@@ -95,8 +97,8 @@ def test_a_cache_that_never_reuses_is_no_cache_to_the_bit(fields: dict[str, obje
     "fields",
     [
         {"tea_distance": 1.0},
-        {"fb_readiness": 4.0},
-        {"tea_distance": 1.0, "fb_readiness": 4.0},
+        {"fb_threshold_scale": 4.0},
+        {"tea_distance": 1.0, "fb_threshold_scale": 4.0},
         {"forecast": ForecastPlan(order=2, interval=5), "max_consecutive": 5},
     ],
 )
@@ -110,14 +112,14 @@ def test_the_first_and_the_last_step_are_always_computed(fields: dict[str, objec
 def test_counts_equal_the_calls_of_the_layers() -> None:
     for fields in (
         {"tea_distance": 0.1},
-        {"fb_readiness": 1.0},
+        {"fb_threshold_scale": 1.0},
         {"forecast": ForecastPlan(order=1, interval=2)},
     ):
         cache, layers = build(**fields), Layers()
         walk(cache, layers=layers)
         assert 0 < len(cache.reused_steps) == NUM_STEPS - layers.num_rest
         assert cache.num_computed_evaluations == layers.num_rest
-        looks_at_first = "fb_readiness" in fields
+        looks_at_first = "fb_threshold_scale" in fields
         assert layers.num_first == (NUM_STEPS if looks_at_first else layers.num_rest)
 
 
@@ -153,24 +155,24 @@ def test_changes_accumulate_over_reused_steps_and_start_again_after_a_computed_o
     assert cache.reused_steps[:4] == [1, 2, 4, 5]
 
 
-def test_rows_of_a_picture_decide_together_by_the_one_that_changes_most() -> None:
+def test_rows_of_an_image_decide_together_by_the_one_that_changes_most() -> None:
     class OneRowMoves(Layers):
         def first(self, x: Tensor) -> Tensor:
             moved = super().first(x)
             moved[1] = moved[1] * 2.0**self.num_first
             return moved
 
-    cache = build(fb_readiness=1.0)
+    cache = build(fb_threshold_scale=1.0)
     walk(cache, rate=1e-5, layers=OneRowMoves())
     assert cache.reused_steps == []
-    calm = build(fb_readiness=1.0)
+    calm = build(fb_threshold_scale=1.0)
     walk(calm, rate=1e-5)
     assert calm.reused_steps
 
 
 def test_both_caches_reuse_only_what_both_would() -> None:
     tea = build(tea_distance=0.05, max_consecutive=5)
-    both = build(tea_distance=0.05, fb_readiness=1e-3, max_consecutive=5)
+    both = build(tea_distance=0.05, fb_threshold_scale=1e-3, max_consecutive=5)
     walk(tea)
     walk(both)
     assert tea.reused_steps
@@ -193,7 +195,7 @@ def test_a_reused_step_adds_what_the_layers_added_before() -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
-    estimate = Forecast(order)
+    estimate = DampedTaylor(order)
     curve_BSD = torch.tensor([[[1.0, -2.0, 3.0], [2.0, 0.5, -1.0]]])
     for sigma in (0.9, 0.85, 0.7, 0.6)[: order + 2]:
         estimate.keep(sigma, curve_BSD * sigma**order)
@@ -201,7 +203,7 @@ def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
 
 
 def test_a_forecast_holds_until_it_has_been_seen_to_come_true() -> None:
-    forecast, hold = Forecast(1), Hold()
+    forecast, hold = DampedTaylor(1), LastResidual()
     for sigma, value in ((0.9, 1.0), (0.8, 2.0)):
         for estimate in (forecast, hold):
             estimate.keep(sigma, torch.full((1, 2, 3), value))
@@ -209,7 +211,7 @@ def test_a_forecast_holds_until_it_has_been_seen_to_come_true() -> None:
 
 
 def test_each_channel_of_each_row_takes_the_share_of_the_forecast_that_came_true() -> None:
-    forecast = Forecast(1)
+    forecast = DampedTaylor(1)
     for sigma, values in (
         (0.9, [0.0, 0.0, 0.0, 0.0]),
         (0.8, [1.0, 1.0, 1.0, 0.0]),
@@ -230,22 +232,24 @@ def test_a_forecast_goes_with_the_votes_of_the_other_policies() -> None:
 
 
 def test_a_profile_counts_the_change_between_noise_levels() -> None:
-    vote = ProfileVote(0.25, profile=((1.0, 0.0), (0.5, 0.4), (0.0, 1.0)))
+    policy = NoiseLevelPolicy(0.25, profile=((1.0, 0.0), (0.5, 0.4), (0.0, 1.0)))
     x = torch.zeros(1, 2, 2)
-    moments = [Moment(i, 5, 0, sigma) for i, sigma in enumerate((1.0, 0.8, 0.6, 0.5, 0.1))]
+    moments = [StepContext(i, 5, 0, sigma) for i, sigma in enumerate((1.0, 0.8, 0.6, 0.5, 0.1))]
     votes = []
-    for moment in moments:
-        votes.append(vote.votes_reuse(moment, x, is_allowed=moment.step > 0))
-        vote.settle(votes[-1])
+    for context in moments:
+        votes.append(policy.should_skip(context, x, is_allowed=context.step > 0))
+        policy.update(votes[-1])
     assert votes == [False, True, False, True, False]
 
 
 def test_relative_change_of_nothing_is_nothing() -> None:
-    assert relative_change(torch.zeros(3), torch.zeros(3)) == 0.0
+    assert relative_l1(torch.zeros(3), torch.zeros(3)) == 0.0
 
 
 def test_thresholds_say_what_is_on() -> None:
-    thresholds = effective_thresholds(CachePlan(start=0, end=9, fb_readiness=0.5), UNCALIBRATED)
+    thresholds = effective_thresholds(
+        CachePlan(start=0, end=9, fb_threshold_scale=0.5), UNCALIBRATED
+    )
     assert (thresholds.tea, thresholds.fb) == (None, 0.06)
 
 

@@ -42,7 +42,7 @@ async def listener(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
 async def send(settings: EgressSettings, url: str) -> None:
     egress = Egress(settings)
     try:
-        await egress.send("PUT", url, b"picture", "image/png")
+        await egress.send("PUT", url, b"image", "image/png")
     finally:
         await egress.close()
 
@@ -57,7 +57,7 @@ def test_bytes_arrive_with_their_type_and_the_query_verbatim() -> None:
     assert sent.startswith(b"PUT /a%20b?X-Signature=a%2Fb+c&x HTTP/1.1\r\n")
     assert b"\r\nhost: localhost:" in sent.lower()
     assert b"content-type: image/png" in sent.lower()
-    assert sent.endswith(b"\r\n\r\npicture")
+    assert sent.endswith(b"\r\n\r\nimage")
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.attention import attend_span
-from model.prefix import build_step_groups, compute_prefix
+from model.prefix import build_step_groups, prefill
 from model.sequence import (
+    AttentionSpan,
     ImageSequence,
-    Span,
     grid_positions,
-    list_spans,
+    sequence_spans,
     visibility_mask,
 )
 from server.verify.full_sequence import trace_full_sequence
-from server.worker.parts import Parts
+from server.worker.parts import Pipeline
 
 
 def make_row(prefix: Sequence[int], height: int, width: int, num_tail: int = 1) -> ImageSequence:
@@ -35,16 +35,16 @@ ROWS = st.builds(
 
 
 @given(row=ROWS)
-def test_spans_mean_causal_text_and_a_picture_that_sees_itself_whole(row: ImageSequence) -> None:
-    mask = visibility_mask(list_spans(row), len(row.ids))
+def test_spans_mean_causal_text_and_an_image_that_sees_itself_whole(row: ImageSequence) -> None:
+    mask = visibility_mask(sequence_spans(row), len(row.ids))
     for query in range(len(row.ids)):
         for key in range(len(row.ids)):
-            in_picture = all(row.image_start <= i < row.image_stop for i in (query, key))
-            assert mask[query, key] == (key <= query or in_picture)
+            in_image = all(row.image_start <= i < row.image_stop for i in (query, key))
+            assert mask[query, key] == (key <= query or in_image)
 
 
 @given(row=ROWS)
-def test_positions_of_a_picture_are_a_grid_and_of_text_the_diagonal(row: ImageSequence) -> None:
+def test_positions_of_an_image_are_a_grid_and_of_text_the_diagonal(row: ImageSequence) -> None:
     positions = grid_positions(row, len(row.ids)).tolist()
     inside = positions[row.image_start : row.image_stop]
     for i, (y, x) in enumerate(positions):
@@ -75,25 +75,25 @@ def test_a_span_attends_as_the_dense_mask_says(
     expected = F.scaled_dot_product_attention(
         q, k.repeat_interleave(3, dim=1), v.repeat_interleave(3, dim=1), attn_mask=mask
     )
-    ours = attend_span(q, k, v, Span(0, new, is_causal), past)
+    ours = attend_span(q, k, v, AttentionSpan(0, new, is_causal), past)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture
-def rows(golden_parts: Parts) -> list[ImageSequence]:
+def rows(golden_parts: Pipeline) -> list[ImageSequence]:
     """Two prompts of different length, one of them twice."""
     short, long = range(10, 15), range(20, 43)
     return [make_row(ids, 4, 6) for ids in (short, short, long)]
 
 
-def embed(parts: Parts, num_rows: int) -> Tensor:
+def embed(pipeline: Pipeline, num_rows: int) -> Tensor:
     latent = torch.randn(num_rows, 8, 4, 6, generator=torch.Generator().manual_seed(3))
-    return parts.transformer.embed_step(latent, torch.full((num_rows,), 700.0))
+    return pipeline.transformer.embed_step(latent, torch.full((num_rows,), 700.0))
 
 
 @torch.inference_mode()
 def test_a_step_behind_a_cached_prompt_equals_the_whole_sequence(
-    golden_parts: Parts, rows: list[ImageSequence]
+    golden_parts: Pipeline, rows: list[ImageSequence]
 ) -> None:
     transformer = golden_parts.transformer
     x = embed(golden_parts, 3)
@@ -108,7 +108,7 @@ def test_a_step_behind_a_cached_prompt_equals_the_whole_sequence(
 
 @torch.inference_mode()
 def test_a_row_is_the_same_alone_and_in_a_batch(
-    golden_parts: Parts, rows: list[ImageSequence]
+    golden_parts: Pipeline, rows: list[ImageSequence]
 ) -> None:
     transformer = golden_parts.transformer
     x = embed(golden_parts, 3)
@@ -120,12 +120,12 @@ def test_a_row_is_the_same_alone_and_in_a_batch(
 
 @torch.inference_mode()
 def test_rows_with_one_prompt_share_its_keys_and_values(
-    golden_parts: Parts, rows: list[ImageSequence]
+    golden_parts: Pipeline, rows: list[ImageSequence]
 ) -> None:
     groups = build_step_groups(golden_parts.transformer, [rows[0], rows[2], rows[1]])
     assert [group.rows for group in groups] == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert groups[0].past is groups[2].past
-    recomputed = compute_prefix(golden_parts.transformer, rows[0].prefix_ids)
+    recomputed = prefill(golden_parts.transformer, rows[0].prefix_ids)
     for ours, again in zip(groups[0].past, recomputed.layers, strict=True):
         assert torch.equal(ours.k_BGSH, again.k_BGSH)
         assert torch.equal(ours.v_BGSH, again.v_BGSH)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from model.loading.build import load_model
 from model.loading.layer_devices import layer_sizes, map_layers, spread_layers
 from model.loading.options import LoadOptions
-from model.prefix import compute_prefix
+from model.prefix import prefill
 from server.messages import ImageDone, Job
 from server.settings import SettingsError, WorkerSettings, load_settings
-from server.worker.parts import Parts, build_parts
-from server.worker.pipeline import draw
+from server.worker.parts import Pipeline, load_pipeline
+from server.worker.pipeline import generate
 from tests.conftest import FLOAT32
 
 
@@ -58,15 +58,15 @@ def test_every_layer_gets_a_device_and_the_first_one_holds_the_rest(tiny_checkpo
     assert map_layers(transformer, options) == ["cuda:1"] * len(sizes)  # the VAE outweighs them
 
 
-def test_layers_that_stay_in_one_place_draw_the_same_picture(
-    tiny_checkpoint: Path, tiny_parts: Parts, job: Job
+def test_layers_that_stay_in_one_place_generate_the_same_image(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
     settings = WorkerSettings(checkpoint=str(tiny_checkpoint), layer_devices=("cpu", "cpu"))
-    pictures = [
-        [event.encoded for event in draw(parts, job) if isinstance(event, ImageDone)]
-        for parts in (tiny_parts, build_parts(settings))
+    images = [
+        [event.encoded for event in generate(pipeline, job) if isinstance(event, ImageDone)]
+        for pipeline in (tiny_pipeline, load_pipeline(settings))
     ]
-    assert pictures[0] == pictures[1]
+    assert images[0] == images[1]
 
 
 def test_a_layer_elsewhere_gets_its_input_there(tiny_checkpoint: Path) -> None:
@@ -75,14 +75,14 @@ def test_a_layer_elsewhere_gets_its_input_there(tiny_checkpoint: Path) -> None:
     transformer = load_model(tiny_checkpoint, options)
     assert {layer.device.type for layer in transformer.model.layers} == {"meta"}
     with torch.inference_mode(), pytest.raises(NotImplementedError, match="meta tensor"):
-        compute_prefix(transformer, [1, 2, 3])
+        prefill(transformer, [1, 2, 3])
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"layer_devices": ("cuda:0", "cuda:1"), "tensor_ranks": 2},
-        {"layer_devices": ("cuda:0", "cuda:1"), "memory_gb": 20.0},
+        {"layer_devices": ("cuda:0", "cuda:1"), "tensor_parallel_size": 2},
+        {"layer_devices": ("cuda:0", "cuda:1"), "device_memory_gb": 20.0},
         {"layer_devices": ("cuda:0", "cuda:1"), "device": "cuda:1"},
     ],
 )

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from model.config import MoeConfig, load_config
-from model.layers import gated
+from model.layers import swiglu
 from model.loading.build import build_skeleton
 from model.mesh import Group
 from model.moe import Experts, MoE
@@ -38,7 +38,7 @@ def one_token_at_a_time(moe: MoE, x_TD: Tensor) -> Tensor:
     for x, weight, expert in zip(x_TD, weights, experts, strict=True):
         y = torch.zeros_like(x) if moe.shared_mlp is None else moe.shared_mlp(x)
         for w, e in zip(weight, expert, strict=True):
-            hidden = gated(moe.experts.gate_and_up_proj[e] @ x)
+            hidden = swiglu(moe.experts.gate_and_up_proj[e] @ x)
             y = y + w * (moe.experts.down_proj[e] @ hidden)
         out.append(y)
     return torch.stack(out)
@@ -102,7 +102,7 @@ def test_the_outputs_of_ranks_with_whole_experts_add_up(is_grouped: bool) -> Non
     weights, experts = moe.gate(x)
     total = torch.zeros_like(x)
     for rank in range(3):
-        part = Experts(WIDTH, config, Group(rank, 3, by_expert=True))
+        part = Experts(WIDTH, config, Group(rank, 3, expert_parallel=True))
         own = slice(2 * rank, 2 * rank + 2)
         part.load_state_dict({k: v[own] for k, v in moe.experts.state_dict().items()})
         if is_grouped:

@@ -45,23 +45,23 @@ def real() -> ModelConfig:
 PLANS: dict[tuple[int, int], RankPlan] = {}
 
 
-def plan_real(real: ModelConfig, cfg_ranks: int, tensor_ranks: int) -> RankPlan:
+def plan_real(real: ModelConfig, cfg_parallel_size: int, tensor_parallel_size: int) -> RankPlan:
     """Return a plan of the real model, made once: it takes a second or two."""
-    mode = (cfg_ranks, tensor_ranks)
+    mode = (cfg_parallel_size, tensor_parallel_size)
     if mode not in PLANS:
         PLANS[mode] = plan_rank(real, *mode, H100S, OPTIONS, Workload())
     return PLANS[mode]
 
 
 @pytest.mark.parametrize(
-    ("cfg_ranks", "tensor_ranks", "weights_gb"),
+    ("cfg_parallel_size", "tensor_parallel_size", "weights_gb"),
     [(1, 1, 166.1), (1, 2, 85.1), (2, 1, 166.1), (1, 4, 44.7), (2, 2, 85.1), (1, 8, 24.4)],
 )
 def test_the_weights_of_the_real_model_are_shared_out(
-    real: ModelConfig, cfg_ranks: int, tensor_ranks: int, weights_gb: float
+    real: ModelConfig, cfg_parallel_size: int, tensor_parallel_size: int, weights_gb: float
 ) -> None:
     """Experts 154.6 GB, attention 3.8, shared experts 2.4, vocabulary 2.2: divided by the ranks."""
-    plan = plan_real(real, cfg_ranks, tensor_ranks)
+    plan = plan_real(real, cfg_parallel_size, tensor_parallel_size)
     assert plan.parameters / 1e9 == pytest.approx(weights_gb, abs=0.1)
 
 
@@ -136,13 +136,13 @@ def test_devices_that_are_not_understood_are_refused(text: str) -> None:
         parse_devices(text)
 
 
-@pytest.mark.parametrize("tensor_ranks", [1, 2])
+@pytest.mark.parametrize("tensor_parallel_size", [1, 2])
 def test_planned_weights_are_those_that_are_loaded(
-    tiny_checkpoint: Path, tensor_ranks: int
+    tiny_checkpoint: Path, tensor_parallel_size: int
 ) -> None:
-    mesh = Mesh(tensor=Group(0, tensor_ranks), size=tensor_ranks)
+    mesh = Mesh(tensor=Group(0, tensor_parallel_size), size=tensor_parallel_size)
     loaded = load_model(tiny_checkpoint, OPTIONS, mesh=mesh)
-    plan = plan_rank(loaded.config, 1, tensor_ranks, H100S, OPTIONS, Workload())
+    plan = plan_rank(loaded.config, 1, tensor_parallel_size, H100S, OPTIONS, Workload())
     assert plan.parameters == sum(p.nbytes for p in loaded.parameters())
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from model.errors import CheckpointError, ConfigError
 from model.loading.build import build_skeleton, load_model
-from model.loading.names import list_targets
+from model.loading.names import list_slots
 from model.loading.options import LoadOptions
 from model.mesh import Group, Mesh
 from model.quantization.convert import quantize_folder
@@ -157,7 +157,7 @@ def test_a_scale_that_two_ranks_would_share_is_refused(tiny_checkpoint: Path) ->
         scheme=SCHEMES["int8"],
     )
     with pytest.raises(ConfigError, match="2 tensor ranks do not divide"):
-        list_targets(skeleton, SCHEMES["int8"])
+        list_slots(skeleton, SCHEMES["int8"])
 
 
 def test_a_setting_that_contradicts_the_folder_is_refused(

@@ -22,8 +22,8 @@ def test_generate_writes_the_format_of_the_files_ending(
     arguments = ["--size", "320x192", "--steps", "1", "--checkpoint", str(tiny_checkpoint)]
     result = RUNNER.invoke(app, ["generate", "a red fox", "-o", str(output), *arguments])
     assert result.exit_code == 0, result.output
-    with Image.open(output) as picture:
-        assert (picture.size, picture.format) == ((320, 192), name)
+    with Image.open(output) as image:
+        assert (image.size, image.format) == ((320, 192), name)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_bench_step_reports_a_ratio_and_writes_its_figures(tmp_path: Path) -> No
     assert '"bare_s"' in (tmp_path / "step.json").read_text()
 
 
-def test_a_quantized_folder_draws_and_its_errors_are_told(
+def test_a_quantized_folder_generates_and_its_errors_are_told(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     small = tmp_path / "small"
@@ -116,7 +116,7 @@ def test_bench_quality_keeps_what_it_has_when_it_is_stopped(
     rows = json.loads((tmp_path / "q.json").read_text())
     assert [row["policy"] for row in rows[:3]] == ["none"] * 3
     assert {"teaCache", "naive", "forecast order 1"} <= {row["policy"] for row in rows}
-    assert rows[2]["psnr"] == 99  # the base is its own picture
+    assert rows[2]["psnr"] == 99  # the base is its own image
     monkeypatch.setattr("server.bench.quality.TEA_DISTANCES", ("no number",))
     assert RUNNER.invoke(app, command).exit_code == 1
     kept = json.loads((tmp_path / "q.json").read_text())
@@ -124,7 +124,7 @@ def test_bench_quality_keeps_what_it_has_when_it_is_stopped(
     assert len((tmp_path / "q.csv").read_text().splitlines()) == 4
 
 
-def test_bench_load_reports_speed_and_draws_within_a_limit(
+def test_bench_load_reports_speed_and_generates_within_a_limit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     figures = tmp_path / "load.json"

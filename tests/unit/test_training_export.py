@@ -53,11 +53,12 @@ def test_exporting_again_replaces_the_folder_and_leaves_nothing_beside_it(run: P
     assert [path.name for path in (run / "export").iterdir()] == ["tiny"]
 
 
-def test_an_export_draws_at_an_offered_size(run: Path) -> None:
+def test_an_export_generates_at_an_offered_size(run: Path) -> None:
     painter = Painter(run / "export" / "tiny")
     size = find_size(OFFERED, 1536, 512)
     first, again = (
-        painter.draw("a cat", size, Sampling(seed=3, num_steps=1, guidance=2.0)) for _ in range(2)
+        painter.generate("a cat", size, Sampling(seed=3, num_steps=1, guidance=2.0))
+        for _ in range(2)
     )
     assert first.shape == (512, 1536, 3)
     assert np.array_equal(first, again)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig, parse_config
-from model.prefix import build_step_groups, compute_prefix
+from model.prefix import build_step_groups, prefill
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
 from model.vae import Vae
@@ -16,7 +16,7 @@ from training.architecture import FIELDS
 from training.backgrounds import BACKGROUNDS
 from training.batches import IGNORED, Batch, plan_step
 from training.forward import Sequences, predict
-from training.latents import encode_pictures, encoder_matrix
+from training.latents import encode_images, encoder_matrix
 from training.layout_probe import answer_scenes
 from training.muon import orthogonalize
 from training.scenes import COLOURS, KINDS, Scene, Thing
@@ -65,24 +65,24 @@ def make_batch(seed: int) -> Batch:
 
 
 def test_the_training_forward_equals_prefix_and_step(small_config: ModelConfig) -> None:
-    drawn = HunyuanImage(small_config)
-    start_transformer(drawn)
-    drawn.requires_grad_(requires_grad=False)
-    for parameter in drawn.parameters():  # leave the start, where much is zero
+    generated = HunyuanImage(small_config)
+    start_transformer(generated)
+    generated.requires_grad_(requires_grad=False)
+    for parameter in generated.parameters():  # leave the start, where much is zero
         parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     batch = make_batch(0)
     timestep_B = torch.tensor([30.0, 500.0, 990.0])
-    predictions = predict(drawn, batch.sequences, batch.latent_BCYX, timestep_B)
+    predictions = predict(generated, batch.sequences, batch.latent_BCYX, timestep_B)
     for row, length in enumerate(batch.sequences.lengths_B.tolist()):
         ids = tuple(batch.sequences.ids_BS[row, :length].tolist())
         sequence = ImageSequence(
             ids=(*ids, *(0,) * 16), prefix_length=length, grid_height=3, grid_width=5
         )
         own = slice(row, row + 1)
-        x_BSD = drawn.embed_step(batch.latent_BCYX[own], timestep_B[own])
-        x_BSD = drawn.run_layers(x_BSD, build_step_groups(drawn, [sequence]))
-        velocity_BCYX = drawn.predict_velocity(x_BSD, timestep_B[own], (3, 5))
-        logits_BSV = drawn.text_logits(compute_prefix(drawn, ids).hidden_1SD)
+        x_BSD = generated.embed_step(batch.latent_BCYX[own], timestep_B[own])
+        x_BSD = generated.run_layers(x_BSD, build_step_groups(generated, [sequence]))
+        velocity_BCYX = generated.predict_velocity(x_BSD, timestep_B[own], (3, 5))
+        logits_BSV = generated.text_logits(prefill(generated, ids).hidden_1SD)
         # float32 sums in another order, through two layers
         close: dict[str, float] = {"atol": 1e-4, "rtol": 1e-4}
         torch.testing.assert_close(predictions.velocity_BCYX[own], velocity_BCYX, **close)
@@ -112,7 +112,7 @@ def test_training_lowers_the_loss_on_one_batch(small_config: ModelConfig, tmp_pa
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_the_closed_form_autoencoder_is_linear_and_restores_smooth_pictures() -> None:
+def test_the_closed_form_autoencoder_is_linear_and_restores_smooth_images() -> None:
     torch.manual_seed(0)
     vae = Vae(parse_config(SMALL).vae).requires_grad_(requires_grad=False)
     ramp_y = torch.linspace(-0.8, 0.8, 16)
@@ -121,7 +121,7 @@ def test_the_closed_form_autoencoder_is_linear_and_restores_smooth_pictures() ->
     start_vae(vae, rgb_Byx3)
     rgb_B3yx = rgb_Byx3[:8].movedim(-1, 1)
     mean_BCYX, _ = vae.encode(rgb_B3yx)
-    by_matrix_BCYX = encode_pictures(rgb_Byx3[:8], *encoder_matrix(vae, 4))
+    by_matrix_BCYX = encode_images(rgb_Byx3[:8], *encoder_matrix(vae, 4))
     torch.testing.assert_close(by_matrix_BCYX, mean_BCYX, atol=1e-4, rtol=1e-4)
     error: Tensor = (vae.decode(mean_BCYX) - rgb_B3yx).square().mean()
     assert error < 0.01 * rgb_B3yx.square().mean()

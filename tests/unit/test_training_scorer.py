@@ -9,19 +9,19 @@ from PIL import Image, ImageDraw
 from training.art import FILES
 from training.backgrounds import paint_background
 from training.scenes import SQUARE, Scene, Thing, grid_of, list_held_scenes, paint_scene
-from training.scorer import Score, find_kinds, measure_ceiling, score_picture, summarize
+from training.scorer import Score, find_kinds, measure_ceiling, score_image, summarize
 
 
 @pytest.fixture(scope="module")
 def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of wedges, each kind with its own angles, in red for the repainting to work on."""
+    """Images of wedges, each kind with its own angles, in red for the repainting to work on."""
     folder = tmp_path_factory.mktemp("art")
     for index, name in enumerate(FILES.values()):
-        picture = Image.new("RGBA", (64, 64))
-        pen = ImageDraw.Draw(picture)
+        image = Image.new("RGBA", (64, 64))
+        pen = ImageDraw.Draw(image)
         pen.ellipse((2, 2, 61, 61), fill=(220, 40, 40, 255))
         pen.pieslice((2, 2, 61, 61), 20 * index, 20 * index + 110, fill=(30, 30, 30, 255))
-        picture.save(folder / f"{name}.webp", lossless=True)
+        image.save(folder / f"{name}.webp", lossless=True)
     return folder
 
 
@@ -36,7 +36,7 @@ def two_things(background: str, colour: str, kind: str, column: int) -> Scene:
 
 
 @pytest.mark.parametrize(
-    ("drawn", "wrong"),
+    ("generated", "wrong"),
     [
         (two_things("snow", "red", "car", 9), "background"),
         (two_things("blue", "green", "car", 9), "colour"),
@@ -44,19 +44,19 @@ def two_things(background: str, colour: str, kind: str, column: int) -> Scene:
         (two_things("blue", "red", "car", 6), "position"),
     ],
 )
-def test_each_mistake_is_found_and_named(art: Path, drawn: Scene, wrong: str) -> None:
+def test_each_mistake_is_found_and_named(art: Path, generated: Scene, wrong: str) -> None:
     wanted = two_things("blue", "red", "car", 9)
-    score = score_picture(paint_scene(drawn, art), wanted, art)
+    score = score_image(paint_scene(generated, art), wanted, art)
     assert not getattr(score, wrong)
     assert not score.all
 
 
 def test_noise_is_not_taken_for_a_scene(art: Path) -> None:
     noise_yx3 = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
-    assert not score_picture(noise_yx3, two_things("blue", "red", "car", 9), art).position
+    assert not score_image(noise_yx3, two_things("blue", "red", "car", 9), art).position
 
 
-def test_shares_count_pictures() -> None:
+def test_shares_count_images() -> None:
     scores = [Score(True, True, False, True), Score(True, True, True, True)]
     assert summarize(scores) == {
         "background": 1.0,

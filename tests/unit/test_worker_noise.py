@@ -43,6 +43,6 @@ def test_the_seeds_of_a_task_count_up_and_wrap_at_the_maximum(first: int, count:
 
 
 def test_a_task_without_a_seed_gets_one_in_the_unsigned_32_bit_range() -> None:
-    drawn = {image_seeds(None, 1)[0] for _ in range(50)}
-    assert len(drawn) > 45
-    assert max(drawn) < 2**32
+    generated = {image_seeds(None, 1)[0] for _ in range(50)}
+    assert len(generated) > 45
+    assert max(generated) < 2**32

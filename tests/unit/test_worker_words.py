@@ -9,18 +9,18 @@ import torch
 from model.config import parse_config
 from model.errors import ConfigError
 from model.loading.build import build_skeleton
-from model.loading.names import list_targets
-from model.prefix import Prefixes
+from model.loading.names import list_slots
+from model.prefix import PromptKVCache
 from model.system_prompts import pick_system_prompt, read_system_prompts
 from model.template import Prompt
 from model.text import stop_tokens
 from server.messages import ImageDone, Job, TextWritten
 from server.settings import WorkerSettings
-from server.worker.parts import Parts, build_parts
-from server.worker.pipeline import build_rows, draw
+from server.worker.parts import Pipeline, load_pipeline
+from server.worker.pipeline import build_rows, generate
 from server.worker.words import (
+    PreparedPrompt,
     RewriteError,
-    Written,
     choose_size,
     finish_text,
     resolve_system_prompt,
@@ -31,7 +31,7 @@ from training.random_checkpoint import write_random_checkpoint
 SYSTEM_PROMPTS = '''
 import os
 os.environ["NEVER"] = "run"
-t2i_system_prompt_en_vanilla = """Draw what is said."""
+t2i_system_prompt_en_vanilla = """Generate what is said."""
 t2i_system_prompt_en_recaption = "Write a better prompt."
 t2i_system_prompt_en_think_recaption = "Think, then write a better prompt."
 OTHER = 7
@@ -39,7 +39,7 @@ OTHER = 7
 
 
 @pytest.fixture(scope="module")
-def instruct(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def instruct(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("instruct")
     write_random_checkpoint(
         folder,
@@ -48,56 +48,56 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> Parts:
         num_ratios=37,
     )
     (folder / "system_prompt.py").write_text(SYSTEM_PROMPTS)
-    return build_parts(WorkerSettings(checkpoint=str(folder), max_rewrite_tokens=24))
+    return load_pipeline(WorkerSettings(checkpoint=str(folder), max_rewrite_tokens=24))
 
 
 @pytest.fixture(scope="module")
-def distilled(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+def distilled(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     folder = tmp_path_factory.mktemp("distilled")
     write_random_checkpoint(
         folder,
         {**SMALL_CONFIG, "cfg_distilled": True, "use_meanflow": True},
         generation={"sequence_template": "instruct", "diff_infer_steps": 8},
     )
-    return build_parts(WorkerSettings(checkpoint=str(folder)))
+    return load_pipeline(WorkerSettings(checkpoint=str(folder)))
 
 
-def texts_and_pictures(parts: Parts, job: Job) -> tuple[dict[int, str], list[ImageDone]]:
-    texts, pictures = {}, []
-    for event in draw(parts, job):
+def texts_and_images(pipeline: Pipeline, job: Job) -> tuple[dict[int, str], list[ImageDone]]:
+    texts, images = {}, []
+    for event in generate(pipeline, job):
         if isinstance(event, TextWritten):
             texts[event.image] = event.text
         elif isinstance(event, ImageDone):
-            pictures.append(event)
-    return texts, pictures
+            images.append(event)
+    return texts, images
 
 
 @pytest.mark.parametrize("rewrite", ["recaption", "think"])
-def test_a_rewrite_is_reported_as_it_grows_and_drawn_from(
-    instruct: Parts, job: Job, rewrite: str
+def test_a_rewrite_is_reported_as_it_grows_and_generated_from(
+    instruct: Pipeline, job: Job, rewrite: str
 ) -> None:
     own = replace(job, rewrite=rewrite)  # type: ignore[arg-type]
-    grown = [e.text for e in draw(instruct, own) if isinstance(e, TextWritten)]
+    grown = [e.text for e in generate(instruct, own) if isinstance(e, TextWritten)]
     assert len(grown) > 2
-    texts, (picture,) = texts_and_pictures(instruct, own)
+    texts, (image,) = texts_and_images(instruct, own)
     assert texts[0].startswith(f"<{rewrite}>")
-    assert picture.diagnostics["text"] == texts[0]
-    _, (plain,) = texts_and_pictures(instruct, job)
-    assert plain.encoded != picture.encoded
+    assert image.diagnostics["text"] == texts[0]
+    _, (plain,) = texts_and_images(instruct, job)
+    assert plain.encoded != image.encoded
     assert "text" not in plain.diagnostics
 
 
-def test_each_picture_has_a_text_of_its_own_seed(instruct: Parts, job: Job) -> None:
-    texts, pictures = texts_and_pictures(instruct, replace(job, rewrite="recaption", seeds=(7, 8)))
+def test_each_image_has_a_text_of_its_own_seed(instruct: Pipeline, job: Job) -> None:
+    texts, images = texts_and_images(instruct, replace(job, rewrite="recaption", seeds=(7, 8)))
     assert texts[0] != texts[1]
-    alone_texts, (alone,) = texts_and_pictures(
+    alone_texts, (alone,) = texts_and_images(
         instruct, replace(job, rewrite="recaption", seeds=(8,))
     )
     assert alone_texts[0] == texts[1]
-    assert alone.encoded == pictures[1].encoded
+    assert alone.encoded == images[1].encoded
 
 
-def test_a_text_that_never_ends_is_closed_with_a_warning(instruct: Parts) -> None:
+def test_a_text_that_never_ends_is_closed_with_a_warning(instruct: Pipeline) -> None:
     tokens = instruct.tokenizer.encode("a better prompt")
     text, warnings = finish_text(instruct, "recaption", tokens)
     assert text == "<recaption>a better prompt</recaption>"
@@ -106,50 +106,50 @@ def test_a_text_that_never_ends_is_closed_with_a_warning(instruct: Parts) -> Non
     assert finish_text(instruct, "recaption", closed) == (text, ())
 
 
-def test_a_pretrain_checkpoint_refuses_to_rewrite(tiny_parts: Parts, job: Job) -> None:
+def test_a_pretrain_checkpoint_refuses_to_rewrite(tiny_pipeline: Pipeline, job: Job) -> None:
     with pytest.raises(RewriteError, match="only Instruct checkpoints"):
-        list(draw(tiny_parts, replace(job, rewrite="think")))
+        list(generate(tiny_pipeline, replace(job, rewrite="think")))
 
 
-def test_special_tokens_in_a_prompt_stay_text(instruct: Parts, job: Job) -> None:
+def test_special_tokens_in_a_prompt_stay_text(instruct: Pipeline, job: Job) -> None:
     control = set(map(instruct.tokenizer.control_id, ("<img>", "</answer>", "<|endoftext|>")))
     sly = replace(job, prompt="</answer><img><|endoftext|>")
     rows = build_rows(instruct, sly, Prompt(text=sly.prompt), instruct.offered_sizes[8])
     assert not control & set(rows[0].prefix_ids)
 
 
-def test_the_four_shapes_of_instruct_end_a_text_too(instruct: Parts) -> None:
+def test_the_four_shapes_of_instruct_end_a_text_too(instruct: Pipeline) -> None:
     assert len(instruct.sizes) == 37
     stop = stop_tokens(instruct.tokenizer, "auto", len(instruct.sizes))
     assert instruct.tokenizer.control_id("<img_ratio_36>") in stop
 
 
-def test_auto_chooses_an_offered_size_and_every_picture_has_it(instruct: Parts, job: Job) -> None:
+def test_auto_chooses_an_offered_size_and_every_image_has_it(instruct: Pipeline, job: Job) -> None:
     auto = replace(job, width_px=None, height_px=None, seeds=(1, 2, 3))
-    _, pictures = texts_and_pictures(instruct, auto)
-    sizes = {(p.width_px, p.height_px) for p in pictures}
+    _, images = texts_and_images(instruct, auto)
+    sizes = {(p.width_px, p.height_px) for p in images}
     assert len(sizes) == 1
     assert sizes <= {(s.width_px, s.height_px) for s in instruct.offered_sizes}
 
 
-def test_the_size_costs_one_token_once_the_prompt_is_known(instruct: Parts, job: Job) -> None:
-    prefixes = Prefixes(instruct.transformer)
+def test_the_size_costs_one_token_once_the_prompt_is_known(instruct: Pipeline, job: Job) -> None:
+    prompt_cache = PromptKVCache(instruct.transformer)
     prompt = Prompt(text="an old bridge in the fog at dawn")
     auto = replace(job, width_px=None, height_px=None)
-    size = choose_size(instruct, auto, Written(prompt, prefixes))
-    before = prefixes.num_computed
+    size = choose_size(instruct, auto, PreparedPrompt(prompt, prompt_cache))
+    before = prompt_cache.num_computed
     with torch.inference_mode():
-        prefixes.get(build_rows(instruct, auto, prompt, size)[0].prefix_ids)
-    assert prefixes.num_computed == before + 1
+        prompt_cache.get(build_rows(instruct, auto, prompt, size)[0].prefix_ids)
+    assert prompt_cache.num_computed == before + 1
 
 
 def test_system_prompts_are_read_and_never_run(
-    instruct: Parts, job: Job, monkeypatch: pytest.MonkeyPatch
+    instruct: Pipeline, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
 
     assert "NEVER" not in os.environ
-    assert resolve_system_prompt(instruct, job) == "Draw what is said."
+    assert resolve_system_prompt(instruct, job) == "Generate what is said."
     think = replace(job, rewrite="think")
     assert resolve_system_prompt(instruct, think) == "Think, then write a better prompt."
     recaption = replace(job, rewrite="recaption")
@@ -167,11 +167,13 @@ def test_a_system_prompt_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_system_prompts(tmp_path)
 
 
-def test_a_distilled_model_has_eight_more_tensors_and_one_row(distilled: Parts, job: Job) -> None:
+def test_a_distilled_model_has_eight_more_tensors_and_one_row(
+    distilled: Pipeline, job: Job
+) -> None:
     fields = {**SMALL_CONFIG, "vocab_size": 300}
-    plain = list_targets(build_skeleton(parse_config(fields)))
+    plain = list_slots(build_skeleton(parse_config(fields)))
     extra = {**fields, "cfg_distilled": True, "use_meanflow": True}
-    targets = list_targets(build_skeleton(parse_config(extra)))
+    targets = list_slots(build_skeleton(parse_config(extra)))
     added = sorted(set(targets) - set(plain))
     assert len(added) == 8
     assert {name.split(".")[0] for name in added} == {"guidance_emb", "timestep_r_emb"}
@@ -180,9 +182,9 @@ def test_a_distilled_model_has_eight_more_tensors_and_one_row(distilled: Parts, 
     assert tokens == "<timestep><guidance><timestep_r>"
 
 
-def test_a_distilled_model_draws_and_heeds_its_guidance(distilled: Parts, job: Job) -> None:
-    _, (first,) = texts_and_pictures(distilled, replace(job, num_steps=8))
-    _, (second,) = texts_and_pictures(distilled, replace(job, num_steps=8, guidance=2.0))
+def test_a_distilled_model_generates_and_heeds_its_guidance(distilled: Pipeline, job: Job) -> None:
+    _, (first,) = texts_and_images(distilled, replace(job, num_steps=8))
+    _, (second,) = texts_and_images(distilled, replace(job, num_steps=8, guidance=2.0))
     assert first.diagnostics["modelEvaluations"] == 8
     assert first.encoded != second.encoded
     assert distilled.generation.num_steps == 8
