@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedulers.catalog import Grid
+from schedulers.catalog import SigmaSchedule
 from schedulers.grids import build_sigmas, shifted_sigmas, timesteps_of
 
-GRIDS: tuple[Grid, ...] = ("shifted", "karras", "exponential", "beta")
+GRIDS: tuple[SigmaSchedule, ...] = ("shifted", "karras", "exponential", "beta")
 
 
 @given(num_steps=st.integers(1, 100), shift=st.floats(0.1, 20))
@@ -27,7 +27,7 @@ def test_a_shift_of_one_is_the_even_grid(num_steps: int) -> None:
 
 
 @given(grid=st.sampled_from(GRIDS), num_steps=st.integers(1, 100), shift=st.floats(0.5, 10))
-def test_every_grid_falls_between_the_same_ends(grid: Grid, num_steps: int, shift: float) -> None:
+def test_every_grid_falls_between_the_same_ends(grid: SigmaSchedule, num_steps: int, shift: float) -> None:
     sigmas, shifted = build_sigmas(grid, num_steps, shift), shifted_sigmas(num_steps, shift)
     assert sigmas.dtype == torch.float32
     assert len(sigmas) == num_steps + 1
