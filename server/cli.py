@@ -221,8 +221,8 @@ def calibrate(
     """Measure how steps change, so that the step caches reuse the right ones.
 
     Generates the prompts without reuse, fits the output's change to TeaCache's signal, then
-    generates eight of them with rising thresholds. Writes step_cache.json, and an image of the curve, into
-    the checkpoint's folder. Takes as long as some 170 images of 30 steps.
+    generates eight of them with rising thresholds. Writes step_cache.json, and a chart of the sweep,
+    into the checkpoint's folder. Takes as long as some 170 images of 30 steps.
     """
     from server.calibrate import calibrate_checkpoint
 

@@ -27,7 +27,9 @@ def test_a_shift_of_one_is_the_even_grid(num_steps: int) -> None:
 
 
 @given(grid=st.sampled_from(GRIDS), num_steps=st.integers(1, 100), shift=st.floats(0.5, 10))
-def test_every_grid_falls_between_the_same_ends(grid: SigmaSchedule, num_steps: int, shift: float) -> None:
+def test_every_grid_falls_between_the_same_ends(
+    grid: SigmaSchedule, num_steps: int, shift: float
+) -> None:
     sigmas, shifted = build_sigmas(grid, num_steps, shift), shifted_sigmas(num_steps, shift)
     assert sigmas.dtype == torch.float32
     assert len(sigmas) == num_steps + 1
