@@ -10,7 +10,10 @@ ARG EXTRAS=""
 
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY cli cli
+COPY tools tools
 COPY server server
+COPY pipeline pipeline
 COPY model model
 COPY schedulers schedulers
 COPY cache cache
@@ -27,5 +30,5 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/ready', timeout=2)"]
 # Inside a container the port is published, or not, by whoever runs it.
-ENV HYIMAGE_SERVER__IS_OPEN=true
+ENV HYIMAGE_SERVER__ALLOW_UNAUTHENTICATED=true
 CMD ["hyimage", "serve", "--config", "configs/tiny.toml", "--host", "0.0.0.0"]

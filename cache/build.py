@@ -4,12 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from cache.calibration import UNCALIBRATED, Calibration
-from cache.estimate import DampedTaylor, LastResidual
-from cache.off import NoCache
+from cache.no_cache import NoCache
 from cache.plan import CachePlan
-from cache.protocol import StepCache
-from cache.reuse import Agree, ResidualCache
-from cache.votes import (
+from cache.policies import (
     EarlyPolicy,
     FirstBlockPolicy,
     FixedIntervalPolicy,
@@ -17,6 +14,9 @@ from cache.votes import (
     Signal,
     TeaCachePolicy,
 )
+from cache.predictors import DampedTaylor, LastResidual
+from cache.protocol import StepCache
+from cache.residual_cache import Agree, ResidualCache
 
 
 @dataclass(frozen=True, slots=True)

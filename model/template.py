@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from model.generation import TemplateName
+from model.generation_config import TemplateName
 from model.tokenizer import Tokenizer
 
 TextTask = Literal["image", "auto", "think", "recaption", "img_ratio"]

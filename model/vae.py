@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.config import VaeConfig
 from model.mesh import SINGLE, Group
-from model.slab import WHOLE, RowShard
+from model.row_parallel import WHOLE, RowShard
 
 # Source: AutoencoderKLConv3D of the reference; patch_embed's norms have 1e-5.
 NORM_EPS = 1e-6

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from schedulers.catalog import CATALOG, Entry, SigmaSchedule, Status
+from schedulers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
 from schedulers.euler import Euler, EulerAncestral, Heun, Midpoint, MidpointAncestral
-from schedulers.exponential import DPMSolverMultistep, DPMSolverSinglestep
-from schedulers.grids import build_sigmas
+from schedulers.lcm import LCM
 from schedulers.multistep import DEIS, IPNDM, LinearMultistep
 from schedulers.protocol import Solver
-from schedulers.restart import LCM
+from schedulers.sigmas import build_sigmas
 from schedulers.unipc import UniPC
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schedulers.exponential import half_log_snr
+from schedulers.dpm_solver import half_log_snr
 from schedulers.multistep import limit_order
 from schedulers.protocol import Node, Point, SampleNoise, StepGenerator
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import uvicorn
 
-from server.api.app import create_app
 from server.api.auth import ENVIRONMENT, Keys
+from server.app import create_app
 from server.engine.local import LocalEngine
-from server.errors import TaskError
-from server.origin import check_imports
+from server.import_guard import check_imports
+from server.runware.errors import TaskError
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def serve_forever(settings: Settings) -> None:
             host=settings.server.host,
             port=settings.server.port,
             log_level="info",
-            access_log=False,  # server/api/requests.py writes the line, with the request's id
+            access_log=False,  # server/api/access_log.py writes the line, with the request's id
             ws_max_size=settings.server.max_body_bytes,
             ws_per_message_deflate=False,  # images do not shrink, and it blocks the event loop
             proxy_headers=settings.server.trust_proxy_headers,

@@ -10,9 +10,9 @@ import torch
 from hypothesis import settings
 
 from model.loading.options import LoadOptions
-from server.messages import Job
+from pipeline.load import Pipeline, load_pipeline
+from server.engine.messages import Job
 from server.settings import WorkerSettings
-from server.worker.parts import Pipeline, load_pipeline
 from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -3,9 +3,9 @@
 from model.resolution import find_size
 from model.sequence import ImageSequence
 from model.template import Prompt
-from server.messages import Job
-from server.worker.parts import Pipeline
-from server.worker.pipeline import build_rows
+from pipeline.generate import build_rows
+from pipeline.load import Pipeline
+from server.engine.messages import Job
 
 
 def build_job_rows(pipeline: Pipeline, job: Job) -> tuple[ImageSequence, ...]:

@@ -9,17 +9,17 @@ import numpy.typing as npt
 import torch
 
 from model.config import load_config
-from model.generation import load_generation_config
+from model.generation_config import load_generation_config
+from model.kv_cache import build_step_groups, prefill
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
-from model.prefix import build_step_groups, prefill
 from model.resolution import Size
 from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 from model.vae import to_uint8
-from schedulers.grids import shifted_sigmas, timesteps_of
+from schedulers.sigmas import shifted_sigmas, timesteps_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.loading.checkpoint import INDEX_NAME
-from model.loading.names import list_slots
+from model.loading.weight_map import list_slots
 from model.transformer import HunyuanImage
 from training.architecture import FIELDS, build_config
 from training.random_checkpoint import GENERATION_CONFIG

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from model.config import parse_config
 from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME
-from model.loading.names import ParameterSlot, list_slots
+from model.loading.weight_map import ParameterSlot, list_slots
 
 NUM_RATIOS = 33  # 37 in Instruct checkpoints
 CONTROL_TOKENS = (

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
-from model.loading.fill import ReadBuffer, finalize_tensor, read_tensor
-from model.loading.layer_devices import map_layers
-from model.loading.names import ParameterSlot, list_slots
+from model.loading.device_map import map_layers
+from model.loading.expert_offload import choose_offloaded, experts_of, offload_experts
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.shard_plan import check_divisible
-from model.loading.streaming import choose_offloaded, experts_of, offload_experts
+from model.loading.tensor_reader import ReadBuffer, finalize_tensor, read_tensor
+from model.loading.weight_map import ParameterSlot, list_slots
 from model.mesh import SINGLE, Mesh
 from model.quantization.modules import quantize_layers
 from model.quantization.scheme import Scheme, resolve_scheme

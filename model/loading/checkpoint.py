@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.config import read_json
 from model.errors import CheckpointError
-from model.loading.names import ParameterSlot
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
+from model.loading.weight_map import ParameterSlot
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"

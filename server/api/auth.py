@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import SettingsError
 from server.tasks.admission import ANYBODY
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from server.api.errors import http_status
-from server.api.validation import parse_image_inference
-from server.errors import TaskError
+from server.runware.envelope import http_status
+from server.runware.errors import TaskError
+from server.runware.validation import parse_image_inference
 from server.settings import Settings
 from server.tasks.service import TaskService
 

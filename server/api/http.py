@@ -10,13 +10,13 @@ from starlette.requests import HTTPConnection
 
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
-from server.api.errors import error_envelope, http_status
-from server.api.schemas import task_schema
 from server.delivery.images import ImageStore, media_type
-from server.errors import TaskError
 from server.metrics import Metrics
+from server.runware.envelope import error_envelope, http_status
+from server.runware.errors import TaskError
+from server.runware.schemas import task_schema
 from server.settings import Settings
-from server.tasks.items import to_error_object
+from server.tasks.results import to_error_object
 from server.tasks.service import TaskService
 
 router = APIRouter()

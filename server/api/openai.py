@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
-from server.api.errors import http_status
 from server.api.http import Config, Tasks, bearer_key, public_base_url
-from server.errors import TaskError
+from server.runware.envelope import http_status
+from server.runware.errors import TaskError
 
 router = APIRouter()
 

@@ -16,9 +16,9 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from server.api.auth import Keys
 from server.api.dispatch import Caller, answer
 from server.api.http import parse_tasks, public_base_url, wants_diagnostics
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import Settings
-from server.tasks.items import to_error_object
+from server.tasks.results import to_error_object
 from server.tasks.service import TaskService
 
 router = APIRouter()

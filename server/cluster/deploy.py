@@ -11,7 +11,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 
 from server.cluster.deployments import build_application
 from server.cluster.engine import APPLICATION
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)

@@ -19,11 +19,11 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 
-from server.api.app import create_app
+from server.app import create_app
 from server.cluster.engine import APPLICATION, ENGINES, ClusterEngine
 from server.engine.local import LocalEngine
-from server.messages import Job, JobEvent
-from server.origin import check_imports
+from server.engine.messages import Job, JobEvent
+from server.import_guard import check_imports
 from server.process import configure_process
 from server.serve import check_exposure
 from server.settings import Settings, SettingsError, WorkerSettings, load_settings

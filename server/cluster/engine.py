@@ -17,8 +17,8 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from server.engine.messages import ImageDone, Job, JobCancelled, JobEnd, JobEvent, JobFailed
 from server.engine.protocol import EngineStatus
-from server.messages import ImageDone, Job, JobCancelled, JobEnd, JobEvent, JobFailed
 
 log = logging.getLogger(__name__)
 

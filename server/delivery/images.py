@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import fsspec
 
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import SettingsError
 
 log = logging.getLogger(__name__)

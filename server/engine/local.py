@@ -16,8 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from server.engine.protocol import EngineStatus
-from server.messages import (
+from server.engine.messages import (
     Cancel,
     ImageDone,
     Job,
@@ -28,6 +27,7 @@ from server.messages import (
     WorkerFailed,
     WorkerReady,
 )
+from server.engine.protocol import EngineStatus
 from server.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.messages import Job, JobEvent
+from server.engine.messages import Job, JobEvent
 
 
 @dataclass(frozen=True, slots=True)

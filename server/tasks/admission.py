@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
-from server.api.schemas import BLANK_PROMPT, ImageInference
-from server.errors import TaskError
-from server.facts import CheckpointInfo
-from server.messages import Job
+from server.checkpoint_info import CheckpointInfo
+from server.engine.messages import Job
+from server.runware.cache_options import build_cache_plan
+from server.runware.errors import TaskError
+from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import ApiSettings, CacheSettings, ServerSettings
-from server.tasks.cache_plan import build_cache_plan
-from server.tasks.schema import TaskRow
+from server.tasks.tables import TaskRow
 
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 

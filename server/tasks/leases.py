@@ -12,10 +12,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import TaskSettings
-from server.tasks.schema import StoredTask
 from server.tasks.store import TaskStore
+from server.tasks.tables import StoredTask
 
 log = logging.getLogger(__name__)
 

@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.resolution import Size
-from server.api.schemas import ImageInference
+from server.checkpoint_info import CheckpointInfo
 from server.delivery.images import ImageStore
+from server.delivery.safety import SafetyChecker
+from server.engine.messages import ImageDone, JobCancelled, JobFailed, StepDone, TextWritten
 from server.engine.protocol import Engine
-from server.errors import TaskError
-from server.facts import CheckpointInfo
-from server.messages import ImageDone, JobCancelled, JobFailed, StepDone, TextWritten
 from server.metrics import Metrics
-from server.safety import SafetyChecker
+from server.runware.errors import TaskError
+from server.runware.schemas import ImageInference
+from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.admission import check_limits, check_task, conflict, to_job
-from server.tasks.items import processing_items, result_item, to_error_object
 from server.tasks.leases import Leases
-from server.tasks.outbox import WebhookSender
-from server.tasks.schema import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask, TaskRow
-from server.tasks.seeds import image_seeds
+from server.tasks.results import processing_items, result_item, to_error_object
 from server.tasks.store import DuplicateTaskError, TaskStore
+from server.tasks.tables import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask, TaskRow
+from server.tasks.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from server.errors import TaskError
+from server.runware.errors import TaskError
 from server.settings import SettingsError
-from server.tasks.schema import (
+from server.tasks.tables import (
     FAILED,
     FOREVER,
     IMAGES,

@@ -7,7 +7,9 @@ from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection, wait
 
 from model.errors import ModelError
-from server.messages import (
+from pipeline.generate import generate
+from pipeline.load import Pipeline, load_pipeline
+from server.engine.messages import (
     Cancel,
     Job,
     JobCancelled,
@@ -17,10 +19,8 @@ from server.messages import (
     WorkerFailed,
     WorkerReady,
 )
-from server.origin import check_imports
+from server.import_guard import check_imports
 from server.settings import WorkerSettings
-from server.worker.parts import Pipeline, load_pipeline
-from server.worker.pipeline import generate
 from server.worker.ranks import (
     Advance,
     Begin,

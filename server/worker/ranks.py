@@ -17,10 +17,10 @@ from pathlib import Path
 
 from model.errors import CheckpointError, ModelError
 from model.mesh import Mesh, join_mesh, leave_mesh
-from server.messages import Job, JobEvent
+from pipeline.generate import generate
+from pipeline.load import load_pipeline
+from server.engine.messages import Job, JobEvent
 from server.settings import WorkerSettings
-from server.worker.parts import load_pipeline
-from server.worker.pipeline import generate
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from server.api.app import create_app
+from server.app import create_app
+from server.engine.messages import ImageDone, Job, JobDone, JobEvent, JobFailed, StepDone
 from server.engine.protocol import EngineStatus
-from server.messages import ImageDone, Job, JobDone, JobEvent, JobFailed, StepDone
 from server.settings import Settings, load_settings
 
 

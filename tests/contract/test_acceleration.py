@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from cache.plan import CachePlan, ForecastPlan
 from schedulers.catalog import ACCEPTED
-from server.api.app import create_app
+from server.app import create_app
 from server.settings import CacheSettings, Settings
 from server.tasks.store import TaskStore
 from tests.contract.conftest import FakeEngine, make_task

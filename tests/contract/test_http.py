@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from server.api.schemas import ImageInference
+from server.runware.schemas import ImageInference
+from server.runware.seeds import MAX_SEED
 from server.settings import Settings
-from server.tasks.seeds import MAX_SEED
 from tests.contract.conftest import make_task
 
 TINY_PNG = (
@@ -295,7 +295,7 @@ def test_the_openapi_page_shows_every_parameter_with_its_bounds(client: TestClie
 
 
 def test_the_api_never_imports_torch() -> None:
-    code = "import sys, server.api.app, server.engine.local; sys.exit('torch' in sys.modules)"
+    code = "import sys, server.app, server.engine.local; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
@@ -303,7 +303,8 @@ def test_a_stranger_named_like_our_package_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "__init__.py").write_text("")
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from server.origin import *; check_imports()"
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from server.import_guard import check_imports; check_imports()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False, capture_output=True
@@ -386,7 +387,7 @@ def test_a_check_that_cannot_be_made_is_refused(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    monkeypatch.setattr("server.safety.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("server.delivery.safety.importlib.util.find_spec", lambda name: None)
     error = refusal(client, safety={"checkContent": True})
     assert (error["code"], error["parameter"]) == ("unsupportedSafetyCheck", "safety")
     assert refusal(client, checkNSFW=True)["parameter"] == "safety"

@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from server.api.app import create_app
 from server.api.auth import add_key
+from server.app import create_app
 from server.settings import Settings
 from tests.contract.conftest import make_task
 

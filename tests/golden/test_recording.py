@@ -8,12 +8,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from model.errors import ConfigError
-from server.errors import CommandError
-from server.verify.checks import Check
-from server.verify.recording import Recording, RecordingError
-from server.verify.report import Request, parse_mode, verify_recording
-from server.verify.run import list_groups
-from server.worker.parts import Pipeline
+from pipeline.load import Pipeline
+from server.runware.errors import CommandError
+from tools.verify.checks import Check
+from tools.verify.recording import Recording, RecordingError
+from tools.verify.report import Request, parse_mode, verify_recording
+from tools.verify.run import list_groups
 
 GOLDEN = Path(__file__).parent
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
+from model.kv_cache import prefill
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.mesh import join_mesh, leave_mesh
-from model.prefix import prefill
 from tests.gpu.conftest import ROUGHLY
 
 IDS = list(range(60))

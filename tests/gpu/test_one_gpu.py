@@ -10,17 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from model.kv_cache import prefill
 from model.loading.build import load_model
+from model.loading.expert_offloader import staging_bytes
 from model.loading.options import LoadOptions
-from model.offload import staging_bytes
-from model.prefix import prefill
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
-from server.messages import ImageDone, Job
+from pipeline.generate import generate
+from pipeline.load import load_pipeline
+from server.engine.messages import ImageDone, Job
 from server.settings import WorkerSettings
-from server.worker.parts import load_pipeline
-from server.worker.pipeline import generate
 from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
 
 IDS = list(range(60))

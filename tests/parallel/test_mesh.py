@@ -15,13 +15,13 @@ from cache.plan import CachePlan, ForecastPlan
 from model.config import load_config
 from model.errors import ConfigError
 from model.loading.build import build_skeleton, load_model
-from model.loading.names import list_slots
 from model.loading.shard_plan import ShardSlice, check_divisible, plan_shard_slice
+from model.loading.weight_map import list_slots
 from model.mesh import Group, Mesh, join_mesh, leave_mesh
-from server.messages import ImageDone, Job
+from pipeline.generate import generate
+from pipeline.load import load_pipeline
+from server.engine.messages import ImageDone, Job
 from server.settings import WorkerSettings
-from server.worker.parts import load_pipeline
-from server.worker.pipeline import generate
 from tests.conftest import FLOAT32, GOLDEN_CHECKPOINT
 
 TRAINED_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"

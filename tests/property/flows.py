@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from schedulers.build import build_scheduler
-from schedulers.path import Trajectory
 from schedulers.protocol import Solver
+from schedulers.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedulers.catalog import SigmaSchedule
-from schedulers.grids import build_sigmas, shifted_sigmas, timesteps_of
+from schedulers.sigmas import build_sigmas, shifted_sigmas, timesteps_of
 
 GRIDS: tuple[SigmaSchedule, ...] = ("shifted", "karras", "exponential", "beta")
 

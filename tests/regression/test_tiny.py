@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import CommandError
-from server.verify.record import KIND, record_checkpoint
-from server.verify.report import Request, verify_recording
-from server.worker.parts import Pipeline
+from pipeline.load import Pipeline
+from server.runware.errors import CommandError
+from tools.verify.record import KIND, record_checkpoint
+from tools.verify.report import Request, verify_recording
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parents[1] / "checkpoints" / "tiny"

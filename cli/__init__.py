@@ -1,0 +1,1 @@
+"""The `hyimage` command. The only package that prints."""

@@ -1,0 +1,1 @@
+"""`hyimage bench`: measurements that live in the product."""

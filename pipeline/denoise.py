@@ -1,0 +1,213 @@
+"""The denoising loop: embed, run the layers or reuse them, guide, step.
+
+It drives any number of images of one size together. Each has its own solver, history, step cache
+and guidance, and may be at its own step; what they need of the layers at the same time is run as
+one batch. An image's own numbers never depend on its neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cache.no_cache import NoCache
+from cache.protocol import (
+    Evaluation,
+    LayerCall,
+    RunFirstBlock,
+    RunRemainingBlocks,
+    StepCache,
+    StepContext,
+)
+from model.attention import AttentionGroup
+from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
+from model.mesh import SINGLE, Group
+from model.sequence import ImageSequence
+from model.transformer import HunyuanImage
+from schedulers.protocol import SampleNoise, Solver
+from schedulers.trajectory import Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRun:
+    """One image being generated.
+
+    `groups` has an entry for each row that this process runs: the conditional row and, with
+    guidance, the unconditional one; or one of them, if ranks share them out over `cfg`. Each is a
+    group of its own, as if alone in a batch.
+    """
+
+    groups: tuple[AttentionGroup, ...]
+    trajectory: Trajectory
+    step_cache: StepCache
+    guidance: float
+    cfg: Group = SINGLE.cfg
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return rows and columns of image tokens."""
+        height, width = self.trajectory.latent_BCYX.shape[-2:]
+        return height, width
+
+    @property
+    def next_sigma(self) -> float:
+        """Return the noise level that the present step leads to."""
+        return self.trajectory.sigmas[self.trajectory.step + 1]
+
+    @property
+    def context(self) -> StepContext:
+        path = self.trajectory
+        return StepContext(path.step, path.num_steps, path.evaluation, path.query.sigma)
+
+
+@torch.inference_mode()
+def start_run(
+    transformer: HunyuanImage,
+    rows: Sequence[ImageSequence],
+    noise_BCYX: Tensor,
+    solver: Solver,
+    guidance: float,
+    step_cache: StepCache | None = None,
+    prompt_cache: PromptKVCache | None = None,
+    sample_noise: SampleNoise | None = None,
+) -> ImageRun:
+    """Return one image at its noise; without a step cache every layer runs at every step.
+
+    `rows` are the conditional and, with guidance, the unconditional one. Prompts that are in
+    `prompt_cache` are not run again, others are put there. Stochastic solvers need `sample_noise`.
+    """
+    known = prompt_cache or PromptKVCache(transformer)
+    cfg = transformer.mesh.cfg if len(rows) > 1 else SINGLE.cfg
+    own = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
+    groups = tuple(build_attention_group(known, transformer, row) for row in own)
+    path = Trajectory(solver, noise_BCYX.to(transformer.device), sample_noise or _no_noise)
+    return ImageRun(groups, path, step_cache or NoCache(), guidance, cfg)
+
+
+def _no_noise() -> Tensor:
+    raise ValueError("a stochastic solver needs a stream of noise")
+
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """A finished step: which image, the latent after it, and the last evaluation's velocities.
+
+    Shapes: latent_BCYX of one image, velocity_BCYX of its rows.
+    """
+
+    image: int
+    step: int
+    latent_BCYX: Tensor
+    velocity_BCYX: Tensor
+
+
+@torch.inference_mode()
+def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Denoised]:
+    """Move images from noise to their ends; yield after each finished step of each.
+
+    Raises:
+        ValueError: the images have different sizes.
+    """
+    if len({run.grid for run in runs}) > 1:
+        raise ValueError(f"images of different sizes in one batch: {[r.grid for r in runs]}")
+    while active := [i for i, run in enumerate(runs) if not run.trajectory.is_done]:
+        steps = [runs[i].trajectory.step for i in active]
+        velocities = evaluate(transformer, [runs[i] for i in active])
+        for i, step, velocity_BCYX in zip(active, steps, velocities, strict=True):
+            run = runs[i]
+            if run.trajectory.advance(apply_guidance(velocity_BCYX, run.guidance)):
+                yield Denoised(i, step, run.trajectory.latent_BCYX, velocity_BCYX)
+
+
+def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor]:
+    """Return the velocities of each run's rows at the point where its solver wants them."""
+    latent_BCYX = torch.cat([run.trajectory.query.latent_BCYX for run in runs])
+    sigma_B = torch.tensor([run.trajectory.query.sigma for run in runs], device=latent_BCYX.device)
+    timestep_B = sigma_B * 1000.0
+    # The rows of an image start from the same latent: embed once, then repeat.
+    embedded_BSD = transformer.embed_step(
+        latent_BCYX,
+        timestep_B,
+        guidance_B=torch.tensor([run.guidance for run in runs], device=latent_BCYX.device),
+        next_timestep_B=1000.0 * torch.tensor([run.next_sigma for run in runs]).to(sigma_B),
+    )
+    evaluations = [
+        run.step_cache.evaluate(run.context, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
+        for run, x_BSD in zip(runs, embedded_BSD, strict=True)
+    ]
+    out_BSD = torch.cat(run_evaluations(transformer, runs, evaluations))
+    branches = torch.tensor([len(run.groups) for run in runs], device=latent_BCYX.device)
+    velocity_BCYX = transformer.predict_velocity(
+        out_BSD, timestep_B.repeat_interleave(branches), runs[0].grid
+    )
+    own = velocity_BCYX.split([len(run.groups) for run in runs])
+    return [run.cfg.all_gather(part, dim=0) for run, part in zip(runs, own, strict=True)]
+
+
+def run_evaluations(
+    transformer: HunyuanImage, runs: Sequence[ImageRun], evaluations: Sequence[Evaluation]
+) -> list[Tensor]:
+    """Drive each run's evaluation to its end; layers that several ask for are run as one batch."""
+    outputs: dict[int, Tensor] = {}
+    calls: dict[int, LayerCall] = {}
+
+    def proceed(index: int, sent: Tensor | None) -> None:
+        calls.pop(index, None)
+        try:
+            calls[index] = evaluations[index].send(sent)  # type: ignore[arg-type]
+        except StopIteration as e:
+            outputs[index] = e.value
+
+    for index in range(len(runs)):
+        proceed(index, None)
+    for kind, start, stop in ((RunFirstBlock, 0, 1), (RunRemainingBlocks, 1, None)):
+        members = [index for index, call in calls.items() if isinstance(call, kind)]
+        if members:
+            groups = [runs[index].groups for index in members]
+            inputs = [calls[index].x_BSD for index in members]
+            for index, sent in zip(
+                members, run_rows(transformer, groups, inputs, start, stop), strict=True
+            ):
+                proceed(index, sent)
+    return [outputs[index] for index in range(len(runs))]
+
+
+def run_rows(
+    transformer: HunyuanImage,
+    groups: Sequence[tuple[AttentionGroup, ...]],
+    inputs: Sequence[Tensor],
+    start: int,
+    stop: int | None,
+) -> list[Tensor]:
+    """Run the rows of several images through layers; rows with the same prompt attend together.
+
+    Shapes: each input and output is the x_BSD of one image's rows.
+    """
+    flat = [group for own in groups for group in own]
+    x_BSD = torch.cat(list(inputs))
+    # Neighbours are merged, so bring rows with the same prompt side by side; in the same order on
+    # every rank.
+    first_row: dict[int, int] = {}
+    for row, group in enumerate(flat):
+        first_row.setdefault(id(group.past), row)
+    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past)], row))
+    merged = merge_groups([flat[row] for row in order])
+    if order == list(range(len(flat))):
+        out_BSD = transformer.run_layers(x_BSD, merged, start, stop)
+    else:
+        index = torch.tensor(order, device=x_BSD.device)
+        out_BSD = torch.empty_like(x_BSD)
+        out_BSD[index] = transformer.run_layers(x_BSD[index], merged, start, stop)
+    return list(out_BSD.split([len(own) for own in groups]))
+
+
+def apply_guidance(velocity_BCYX: Tensor, guidance: float) -> Tensor:
+    """Combine [conditional, unconditional] velocities, float32; a lone row is returned as it is.
+
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+    """
+    if len(velocity_BCYX) == 1:
+        return velocity_BCYX.float()
+    conditional_BCYX, unconditional_BCYX = velocity_BCYX.float().chunk(2)
+    return unconditional_BCYX + guidance * (conditional_BCYX - unconditional_BCYX)

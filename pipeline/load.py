@@ -1,0 +1,136 @@
+"""Everything the generating loop needs from one checkpoint, loaded."""
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from cache.calibration import (
+    FILE_NAME,
+    UNCALIBRATED,
+    Calibration,
+    CalibrationError,
+    load_calibration,
+)
+from model.config import ModelConfig, load_config
+from model.errors import ConfigError
+from model.generation_config import GenerationConfig, load_generation_config
+from model.loading.build import Progress, load_model
+from model.loading.fingerprint import fingerprint
+from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
+from model.mesh import SINGLE, Mesh
+from model.planning.memory_plan import Devices, plan_rank
+from model.planning.step_memory import Workload
+from model.quantization.scheme import Scheme, resolve_scheme
+from model.resolution import Size, list_offered_sizes, list_sizes
+from model.system_prompts import read_system_prompts
+from model.template import Template
+from model.tokenizer import Tokenizer
+from model.transformer import HunyuanImage
+from server.settings import WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One checkpoint, ready to generate."""
+
+    transformer: HunyuanImage
+    tokenizer: Tokenizer
+    template: Template
+    generation: GenerationConfig
+    sizes: tuple[Size, ...]
+    calibration: Calibration = UNCALIBRATED
+    batch_size: int = 1
+    scheme: str | None = None  # how the layers' weights are rounded
+    max_rewrite_tokens: int = 2048
+    system_prompt: str = "auto"
+    system_prompts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def offered_sizes(self) -> tuple[Size, ...]:
+        """Return the sizes that the API accepts."""
+        return list_offered_sizes(self.transformer.config.image_base_size)
+
+
+def load_pipeline(
+    settings: WorkerSettings,
+    progress: Progress | None = None,
+    skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
+    with_calibration: bool = True,
+    mesh: Mesh = SINGLE,
+) -> Pipeline:
+    """Load the checkpoint that the settings name. Small files first, so that errors come early.
+
+    `skip` names pipeline that are checked but not held. Without calibration the folder's
+    step_cache.json is not looked at.
+
+    Raises:
+        ModelError: anything about the checkpoint is wrong.
+    """
+    folder = Path(settings.checkpoint)
+    config = load_config(folder)
+    generation = load_generation_config(folder)
+    tokenizer = Tokenizer.from_folder(folder)
+    if settings.num_threads:
+        torch.set_num_threads(settings.num_threads)
+    scheme, _ = resolve_scheme(folder, settings.quantization)
+    calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
+    system_prompts = read_system_prompts(folder)
+    options = LoadOptions(
+        device=settings.layer_devices[0] if settings.layer_devices else settings.device,
+        layer_devices=settings.layer_devices,
+        dtype=getattr(torch, settings.dtype),
+        vae_dtype=getattr(torch, settings.vae_dtype),
+        quantization=settings.quantization,
+        skip=skip,
+        offload=settings.offload,
+    )
+    if settings.device_memory_gb:
+        # A CPU's kernels are made anew for each number of tokens of an expert; a thousand of them,
+        # as many as are kept by default, take 0.3 GB.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+        workspace = plan_step_memory(config, options, scheme, settings)
+        options = replace(options, weights_bytes=int(settings.device_memory_gb * 1e9) - workspace)
+    transformer = load_model(folder, options, progress, mesh)
+    if settings.compile_experts:
+        transformer.compile_experts()
+    return Pipeline(
+        transformer=transformer,
+        tokenizer=tokenizer,
+        template=Template(tokenizer, generation.template, config.image_base_size),
+        generation=generation,
+        sizes=list_sizes(config.image_base_size, tokenizer.num_ratios),
+        calibration=calibration,
+        batch_size=settings.batch_size,
+        scheme=None if scheme is None else scheme.name,
+        max_rewrite_tokens=settings.max_rewrite_tokens,
+        system_prompt=settings.system_prompt,
+        system_prompts=system_prompts,
+    )
+
+
+def plan_step_memory(
+    config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: WorkerSettings
+) -> int:
+    """Return the bytes that generating needs beside the weights, at the largest size."""
+    plan = plan_rank(
+        config,
+        settings.cfg_parallel_size,
+        settings.tensor_parallel_size,
+        Devices(count=1, memory_bytes=0),
+        options,
+        Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),
+        scheme,
+    )
+    of_a_job = plan.prefix + plan.cache_residuals
+    return plan.total - plan.parameters + of_a_job * (settings.max_active_jobs - 1)
+
+
+def _read_calibration(folder: Path) -> Calibration:
+    if not (folder / FILE_NAME).is_file():
+        return UNCALIBRATED  # without reading the weights for their fingerprint
+    try:
+        return load_calibration(folder, fingerprint(folder))
+    except CalibrationError as e:
+        raise ConfigError(str(e)) from None

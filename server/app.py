@@ -1,0 +1,67 @@
+"""Putting the server together; nothing is decided here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from server.api import http, openai, websocket
+from server.api.access_log import AccessLog
+from server.api.auth import Keys
+from server.checkpoint_info import read_checkpoint_info
+from server.delivery.egress import Egress
+from server.delivery.images import ImageStore
+from server.delivery.safety import SafetyChecker
+from server.engine.protocol import Engine
+from server.metrics import Metrics
+from server.settings import Settings
+from server.tasks.service import TaskService
+from server.tasks.store import TaskStore
+from server.tasks.webhooks import WebhookSender
+
+
+def create_app(settings: Settings, engine: Engine) -> FastAPI:
+    """Return the application; the engine starts and stops with it.
+
+    Raises:
+        ConfigError: the checkpoint's config.json or generation_config.json is not usable.
+        SettingsError: the key file or the database cannot be used.
+    """
+    facts = read_checkpoint_info(Path(settings.worker.checkpoint))
+    store = TaskStore(settings.tasks.database_url)
+    images = ImageStore(settings.images.store)
+    egress = Egress(settings.egress)
+    outbox = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
+    safety = SafetyChecker(settings.safety)
+    metrics = Metrics()
+    tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, facts)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await engine.start()
+        await tasks.open()
+        calls = asyncio.create_task(outbox.run())
+        yield
+        outbox.stop()
+        await calls
+        await tasks.close()
+        await egress.close()
+
+    app = FastAPI(
+        title="hyimage", description="HunyuanImage-3.0 behind Runware's API.", lifespan=lifespan
+    )
+    app.router.redirect_slashes = False  # some clients follow no redirect
+    app.state.settings = settings
+    app.state.images = images
+    app.state.keys = Keys.load(Path(settings.keys.file))
+    app.state.sessions = websocket.Sessions()
+    app.state.background = set()
+    app.state.tasks = tasks
+    app.state.metrics = metrics
+    app.include_router(http.router)
+    app.include_router(websocket.router)
+    app.include_router(openai.router)
+    app.add_middleware(AccessLog)
+    return app

@@ -1,0 +1,96 @@
+"""From a task's acceleration parameters to a plan for the step caches, and what to warn of.
+
+A preset of `acceleration` is a base; a policy that the task names itself, on or off, replaces the
+preset's policy, and the window and the limit of reuse in a row apply to either.
+"""
+
+from cache.calibration import DEFAULT_THRESHOLD
+from cache.plan import CachePlan, ForecastPlan
+from server.runware.schemas import AcceleratorOptions, ImageInference
+from server.runware.validation import cache_window
+from server.settings import CacheSettings
+
+HIGH_ORDER = 1  # a second order was worse in every measurement; docs/sampling.md
+
+
+def build_cache_plan(
+    task: ImageInference, settings: CacheSettings
+) -> tuple[CachePlan, tuple[str, ...]]:
+    """Return the plan of a checked task, and the warnings for its diagnostics."""
+    options = task.acceleratorOptions
+    start, end = cache_window(task)
+    tea, fb, forecast = _preset(task, settings)
+    if {"teaCache", "fbCache"} & options.model_fields_set:
+        tea, fb, forecast = None, None, None
+        if options.teaCache:
+            tea = options.teaCacheDistance
+        if options.fbCache:
+            fb = fb_threshold_scale(options.fbCacheThreshold, settings)
+    if (wanted := task.hunyuan.forecast) is not None:
+        forecast = ForecastPlan(order=wanted.order, interval=wanted.interval)
+        if wanted.interval is not None:
+            tea, fb = None, None
+        elif tea is None and fb is None:
+            tea = settings.high_tea_distance
+    plan = CachePlan(
+        start=start,
+        end=end,
+        max_consecutive=_limit(options, forecast),
+        tea_distance=tea,
+        tea_signal=settings.tea_signal,
+        fb_threshold_scale=fb,
+        forecast=forecast,
+    )
+    return plan, tuple(_list_ignored(options, forecast))
+
+
+def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
+    """Return how much of the calibrated FBCache threshold a value of the API stands for.
+
+    The parameter page says that lower values reuse more; older documentation, and every
+    implementation, say the opposite. Both meanings meet at the default.
+    """
+    if settings.fb_cache_threshold_meaning == "documented":
+        return (1 - threshold) / (1 - DEFAULT_THRESHOLD)
+    return threshold / DEFAULT_THRESHOLD
+
+
+def _preset(
+    task: ImageInference, settings: CacheSettings
+) -> tuple[float | None, float | None, ForecastPlan | None]:
+    match task.acceleration:
+        case "low":
+            return settings.low_tea_distance, None, None
+        case "high":
+            return settings.high_tea_distance, None, ForecastPlan(order=HIGH_ORDER)
+        case _:  # none and medium reuse nothing
+            return None, None, None
+
+
+def _limit(options: AcceleratorOptions, forecast: ForecastPlan | None) -> int:
+    """Return the most steps reused in a row: the task's value, or a forecast's interval."""
+    limit = options.cacheMaxConsecutiveSteps
+    interval = None if forecast is None else forecast.interval
+    if interval is None or "cacheMaxConsecutiveSteps" in options.model_fields_set:
+        return limit
+    return interval - 1
+
+
+def _list_ignored(options: AcceleratorOptions, forecast: ForecastPlan | None) -> list[str]:
+    """Name values that have no effect: thresholds of caches that are off, too long an interval."""
+    given = options.model_fields_set
+    limit = _limit(options, forecast)
+    interval = None if forecast is None else forecast.interval
+    too_long = interval is not None and interval - 1 > limit
+    pairs = (("teaCacheDistance", "teaCache"), ("fbCacheThreshold", "fbCache"))
+    warnings = [
+        f"'acceleratorOptions.{threshold}' has no effect without '{flag}': true."
+        for threshold, flag in pairs
+        if threshold in given and not getattr(options, flag)
+    ]
+    if too_long:
+        warnings.append(
+            f"'acceleratorOptions.cacheMaxConsecutiveSteps' of {limit} shortens the forecast's "
+            f"interval to {limit + 1}."
+        )
+    return warnings

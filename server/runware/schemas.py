@@ -1,0 +1,263 @@
+"""The body of an imageInference task: every bound once, with the words for the OpenAPI page."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from schedulers.catalog import ACCEPTED, REJECTED
+from server.runware.seeds import MAX_SEED
+
+BLANK_PROMPT = "__BLANK__"
+
+OutputType = Literal["URL", "base64Data", "dataURI"]
+UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
+HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
+
+# What some official clients always send, and what has no meaning for this model; accepted, unused.
+# Source: wire specification 5.3 and 7.5, captured from the clients.
+TOLERATED = {"clipSkip", "promptWeighting"}
+ALIASES = {
+    "fbcache": "fbCache",
+    "cacheDistance": "fbCacheThreshold",
+    "cacheStopStep": "cacheEndStep",
+}
+_DEEP_CACHE = {"deepCache", "deepCacheInterval", "deepCacheBranchId", "deepCacheSkipMode"}
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _without(names: set[str], values: object) -> object:
+    """Drop `null`, which counts as absent, and the given names."""
+    if not isinstance(values, dict):
+        return values
+    return {k: v for k, v in values.items() if v is not None and k not in names}
+
+
+def _known_scheduler(name: str) -> str:
+    if name in REJECTED:
+        raise ValueError(f"'{name}' is refused: {REJECTED[name]}")
+    if name not in ACCEPTED:
+        raise ValueError(f"It must be one of: {', '.join(map(repr, ACCEPTED))}.")
+    return name
+
+
+class Safety(BaseModel):
+    """Content checking."""
+
+    model_config = _STRICT
+    checkContent: bool = Field(False, description="Check the images; means mode `fast`.")
+    mode: Literal["none", "fast"] = Field("none", description="`fast`: one check per image.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return _without({"tolerance", "checkInputs"}, values)  # sent by one client, for video
+
+    @property
+    def is_on(self) -> bool:
+        return self.checkContent or self.mode == "fast"
+
+
+class AcceleratorOptions(BaseModel):
+    """Step caches: when a step may reuse the last one's work."""
+
+    model_config = _STRICT
+    teaCache: bool = Field(False, description="ResidualCache steps whose input has hardly changed.")
+    teaCacheDistance: float = Field(
+        0.5, ge=0, le=1, multiple_of=0.01, description="0 = never reuse, 1 = most aggressive."
+    )
+    fbCache: bool = Field(
+        False, description="ResidualCache steps whose first layer has hardly changed."
+    )
+    fbCacheThreshold: float = Field(
+        0.25, ge=0, le=1, multiple_of=0.01, description="Lower values reuse more aggressively."
+    )
+    cacheStartStep: int | None = Field(None, ge=0, description="First step that may be reused.")
+    cacheEndStep: int | None = Field(None, ge=1, description="Step at which reuse ends.")
+    cacheStartStepPercentage: int | None = Field(
+        None, ge=0, le=99, description="The same as a share of the steps."
+    )
+    cacheEndStepPercentage: int | None = Field(
+        None, ge=1, le=100, description="The same as a share of the steps."
+    )
+    cacheMaxConsecutiveSteps: int = Field(
+        3, ge=1, le=5, description="Most steps reused in a row before one is computed."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        values = {ALIASES.get(k, k): v for k, v in values.items() if v is not None}
+        # Another model's cache: off is what it is here, on stays and is refused.
+        off = set() if values.get("deepCache") else _DEEP_CACHE
+        return _without(off, values)
+
+
+class ForecastOptions(BaseModel):
+    """Forecast what the layers add at a skipped step, instead of holding it.
+
+    TeaCache or FBCache, whichever is on, decide what is skipped; TeaCache if neither is.
+    """
+
+    model_config = _STRICT
+    order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
+    interval: int | None = Field(
+        None,
+        ge=2,
+        le=5,
+        description="Compute every n-th step; replaces what the step caches would decide.",
+    )
+
+
+class HunyuanOptions(BaseModel):
+    """What this server can do beyond the hosted API."""
+
+    model_config = _STRICT
+    forecast: ForecastOptions | None = Field(
+        None, description="DampedTaylor skipped steps; alone or with teaCache or fbCache."
+    )
+    rewrite: Literal["off", "recaption", "think"] = Field(
+        "off",
+        description="Let an Instruct checkpoint rewrite the prompt, or think first, then draw.",
+    )
+    systemPrompt: str | None = Field(
+        None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
+    )
+
+
+class ImageInference(BaseModel):
+    """Generate images from a prompt."""
+
+    model_config = _STRICT
+
+    taskType: Literal["imageInference"] = Field(description="The type of the task.")
+    taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
+    model: str = Field(description="The model to generate with.", examples=["runware:180@1"])
+    positivePrompt: str = Field(
+        min_length=2,
+        max_length=3000,
+        description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
+        examples=["A lighthouse on a cliff at dawn"],
+    )
+    negativePrompt: str | None = Field(
+        None, min_length=2, max_length=3000, description="What to keep away from."
+    )
+    width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
+    height: int | None = Field(
+        None, description="Height in pixels; needs `width`.", examples=[1024]
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Seed of the first image; random if left out."
+    )
+    steps: int = Field(20, ge=1, le=100, description="Number of denoising steps.")
+    scheduler: Annotated[str, AfterValidator(_known_scheduler)] = Field(
+        "Default", description="How to walk from noise to image.", examples=["Euler"]
+    )
+    CFGScale: float = Field(
+        7.0, ge=1.1, le=50, multiple_of=0.01, description="How closely to follow the prompt."
+    )
+    numberResults: int = Field(1, ge=1, le=20, description="Number of images.")
+    outputType: Annotated[list[OutputType], BeforeValidator(_listed)] = Field(
+        ["URL"], min_length=1, description="How images are returned: one form or several."
+    )
+    outputFormat: Annotated[Literal["JPG", "PNG", "WEBP"], BeforeValidator(_upper)] = Field(
+        "JPG", description="File format, in any case."
+    )
+    outputQuality: int = Field(
+        95, ge=20, le=99, description="Compression quality of JPG and WEBP; PNG is lossless."
+    )
+    deliveryMethod: Literal["sync", "async"] | None = Field(
+        None, description="`async`: acknowledge at once, poll with getResponse."
+    )
+    webhookURL: str | None = Field(
+        None, pattern=HTTP_URL, max_length=4096, description="Gets a POST per finished image."
+    )
+    uploadEndpoint: str | None = Field(
+        None, pattern=HTTP_URL, max_length=8192, description="Gets a PUT of each image's bytes."
+    )
+    safety: Safety = Field(Safety(), description="Content checking.")
+    checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
+    ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
+    includeCost: bool = Field(False, description="Tell the cost, in USD, with each image.")
+    acceleration: Literal["none", "low", "medium", "high"] = Field(
+        "medium", description="Preset of the accelerator options; explicit options win."
+    )
+    acceleratorOptions: AcceleratorOptions = Field(AcceleratorOptions(), description="Step caches.")
+    hunyuan: HunyuanOptions = Field(
+        HunyuanOptions(), description="Extensions of this server; not part of the hosted API."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return _without(TOLERATED, values)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the answer is an acknowledgement: asked for, or implied by a webhook."""
+        if self.deliveryMethod is None:
+            return self.webhookURL is not None
+        return self.deliveryMethod == "async"
+
+    @property
+    def is_checked(self) -> bool:
+        return self.safety.is_on or self.checkNSFW
+
+
+def task_schema() -> dict[str, Any]:
+    """Return the JSON schema of a task, whole in itself, for the OpenAPI page."""
+    schema = ImageInference.model_json_schema()
+    parts = schema.pop("$defs")
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, list):
+            return [inlined(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        part = parts.get(str(value.get("$ref", "")).rpartition("/")[2], {})
+        own = {k: v for k, v in value.items() if k != "$ref"}
+        return {k: inlined(v) for k, v in {**part, **own}.items()}
+
+    whole: dict[str, Any] = inlined(schema)
+    return whole
+
+
+def parameter_schema(path: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the JSON schema of a parameter given by its path, or None if there is none."""
+    model = _model_holding(path)
+    schema: dict[str, Any] | None = None
+    if model is not None:
+        schema = model.model_json_schema()["properties"].get(path[-1])
+    return schema
+
+
+def sibling_parameters(path: tuple[str, ...]) -> list[str]:
+    """Return the names allowed where the last name of the path stands."""
+    model = _model_holding(path)
+    return sorted(model.model_fields) if model is not None else []
+
+
+def _model_holding(path: tuple[str, ...]) -> type[BaseModel] | None:
+    """Return the model in which the last name of a path stands."""
+    model: type[BaseModel] = ImageInference
+    for name in path[:-1]:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        inner = [t for t in (annotation, *get_args(annotation)) if _is_model(t)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

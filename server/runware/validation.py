@@ -1,0 +1,171 @@
+"""Faults of a task in the API's own words, one at a time and in the API's order.
+
+Source: wire specification 1.11: unknown names, then missing ones, then the prompt, then values.
+"""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from server.runware.errors import TaskError
+from server.runware.schemas import ImageInference, parameter_schema, sibling_parameters
+
+MAX_SHOWN = 80  # characters of a faulty value that an error repeats
+
+
+def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
+    """Check one task and return it. `null` counts as absent.
+
+    `default_steps` is what a distilled checkpoint generates when the task does not say.
+
+    Raises:
+        TaskError: the first fault.
+    """
+    if default_steps is not None and task.get("steps") is None:
+        task = {**task, "steps": default_steps}
+    try:
+        parsed = ImageInference.model_validate(task)
+    except ValidationError as e:
+        raise _to_task_error(min(e.errors(), key=_rank)) from None
+    check_cache_window(parsed)
+    return parsed
+
+
+def check_cache_window(task: ImageInference) -> None:
+    """Check the step window of the caches against the number of steps.
+
+    Raises:
+        TaskError: a boundary is given twice, or the window is empty or outside the steps.
+    """
+    options, steps = task.acceleratorOptions, task.steps
+    for end in ("Start", "End"):
+        names = [f"acceleratorOptions.cache{end}Step{suffix}" for suffix in ("", "Percentage")]
+        if all(getattr(options, name.split(".")[1]) is not None for name in names):
+            raise TaskError(
+                "incompatibleParameters",
+                f"'{names[0]}' and '{names[1]}' both say where caching {end.lower()}s; send one.",
+                names,
+            )
+    start, end_step = cache_window(task)
+    start_name = _given(options, "Start")
+    end_name = _given(options, "End")
+    if start >= steps and start_name:
+        raise _window_error(start_name, start, f"less than the number of steps, {steps}")
+    if end_step > steps:
+        raise _window_error(end_name, end_step, f"at most the number of steps, {steps}")
+    if start >= end_step and (start_name or end_name):
+        name = end_name or start_name
+        raise _window_error(name, end_step, f"greater than the start, step {start}")
+
+
+def cache_window(task: ImageInference) -> tuple[int, int]:
+    """Return the steps [start, end) in which a cache may reuse."""
+    options, steps = task.acceleratorOptions, task.steps
+    start, end = 0, steps
+    if options.cacheStartStep is not None:
+        start = options.cacheStartStep
+    elif options.cacheStartStepPercentage is not None:
+        start = steps * options.cacheStartStepPercentage // 100
+    if options.cacheEndStep is not None:
+        end = options.cacheEndStep
+    elif options.cacheEndStepPercentage is not None:
+        end = -(-steps * options.cacheEndStepPercentage // 100)
+    return start, end
+
+
+def _given(options: Any, end: str) -> str:
+    """Return the dotted name of the boundary that the task gives, or nothing."""
+    for suffix in ("", "Percentage"):
+        if getattr(options, f"cache{end}Step{suffix}") is not None:
+            return f"acceleratorOptions.cache{end}Step{suffix}"
+    return ""
+
+
+def _window_error(name: str, step: int, wanted: str) -> TaskError:
+    last = name.rsplit(".", 1)[-1]
+    return TaskError(
+        f"invalid{last[0].upper()}{last[1:]}",
+        f"Invalid value for '{name}' parameter. It means step {step}, which must be {wanted}.",
+        name,
+        {"type": "integer"},
+    )
+
+
+def _path(fault: Any) -> tuple[str, ...]:
+    """Return the names that lead to a fault, without positions in lists."""
+    return tuple(part for part in fault["loc"] if isinstance(part, str))
+
+
+def _rank(fault: Any) -> int:
+    if fault["type"] == "extra_forbidden":
+        return 0
+    if fault["type"] == "missing":
+        return 1
+    return 2 if fault["loc"][:1] in (("positivePrompt",), ("negativePrompt",)) else 3
+
+
+def _to_task_error(fault: Any) -> TaskError:
+    path = _path(fault)
+    name, last = ".".join(path), path[-1]
+    if fault["type"] == "extra_forbidden":
+        allowed = sibling_parameters(path)
+        return TaskError(
+            "unsupportedParameter",
+            f"Unsupported use of '{name[:MAX_SHOWN]}' parameter. This parameter is not supported "
+            f"for the selected model. Allowed values are: {', '.join(map(repr, allowed))}.",
+            name[:MAX_SHOWN],
+            {"allowedValues": allowed},
+        )
+    suffix = last[0].upper() + last[1:]
+    if fault["type"] == "missing":
+        return TaskError(f"missing{suffix}", f"Missing required parameter: '{name}'.", name)
+    facts = _facts(parameter_schema(path) or {})
+    return TaskError(
+        f"invalid{suffix}",
+        f"Invalid value for '{name}' parameter. {_rule(fault, last, facts)} "
+        f"Got {_shown(fault['input'])}.",
+        name,
+        facts,
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{len(str(value))} characters"
+
+
+def _facts(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return type, min, max, multiplier and allowedValues from a parameter's JSON schema."""
+    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    values = schema.get("items", schema)
+    allowed = values.get("enum") or ([values["const"]] if "const" in values else None)
+    kind = values.get("type", "object" if "$ref" in values else "string")
+    facts = {
+        "type": {"number": "float"}.get(kind, kind),
+        "min": schema.get("minimum", schema.get("minLength")),
+        "max": schema.get("maximum", schema.get("maxLength")),
+        "multiplier": schema.get("multipleOf"),
+        "allowedValues": allowed,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _rule(fault: Any, name: str, facts: dict[str, Any]) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    if "allowedValues" in facts:
+        return f"It must be one of: {', '.join(map(repr, facts['allowedValues']))}."
+    if name == "taskUUID":
+        return "It must be a UUID v4."
+    if name in ("webhookURL", "uploadEndpoint"):
+        return "It must be an http or https URL."
+    article = "an" if facts["type"][0] in "aeiou" else "a"
+    rule = f"It must be {article} {facts['type']}"
+    unit = " characters" if facts["type"] == "string" else ""
+    if "min" in facts and "max" in facts:
+        rule += f" of {facts['min']} to {facts['max']}{unit}"
+    elif "min" in facts:
+        rule += f" of at least {facts['min']}"
+    if "multiplier" in facts:
+        rule += f" in steps of {facts['multiplier']}"
+    return f"{rule}."

@@ -1,0 +1,211 @@
+"""Rounded weights: how far they are off, how they lie on disk, and that both ways in are one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.errors import CheckpointError, ConfigError
+from model.loading.build import build_skeleton, load_model
+from model.loading.options import LoadOptions
+from model.loading.quantize_folder import quantize_folder
+from model.loading.weight_map import list_slots
+from model.mesh import Group, Mesh
+from model.quantization.modules import QuantizedExperts
+from model.quantization.scheme import SCHEMES, dequantize, quantize
+from model.transformer import HunyuanImage
+from tests.conftest import FLOAT32, SMALL_CONFIG
+from training.random_checkpoint import write_random_checkpoint
+
+NAMES = sorted(SCHEMES)
+# Root-mean-square error over that of the weights, for normal ones: half a unit in the last place.
+WORST = {"fp8": 0.03, "int8": 0.008, "int4": 0.11}
+
+
+@pytest.fixture(scope="module")
+def divisible(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose groups two ranks divide."""
+    folder = tmp_path_factory.mktemp("divisible")
+    config = {**SMALL_CONFIG, "attention_head_dim": 64, "moe_intermediate_size": 256}
+    write_random_checkpoint(folder, config)
+    return folder
+
+
+def options(scheme: str) -> LoadOptions:
+    return LoadOptions(dtype=torch.float32, quantization=scheme)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(rows=st.integers(1, 9), groups=st.integers(1, 3), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_a_rounded_matrix_is_near_and_rounds_to_itself(
+    name: str, rows: int, groups: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, groups * 128, generator=generator) * 0.05
+    packed, scale = quantize(weight, SCHEMES[name])
+    near = dequantize(packed, scale, torch.float32)
+    assert (near - weight).square().mean().sqrt() / weight.square().mean().sqrt() < WORST[name]
+    again = dequantize(*quantize(near, SCHEMES[name]), torch.float32)
+    tolerance = 0.01 if name != "int4" else 0.25  # which may choose other scales
+    assert (again - near).abs().max() <= tolerance * weight.abs().max()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_further_off_than_half_a_step(name: str) -> None:
+    weight = torch.linspace(-1, 1, 256).repeat(4, 1)
+    packed, scale = quantize(weight, SCHEMES[name])
+    error = (dequantize(packed, scale, torch.float32) - weight).abs()
+    step = {"int8": 1 / 127, "int4": 1 / 7 * 1.5, "fp8": 1 / 8}[name]  # int4 may clip
+    assert error.max() <= 0.51 * step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_and_tiny_values_stay_finite(name: str) -> None:
+    weight = torch.zeros(2, 128)
+    weight[1, 0] = 1e-30
+    near = dequantize(*quantize(weight, SCHEMES[name]), torch.float32)
+    assert near.isfinite().all()
+    assert near.abs().max() <= 1e-29
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_rounded_at_load_equals_what_was_written_to_disk(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    errors = quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES[name])
+    assert {e.name.split(".")[-2] for e in errors} == {
+        "qkv_proj", "o_proj", "gate_and_up_proj", "down_proj"
+    }  # fmt: skip
+    assert max(e.relative for e in errors) < WORST[name]
+    at_load = load_model(tiny_checkpoint, options(name)).state_dict()
+    from_disk = load_model(tmp_path / "small", FLOAT32).state_dict()
+    assert at_load.keys() == from_disk.keys()
+    for key, value in at_load.items():
+        assert value.dtype == from_disk[key].dtype, key
+        assert torch.equal(value.float(), from_disk[key].float()), key
+    assert not (tmp_path / "small.partial").exists()
+
+
+def dense(transformer: HunyuanImage, rounded: HunyuanImage) -> HunyuanImage:
+    """Return the model with every rounded matrix restored, in its own place."""
+    parameters, restored = dict(transformer.named_parameters()), dict(rounded.named_parameters())
+    for key, value in parameters.items():
+        scale = restored.get(f"{key}_scale")
+        own = restored[key] if scale is None else dequantize(restored[key], scale, torch.float32)
+        value.copy_(own)
+    return transformer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_compute_with_exactly_the_restored_weights(name: str, tiny_checkpoint: Path) -> None:
+    rounded = load_model(tiny_checkpoint, options(name))
+    expected = dense(load_model(tiny_checkpoint, FLOAT32), rounded)
+    x = torch.randn(2, 5, rounded.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(rounded.model.layers, expected.model.layers, strict=True):
+        torch.testing.assert_close(ours.mlp(x), theirs.mlp(x), atol=1e-5, rtol=1e-5)
+        own = ours.self_attn.qkv_proj(x)
+        torch.testing.assert_close(own, theirs.self_attn.qkv_proj(x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_grouped_products_of_a_gpu_use_the_same_weights(tiny_checkpoint: Path) -> None:
+    experts = load_model(tiny_checkpoint, options("int8")).model.layers[0].mlp.experts
+    assert isinstance(experts, QuantizedExperts)
+    for name in ("gate_and_up_proj", "down_proj"):
+        whole = experts.weights_of_all(name, torch.float32)
+        for expert in range(len(whole)):
+            assert torch.equal(whole[expert], experts.weight_of(name, expert, torch.float32))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_router_norms_embeddings_head_and_vae_stay_as_they_are(
+    name: str, tiny_checkpoint: Path
+) -> None:
+    plain = dict(load_model(tiny_checkpoint, FLOAT32).named_parameters())
+    rounded = dict(load_model(tiny_checkpoint, options(name)).named_parameters())
+    kept = [key for key in plain if rounded[key].dtype == torch.float32]
+    for part in ("gate.wg", "layernorm", "wte", "lm_head", "patch_embed", "final_layer", "vae."):
+        assert any(part in key for key in kept), part
+    for key in kept:
+        assert torch.equal(plain[key], rounded[key]), key
+    changed = plain.keys() - set(kept)
+    assert all("self_attn" in key or ".mlp." in key for key in changed)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_reads_its_part_of_a_quantized_checkpoint(
+    name: str, rank: int, divisible: Path, tmp_path: Path
+) -> None:
+    quantize_folder(divisible, tmp_path / "small", SCHEMES[name])
+    whole = load_model(tmp_path / "small", FLOAT32).model.layers[0].self_attn.o_proj
+    mesh = Mesh(tensor=Group(rank, 2), rank=rank, size=2)
+    part = load_model(tmp_path / "small", FLOAT32, mesh=mesh).model.layers[0].self_attn.o_proj
+    ours = dequantize(part.weight, part.weight_scale, torch.float32)
+    restored = dequantize(whole.weight, whole.weight_scale, torch.float32)
+    assert torch.equal(ours, restored.chunk(2, dim=1)[rank])
+
+
+def test_a_scale_that_two_ranks_would_share_is_refused(tiny_checkpoint: Path) -> None:
+    skeleton = build_skeleton(
+        load_model(tiny_checkpoint).config,
+        mesh=Mesh(tensor=Group(0, 2), size=2),
+        scheme=SCHEMES["int8"],
+    )
+    with pytest.raises(ConfigError, match="2 tensor ranks do not divide"):
+        list_slots(skeleton, SCHEMES["int8"])
+
+
+def test_a_setting_that_contradicts_the_folder_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    with pytest.raises(ConfigError, match=r"'int4'.*are int8 already"):
+        load_model(tmp_path / "small", options("int4"))
+    load_model(tmp_path / "small", options("int8"))
+
+
+def test_a_quantized_folder_is_not_quantized_again_and_nothing_is_overwritten(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    with pytest.raises(CheckpointError, match="quantized already"):
+        quantize_folder(tmp_path / "small", tmp_path / "smaller", SCHEMES["int4"])
+    with pytest.raises(CheckpointError, match="exists"):
+        quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int4"])
+
+
+def test_a_folder_of_another_format_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    path = tmp_path / "small" / "quantization.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(CheckpointError, match="quantize the original"):
+        load_model(tmp_path / "small")
+
+
+def test_weights_that_are_not_what_quantization_json_says_are_refused(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    (tmp_path / "small" / "quantization.json").unlink()
+    with pytest.raises(CheckpointError, match="unknown to this model"):
+        load_model(tmp_path / "small")
+
+
+def test_a_full_disk_leaves_no_half_written_folder(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("model.loading.quantize_folder.save_file", fail)
+    with pytest.raises(CheckpointError, match="No space left"):
+        quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    assert not (tmp_path / "small").exists()
+    monkeypatch.undo()
+    quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+    shutil.rmtree(tmp_path / "small")

@@ -1,0 +1,199 @@
+"""Step caches and schedulers in the real loop, on a random checkpoint of the real architecture."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cache.build import build_step_cache
+from cache.plan import NO_REUSE, CachePlan, ForecastPlan
+from cache.protocol import StepCache
+from cache.residual_cache import ResidualCache
+from pipeline.denoise import ImageRun, denoise, start_run
+from pipeline.generate import generate
+from pipeline.load import Pipeline
+from pipeline.noise import NoiseStream, image_noise
+from pipeline.report import build_signal
+from schedulers.build import build_scheduler
+from server.engine.messages import ImageDone, Job
+from tests.rows import build_job_rows
+
+NUM_STEPS = 8
+TEA = CachePlan(start=0, end=NUM_STEPS, tea_distance=0.3)
+FB = CachePlan(start=0, end=NUM_STEPS, fb_threshold_scale=8.0)
+BOTH = CachePlan(start=1, end=7, tea_distance=0.5, fb_threshold_scale=9.0)
+FORECAST = CachePlan(start=0, end=NUM_STEPS, forecast=ForecastPlan(order=1, interval=2))
+SCHEDULED = replace(TEA, tea_signal="schedule", tea_distance=1.0)
+
+
+def start(
+    pipeline: Pipeline, job: Job, seed: int, plan: CachePlan, scheduler: str = "Euler"
+) -> ImageRun:
+    rows = build_job_rows(pipeline, job)
+    channels = pipeline.transformer.config.vae.latent_channels
+    shape = (1, channels, rows[0].grid_height, rows[0].grid_width)
+    signal = build_signal(pipeline.transformer, plan)
+    return start_run(
+        pipeline.transformer,
+        rows,
+        image_noise(seed, shape),
+        build_scheduler(scheduler, job.num_steps, 3.0).solver,
+        job.guidance,
+        build_step_cache(plan, pipeline.calibration, signal),
+        sample_noise=NoiseStream(seed, shape).draw,
+    )
+
+
+def finish(pipeline: Pipeline, runs: list[ImageRun]) -> list[Tensor]:
+    for _ in denoise(pipeline.transformer, runs):
+        pass
+    return [run.trajectory.latent_BCYX for run in runs]
+
+
+def reused_steps(cache: StepCache) -> list[int]:
+    return cache.reused_steps if isinstance(cache, ResidualCache) else []
+
+
+@contextmanager
+def counted_calls(pipeline: Pipeline) -> Iterator[list[int]]:
+    """Count how often each layer runs."""
+    counts = [0] * len(pipeline.transformer.model.layers)
+
+    def count(index: int) -> None:
+        counts[index] += 1
+
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, i=i: count(i))
+        for i, layer in enumerate(pipeline.transformer.model.layers)
+    ]
+    yield counts
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture
+def job8(job: Job) -> Job:
+    return replace(job, num_steps=NUM_STEPS)
+
+
+def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
+    tiny_pipeline: Pipeline, job8: Job
+) -> None:
+    """Plans, prompts, solvers, guidance and numbers of steps all differ."""
+    settings = [
+        (replace(job8, prompt="a red fox"), NO_REUSE, "Euler"),
+        (replace(job8, prompt="an old bridge in fog"), TEA, "Heun"),
+        (replace(job8, prompt="tea", guidance=1.0), FB, "Euler a"),
+        (replace(job8, prompt="tea", num_steps=6), FORECAST, "UniPC"),
+    ]
+
+    def start_all() -> list[ImageRun]:
+        return [
+            start(tiny_pipeline, own, seed, plan, scheduler)
+            for seed, (own, plan, scheduler) in enumerate(settings)
+        ]
+
+    together_runs, alone_runs = start_all(), start_all()
+    together = finish(tiny_pipeline, together_runs)
+    for run, in_batch, alone_run in zip(together_runs, together, alone_runs, strict=True):
+        (alone,) = finish(tiny_pipeline, [alone_run])
+        torch.testing.assert_close(in_batch, alone, atol=1e-5, rtol=1e-5)
+        assert reused_steps(run.step_cache) == reused_steps(alone_run.step_cache)
+    assert [bool(reused_steps(r.step_cache)) for r in together_runs] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("plan", [TEA, FB, BOTH, FORECAST, SCHEDULED])
+def test_a_threshold_of_never_is_bit_identical_to_no_cache(
+    tiny_pipeline: Pipeline, job8: Job, plan: CachePlan
+) -> None:
+    never = replace(
+        plan,
+        tea_distance=None if plan.tea_distance is None else 0.0,
+        fb_threshold_scale=None if plan.fb_threshold_scale is None else 0.0,
+        max_consecutive=0 if plan.forecast else plan.max_consecutive,
+    )
+    (ours,) = finish(tiny_pipeline, [start(tiny_pipeline, job8, 7, never)])
+    (plain,) = finish(tiny_pipeline, [start(tiny_pipeline, job8, 7, NO_REUSE)])
+    assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize("plan", [NO_REUSE, TEA, FB, BOTH, FORECAST, SCHEDULED])
+def test_diagnostics_count_what_the_layers_did(
+    tiny_pipeline: Pipeline, job8: Job, plan: CachePlan
+) -> None:
+    build_job_rows(tiny_pipeline, job8)
+    with counted_calls(tiny_pipeline) as counts:
+        (done,) = (
+            e
+            for e in generate(tiny_pipeline, replace(job8, cache=plan))
+            if isinstance(e, ImageDone)
+        )
+    told = done.diagnostics
+    prompt_cache = 2  # the prompt and its counterpart each pass the layers once
+    assert counts[-1] == told["modelEvaluations"] + prompt_cache
+    assert told["modelEvaluations"] == told["stepsComputed"]
+    assert told["stepsComputed"] + told["stepsReused"] == NUM_STEPS
+    assert len(told["reusedSteps"]) == told["stepsReused"]
+    always_first = plan.fb_threshold_scale is not None
+    assert counts[0] == prompt_cache + (NUM_STEPS if always_first else told["stepsComputed"])
+    assert told["cache"] == plan.name
+    assert (told["stepsReused"] > 0) == plan.is_on
+
+
+def test_a_reused_step_leaves_no_trace_of_its_neighbours_noise_level(
+    tiny_pipeline: Pipeline, job8: Job
+) -> None:
+    """The head and the patch embedding run at the reused step's own time: the image moves on."""
+    run = start(tiny_pipeline, job8, 7, FORECAST)
+    velocities = [done.velocity_BCYX for done in denoise(tiny_pipeline.transformer, [run])]
+    for step in reused_steps(run.step_cache):
+        assert not torch.equal(velocities[step], velocities[step - 1])
+
+
+def test_a_calm_image_is_not_computed_because_its_neighbour_is(
+    tiny_pipeline: Pipeline, job8: Job
+) -> None:
+    runs = [start(tiny_pipeline, job8, 1, FORECAST), start(tiny_pipeline, job8, 2, NO_REUSE)]
+    rows_seen: list[int] = []
+    last = tiny_pipeline.transformer.model.layers[-1]
+    handle = last.register_forward_pre_hook(lambda _, inputs: rows_seen.append(len(inputs[0])))
+    finish(tiny_pipeline, runs)
+    handle.remove()
+    assert isinstance(last, nn.Module)
+    assert sum(rows_seen) == 2 * NUM_STEPS + 2 * (NUM_STEPS - len(reused_steps(runs[0].step_cache)))
+
+
+def test_two_steps_reuse_nothing(tiny_pipeline: Pipeline, job: Job) -> None:
+    for plan in (TEA, FB, FORECAST):
+        run = start(tiny_pipeline, replace(job, num_steps=2), 7, plan)
+        finish(tiny_pipeline, [run])
+        assert reused_steps(run.step_cache) == []
+
+
+def test_schedulers_generate_different_images_and_the_same_one_again(
+    tiny_pipeline: Pipeline, job8: Job
+) -> None:
+    def image(scheduler: str) -> bytes:
+        events = generate(tiny_pipeline, replace(job8, scheduler=scheduler))
+        return next(e.encoded for e in events if isinstance(e, ImageDone))
+
+    names = ("Euler", "Heun", "Euler a", "DPM++ 2M SDE Karras", "UniPC 3M")
+    images = [image(name) for name in names]
+    assert len(set(images)) == len(names)
+    assert [image(name) for name in names] == images
+    assert image("Default") == images[0]
+
+
+def test_a_stochastic_scheduler_with_a_cache_is_generated_with_a_warning(
+    tiny_pipeline: Pipeline, job8: Job
+) -> None:
+    events = generate(
+        tiny_pipeline, replace(job8, scheduler="Euler a", cache=TEA, warnings=("first",))
+    )
+    (told,) = (e.diagnostics for e in events if isinstance(e, ImageDone))
+    assert told["warnings"][0] == "first"
+    assert "fresh noise" in told["warnings"][1]
+    assert told["scheduler"]["resolved"] == "EulerAncestral shifted"

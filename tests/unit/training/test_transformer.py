@@ -1,0 +1,168 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig, parse_config
+from model.kv_cache import build_step_groups, prefill
+from model.sequence import ImageSequence
+from model.transformer import HunyuanImage
+from model.vae import Vae
+from training import latents, transformer
+from training.architecture import FIELDS
+from training.backgrounds import BACKGROUNDS
+from training.batches import IGNORED, Batch, plan_step
+from training.forward import Sequences, predict
+from training.latents import encode_images, encoder_matrix
+from training.layout_probe import answer_scenes
+from training.muon import orthogonalize
+from training.scenes import COLOURS, KINDS, Scene, Thing
+from training.transformer import Phase, TransformerTrainer, rate_and_phase
+from training.transformer_start import start_transformer
+from training.vae_start import start_vae
+
+SMALL: dict[str, Any] = {
+    **FIELDS,
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "attention_head_dim": 8,
+    "moe_intermediate_size": 16,
+    "patch_embed_hidden_dim": 24,
+    "norm_num_groups": 4,
+    "vae_downsample_factor": [4, 4],
+    "vae": {
+        **FIELDS["vae"],
+        "block_out_channels": [12, 24, 24],
+        "latent_channels": 12,
+        "ffactor_spatial": 4,
+    },
+    "vit_aligner": {**FIELDS["vit_aligner"], "n_embed": 32},
+}
+
+
+@pytest.fixture
+def small_config(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
+    config = parse_config(SMALL)
+    monkeypatch.setattr(transformer, "build_config", lambda: config)
+    return config
+
+
+def make_batch(seed: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    ids_BS = torch.randint(0, 64, (3, 7), generator=generator)
+    return Batch(
+        Sequences(ids_BS, torch.tensor([4, 7, 6]), (3, 5)),
+        torch.randn(3, 12, 3, 5, generator=generator),
+        torch.where(torch.arange(7) < 4, ids_BS, IGNORED),
+        torch.zeros(3, 15, 4, dtype=torch.int64),
+        first_ratio=60,
+    )
+
+
+def test_the_training_forward_equals_prefix_and_step(small_config: ModelConfig) -> None:
+    generated = HunyuanImage(small_config)
+    start_transformer(generated)
+    generated.requires_grad_(requires_grad=False)
+    for parameter in generated.parameters():  # leave the start, where much is zero
+        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    batch = make_batch(0)
+    timestep_B = torch.tensor([30.0, 500.0, 990.0])
+    predictions = predict(generated, batch.sequences, batch.latent_BCYX, timestep_B)
+    for row, length in enumerate(batch.sequences.lengths_B.tolist()):
+        ids = tuple(batch.sequences.ids_BS[row, :length].tolist())
+        sequence = ImageSequence(
+            ids=(*ids, *(0,) * 16), prefix_length=length, grid_height=3, grid_width=5
+        )
+        own = slice(row, row + 1)
+        x_BSD = generated.embed_step(batch.latent_BCYX[own], timestep_B[own])
+        x_BSD = generated.run_layers(x_BSD, build_step_groups(generated, [sequence]))
+        velocity_BCYX = generated.predict_velocity(x_BSD, timestep_B[own], (3, 5))
+        logits_BSV = generated.text_logits(prefill(generated, ids).hidden_1SD)
+        # float32 sums in another order, through two layers
+        close: dict[str, float] = {"atol": 1e-4, "rtol": 1e-4}
+        torch.testing.assert_close(predictions.velocity_BCYX[own], velocity_BCYX, **close)
+        torch.testing.assert_close(predictions.logits_BSV[own, :length], logits_BSV, **close)
+
+
+def run_steps(trainer: TransformerTrainer, first: int, count: int) -> list[float]:
+    return [trainer.run_step(make_batch(first + i), rate=1.0)[0] for i in range(count)]
+
+
+def test_a_resumed_run_goes_on_exactly_where_the_saved_one_stood(
+    small_config: ModelConfig, tmp_path: Path
+) -> None:
+    first = TransformerTrainer(tmp_path)
+    run_steps(first, 0, 3)
+    transformer.save_state(tmp_path / transformer.STATE_NAME, first.state())
+    resumed = TransformerTrainer(tmp_path)
+    assert resumed.step == 3
+    assert run_steps(first, 3, 2) == run_steps(resumed, 3, 2)
+    for name, averaged in first.ema.items():
+        assert torch.equal(averaged, resumed.ema[name])
+
+
+def test_training_lowers_the_loss_on_one_batch(small_config: ModelConfig, tmp_path: Path) -> None:
+    trainer = TransformerTrainer(tmp_path)
+    losses = [trainer.run_step(make_batch(0), rate=1.0)[0] for _ in range(40)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_the_closed_form_autoencoder_is_linear_and_restores_smooth_images() -> None:
+    torch.manual_seed(0)
+    vae = Vae(parse_config(SMALL).vae).requires_grad_(requires_grad=False)
+    ramp_y = torch.linspace(-0.8, 0.8, 16)
+    gains = torch.rand(400, 1, 1, 3) * 2 - 1
+    rgb_Byx3 = gains * ramp_y[None, :, None, None].expand(400, 16, 16, 1)
+    start_vae(vae, rgb_Byx3)
+    rgb_B3yx = rgb_Byx3[:8].movedim(-1, 1)
+    mean_BCYX, _ = vae.encode(rgb_B3yx)
+    by_matrix_BCYX = encode_images(rgb_Byx3[:8], *encoder_matrix(vae, 4))
+    torch.testing.assert_close(by_matrix_BCYX, mean_BCYX, atol=1e-4, rtol=1e-4)
+    error: Tensor = (vae.decode(mean_BCYX) - rgb_B3yx).square().mean()
+    assert error < 0.01 * rgb_B3yx.square().mean()
+
+
+def test_an_orthogonal_step_has_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    singular = torch.linalg.svdvals(orthogonalize(torch.randn(3, 24, 24)))
+    assert singular.max() < 1.3
+    assert singular.median() > 0.7
+
+
+def test_the_learning_rate_follows_the_phases_and_stays_at_the_last() -> None:
+    phases = (Phase(100, 1.0, 0.0), Phase(100, 0.0, 0.1, rate_from=1.0, rate_to=0.0))
+    assert rate_and_phase(50, phases) == (1.0, phases[0])
+    assert rate_and_phase(150, phases) == (0.5, phases[1])
+    assert rate_and_phase(999, phases) == (0.0, phases[1])
+
+
+def test_steps_are_planned_alike_on_every_process() -> None:
+    plans = [plan_step(step, 0.3, 0.2) for step in range(400)]
+    assert plans == [plan_step(step, 0.3, 0.2) for step in range(400)]
+    assert {plan.grid for plan in plans} == {*latents.OFFERED_GRIDS, latents.SMALL_GRID}
+    assert not any(plan.is_wordy for plan in plans if plan.grid == latents.SMALL_GRID)
+
+
+def test_the_layout_probe_is_asked_for_what_each_token_shows() -> None:
+    thing = Thing(KINDS[3], COLOURS[1], "small", column=2, row=1)
+    scene = Scene(8, 6, BACKGROUNDS[2], "center", (thing,))
+    answers_YX4 = answer_scenes([scene]).view(6, 8, 4)
+    inside_YX = answers_YX4[..., 0] > 0
+    assert inside_YX.sum() == 16
+    assert inside_YX[1:5, 2:6].all()
+    assert answers_YX4[1, 2].tolist() == [4, 2, 1, 2]
+    assert answers_YX4[4, 5].tolist() == [4, 2, 16, 2]
+    assert answers_YX4[0, 0].tolist() == [0, 0, 0, 2]
+
+
+def test_training_lowers_what_the_layout_probe_loses(
+    small_config: ModelConfig, tmp_path: Path
+) -> None:
+    trainer = TransformerTrainer(tmp_path)
+    losses = [trainer.run_step(make_batch(0), rate=1.0)[3] for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]

@@ -1,0 +1,1 @@
+"""Libraries behind the measuring commands: take a Pipeline, return dataclasses, print nothing."""

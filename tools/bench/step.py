@@ -1,0 +1,249 @@
+"""One denoising step against the bare matrix products and attention calls inside it.
+
+The step's own calls (matrix products, convolutions, attention) are recorded once, then replayed on
+the same tensors with nothing in between. Their time is what the mathematics costs on this machine;
+the ratio says how much of a step is that.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.config import ModelConfig, MoeConfig, VaeConfig
+from model.kv_cache import build_step_groups
+from model.loading.build import build_skeleton
+from model.loading.options import LoadOptions, parameter_dtype
+from model.sequence import ImageSequence
+from model.transformer import HunyuanImage
+
+_BARE = (
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "linear",
+    "convolution",
+    "scaled_dot_product",
+    "grouped_mm",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepBench:
+    """What to measure. The defaults: an eighth of the real width, a quarter of the depth."""
+
+    hidden: int = 512
+    layers: int = 8
+    experts: int = 64
+    top_k: int = 8
+    image_tokens: int = 1024
+    prompt_tokens: int = 100
+    rows: int = 2
+    dtype: str = "float32"
+    device: str = "cpu"
+    repeats: int = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """Medians over the repeats, in seconds, and memory above the parameters, in bytes."""
+
+    step_s: float
+    bare_s: float
+    ratio: float
+    num_bare_calls: int
+    parameter_bytes: int
+    peak_extra_bytes: int
+    num_threads: int
+
+
+def run_step_bench(bench: StepBench) -> StepResult:
+    """Measure; step and replay alternate, so that noise hits both."""
+    transformer = build_bench_model(bench)
+    step = bind_step(transformer, bench)
+    with torch.inference_mode():
+        step()  # warm-up
+        with peak_memory(bench.device) as peak:
+            step()
+        with CallRecorder() as recorder:
+            step()
+        steps, bares = [], []
+        for _ in range(bench.repeats):
+            steps.append(_timed(step, bench.device))
+            bares.append(_timed(recorder.replay, bench.device))
+    step_s, bare_s = statistics.median(steps), statistics.median(bares)
+    return StepResult(
+        step_s=step_s,
+        bare_s=bare_s,
+        ratio=bare_s / step_s,
+        num_bare_calls=len(recorder.calls),
+        parameter_bytes=sum(p.nbytes for p in transformer.parameters()),
+        peak_extra_bytes=peak[0],
+        num_threads=torch.get_num_threads(),
+    )
+
+
+def write_result(path: Path, bench: StepBench, result: StepResult) -> None:
+    """Write what was measured and the figures as JSON."""
+    path.write_text(json.dumps({**asdict(bench), **asdict(result)}, indent=2) + "\n")
+
+
+def bench_config(bench: StepBench) -> ModelConfig:
+    """Return an architecture with the real model's proportions at this width."""
+    head_dim = 64 if bench.hidden % 256 == 0 else bench.hidden // 4
+    num_heads = bench.hidden // head_dim
+    moe = MoeConfig(
+        num_experts=bench.experts,
+        experts_per_token=bench.top_k,
+        expert_width=bench.hidden * 3 // 4,
+        num_shared_experts=1,
+        normalize_weights=True,
+    )
+    return ModelConfig(
+        vocab_size=512,
+        hidden_size=bench.hidden,
+        num_heads=num_heads,
+        num_kv_heads=max(1, num_heads // 4),
+        head_dim=head_dim,
+        use_qk_norm=True,
+        rms_norm_eps=1e-5,
+        rope_theta=10000.0,
+        max_positions=22800,
+        layers=(moe,) * bench.layers,
+        image_base_size=1024,
+        patch_hidden_size=max(32, bench.hidden // 4),
+        norm_num_groups=32,
+        vae=VaeConfig(
+            block_channels=(32,) * 5,
+            layers_per_block=1,
+            latent_channels=32,
+            rgb_channels=3,
+            spatial_factor=16,
+            temporal_factor=1,
+            match_channels_down=True,
+            match_channels_up=True,
+            scaling_factor=1.0,
+            shift_factor=0.0,
+            norm_num_groups=32,
+        ),
+        vision={},
+        vision_aligner={},
+    )
+
+
+def build_bench_model(bench: StepBench) -> HunyuanImage:
+    """Return the transformer with random weights; the VAE stays without memory."""
+    torch.manual_seed(0)
+    transformer = build_skeleton(bench_config(bench))
+    options = LoadOptions(device=bench.device, dtype=getattr(torch, bench.dtype))
+    for module_name, module in transformer.named_modules():
+        if module_name.startswith("vae"):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            dtype = parameter_dtype(f"{module_name}.{name}", parameter, options)
+            scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
+            weights = torch.randn(parameter.shape, device=bench.device) * scale
+            setattr(module, name, nn.Parameter(weights.to(dtype), requires_grad=False))
+    transformer.vae = None  # type: ignore[assignment]
+    return transformer
+
+
+def bind_step(transformer: HunyuanImage, bench: StepBench) -> Callable[[], Tensor]:
+    """Return one denoising step of `rows` rows, as the pipeline runs it."""
+    height = 2 ** (bench.image_tokens.bit_length() // 2)
+    grid = (height, bench.image_tokens // height)
+    rows = [
+        ImageSequence(
+            ids=(row,) * bench.prompt_tokens + (0,) * (1 + grid[0] * grid[1]),
+            prefix_length=bench.prompt_tokens,
+            grid_height=grid[0],
+            grid_width=grid[1],
+        )
+        for row in range(bench.rows)
+    ]
+    with torch.inference_mode():
+        groups = build_step_groups(transformer, rows)
+    images = max(1, bench.rows // 2)
+    branches = bench.rows // images
+    latent_BCYX = torch.randn(images, 32, *grid, device=bench.device)
+    timestep_B = torch.full((images,), 500.0, device=bench.device)
+
+    def step() -> Tensor:
+        x_BSD = transformer.embed_step(latent_BCYX, timestep_B).repeat(branches, 1, 1)
+        x_BSD = transformer.run_layers(x_BSD, groups)
+        return transformer.predict_velocity(x_BSD, timestep_B.repeat(branches), grid)
+
+    return step
+
+
+class CallRecorder(TorchDispatchMode):
+    """Keeps every heavy call with its very tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__.lstrip("_")
+        if any(name.startswith(bare) for bare in _BARE):
+            self.calls.append((func, args, kwargs))
+        return func(*args, **kwargs)
+
+    def replay(self) -> None:
+        for func, args, kwargs in self.calls:
+            func(*args, **kwargs)
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[list[int]]:
+    """Yield a list whose first entry is, afterwards, the peak of memory allocated meanwhile.
+
+    On CPU it is the process's resident peak (Linux), else 0: not measurable.
+    """
+    peak = [0]
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated() - before
+        return
+    reset = Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")  # makes VmHWM start again from the present size
+    except OSError:
+        yield peak
+        return
+    before = _status_bytes("VmRSS")
+    yield peak
+    peak[0] = _status_bytes("VmHWM") - before
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _timed(run: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,40 @@
+"""Charts as PNG, for people who would rather look than read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from server.runware.errors import CommandError
+
+Points = Sequence[tuple[float, float]]
+
+
+def plot_chart(
+    path: Path,
+    series: Mapping[str, Points],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    marks: Sequence[str] = (),
+) -> None:
+    """Generate one line per series through its points, sorted by x; those in `marks` as dots alone.
+
+    Raises:
+        CommandError: matplotlib, an extra, is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise CommandError(
+            "charts need matplotlib: pip install 'hunyuan-image-server[plot]'"
+        ) from None
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in series.items():
+        xs, ys = zip(*sorted(points), strict=True) if points else ((), ())
+        axes.plot(xs, ys, "o" if name in marks else "o-", label=name, markersize=4)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    if len(series) > 1:
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
