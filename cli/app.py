@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cli.bench.app import bench
 from cli.options import CheckpointOption, ConfigOption, read_settings, reported_errors
-from server.engine.messages import Rewrite
+from pipeline.request import Rewrite
 from server.settings import SettingsError, load_settings
 
 app = typer.Typer(

@@ -10,10 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cache.plan import CachePlan
 from model.errors import UnsupportedSizeError
+from pipeline.encode import encode_image
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from server.engine.messages import ImageDone, ImageFormat, Job, Rewrite, StepDone, TextWritten
+from pipeline.request import ImageDone, ImageFormat, ImageRequest, Rewrite, StepDone, TextWritten
 from server.runware.cache_options import build_cache_plan
+from server.runware.diagnostics import diagnostics_object
 from server.runware.errors import TaskError
 from server.runware.seeds import image_seeds
 from server.runware.validation import parse_image_inference
@@ -59,8 +61,7 @@ def generate_image(
     """
     plan, warnings = _plan_caches(prompt, sampling, settings)
     width_px, height_px = (None, None) if size == "auto" else parse_size(size)
-    job = Job(
-        job_id="generate",
+    request = ImageRequest(
         prompt=prompt,
         negative_prompt=negative,
         width_px=width_px,
@@ -68,36 +69,34 @@ def generate_image(
         num_steps=sampling.num_steps,
         guidance=sampling.guidance,
         seeds=image_seeds(seed, 1),
-        image_format=_format_of(output),
-        quality=quality,
         scheduler=sampling.scheduler,
         cache=plan,
         rewrite=rewrite,
         system_prompt=system_prompt,
-        warnings=warnings,
     )
-    done = _generate_with_progress(settings, job)
-    output.write_bytes(done.encoded)
+    image_format = _format_of(output)
+    done = _generate_with_progress(settings, request)
+    output.write_bytes(encode_image(done.pixels_yx3, image_format, quality))
     if has_diagnostics:
-        Console().print_json(data=done.diagnostics)
+        Console().print_json(data=diagnostics_object(done.diagnostics, warnings))
     generated = f"{done.width_px}x{done.height_px}, seed {done.seed}"
     Console().print(f"{output} ({generated})", highlight=False)
 
 
-def _generate_with_progress(settings: Settings, job: Job) -> ImageDone:
+def _generate_with_progress(settings: Settings, request: ImageRequest) -> ImageDone:
     """Load the checkpoint, draw the job's one image, and show how far both are."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
         loading = progress.add_task("loading", total=None)
-        parts = load_pipeline(
+        pipeline = load_pipeline(
             settings.worker,
             lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
         )
-        generating = progress.add_task("generating", total=job.num_steps)
+        generating = progress.add_task("generating", total=request.num_steps)
         written = 0
-        for event in generate(parts, job):
+        for event in generate(pipeline, request):
             if isinstance(event, StepDone):
                 progress.update(generating, completed=event.step)
             elif isinstance(event, TextWritten):

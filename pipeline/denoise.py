@@ -25,7 +25,6 @@ from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
 from model.mesh import SINGLE, Group
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
-from schedulers.protocol import SampleNoise, Solver
 from schedulers.trajectory import Trajectory
 
 
@@ -65,28 +64,22 @@ class ImageRun:
 def start_run(
     transformer: HunyuanImage,
     rows: Sequence[ImageSequence],
-    noise_BCYX: Tensor,
-    solver: Solver,
+    trajectory: Trajectory,
     guidance: float,
     step_cache: StepCache | None = None,
     prompt_cache: PromptKVCache | None = None,
-    sample_noise: SampleNoise | None = None,
 ) -> ImageRun:
-    """Return one image at its noise; without a step cache every layer runs at every step.
+    """Prefill the prompts of one image and return its run, at the trajectory's noise.
 
-    `rows` are the conditional and, with guidance, the unconditional one. Prompts that are in
-    `prompt_cache` are not run again, others are put there. Stochastic solvers need `sample_noise`.
+    `rows` are the conditional and, with guidance, the unconditional one. Without a step cache
+    every layer runs at every step. Prompts in `prompt_cache` are not run again, others are put
+    there.
     """
-    known = prompt_cache or PromptKVCache(transformer)
     cfg = transformer.mesh.cfg if len(rows) > 1 else SINGLE.cfg
-    own = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
-    groups = tuple(build_attention_group(known, transformer, row) for row in own)
-    path = Trajectory(solver, noise_BCYX.to(transformer.device), sample_noise or _no_noise)
-    return ImageRun(groups, path, step_cache or NoCache(), guidance, cfg)
-
-
-def _no_noise() -> Tensor:
-    raise ValueError("a stochastic solver needs a stream of noise")
+    local_rows = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
+    prompt_cache = prompt_cache or PromptKVCache(transformer)
+    groups = tuple(build_attention_group(prompt_cache, transformer, row) for row in local_rows)
+    return ImageRun(groups, trajectory, step_cache or NoCache(), guidance, cfg)
 
 
 @dataclass(frozen=True, slots=True)

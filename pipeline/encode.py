@@ -1,4 +1,4 @@
-"""Pixels to the bytes of an image file."""
+"""Image files: pixels to the bytes of a JPG, PNG or WEBP."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from server.engine.messages import ImageFormat
+from pipeline.request import ImageFormat
 
 _PIL_NAMES: dict[ImageFormat, str] = {"JPG": "JPEG", "PNG": "PNG", "WEBP": "WEBP"}
 

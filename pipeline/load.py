@@ -1,10 +1,11 @@
-"""Everything the generating loop needs from one checkpoint, loaded."""
+"""The pipeline of one checkpoint: loaded, with what a generation asks of it."""
 
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cache.calibration import (
     FILE_NAME,
@@ -16,6 +17,7 @@ from cache.calibration import (
 from model.config import ModelConfig, load_config
 from model.errors import ConfigError
 from model.generation_config import GenerationConfig, load_generation_config
+from model.kv_cache import PromptKVCache
 from model.loading.build import Progress, load_model
 from model.loading.fingerprint import fingerprint
 from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
@@ -24,16 +26,19 @@ from model.planning.memory_plan import Devices, plan_rank
 from model.planning.step_memory import Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
+from model.sequence import ImageSequence, build_guidance_rows
 from model.system_prompts import read_system_prompts
-from model.template import Template
+from model.template import Prompt, Template
+from model.text_generation import ratio_logits
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
-from server.settings import WorkerSettings
+from model.vae import to_uint8
+from pipeline.settings import PipelineSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One checkpoint, ready to generate."""
+    """One loaded checkpoint. `scheme` names how its layers' weights are quantized, if they are."""
 
     transformer: HunyuanImage
     tokenizer: Tokenizer
@@ -42,7 +47,7 @@ class Pipeline:
     sizes: tuple[Size, ...]
     calibration: Calibration = UNCALIBRATED
     batch_size: int = 1
-    scheme: str | None = None  # how the layers' weights are rounded
+    scheme: str | None = None
     max_rewrite_tokens: int = 2048
     system_prompt: str = "auto"
     system_prompts: dict[str, str] = field(default_factory=dict)
@@ -52,9 +57,57 @@ class Pipeline:
         """Return the sizes that the API accepts."""
         return list_offered_sizes(self.transformer.config.image_base_size)
 
+    def guidance_rows(
+        self, prompt: Prompt, negative_prompt: str | None, size: Size
+    ) -> tuple[ImageSequence, ImageSequence]:
+        """Return the conditional and the unconditional row of one image.
+
+        Raises:
+            PromptTooLongError: a prompt and its image need more positions than the model has.
+        """
+        negative = None
+        if negative_prompt is not None:
+            negative = Prompt(text=negative_prompt, system_prompt=prompt.system_prompt)
+        config = self.transformer.config
+        return build_guidance_rows(self.template, self.tokenizer, prompt, negative, size, config)
+
+    def rows(
+        self, prompt: Prompt, negative_prompt: str | None, size: Size, guidance: float
+    ) -> tuple[ImageSequence, ...]:
+        """Return the rows that a denoising step runs: with guidance two, without it one.
+
+        A guidance-distilled model needs no second row: its guidance is an input.
+
+        Raises:
+            PromptTooLongError: a prompt and its image need more positions than the model has.
+        """
+        pair = self.guidance_rows(prompt, negative_prompt, size)
+        is_alone = guidance <= 1 or self.transformer.config.is_guidance_distilled
+        return pair[:1] if is_alone else pair
+
+    def latent_shape(self, size: Size) -> tuple[int, int, int, int]:
+        """Return the shape of one image's latent: 1, C, Y, X."""
+        config = self.transformer.config
+        stride = config.pixels_per_token
+        channels = config.vae.latent_channels
+        return 1, channels, size.height_px // stride, size.width_px // stride
+
+    @torch.inference_mode()
+    def ratio_logits(self, prompt: Prompt, prompt_cache: PromptKVCache | None = None) -> Tensor:
+        """Return the model's logits for each size of a prompt's image. Shapes: -> logits_Z."""
+        return ratio_logits(
+            self.transformer, self.tokenizer, self.template, prompt, len(self.sizes), prompt_cache
+        )
+
+    @torch.inference_mode()
+    def decode(self, latent_BCYX: Tensor) -> Tensor:
+        """Return the images of latents. Shapes: latent_BCYX -> rgb_Byx3 uint8."""
+        transformer = self.transformer
+        return to_uint8(transformer.vae.decode(latent_BCYX, transformer.mesh.whole))
+
 
 def load_pipeline(
-    settings: WorkerSettings,
+    settings: PipelineSettings,
     progress: Progress | None = None,
     skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
     with_calibration: bool = True,
@@ -111,7 +164,7 @@ def load_pipeline(
 
 
 def plan_step_memory(
-    config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: WorkerSettings
+    config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: PipelineSettings
 ) -> int:
     """Return the bytes that generating needs beside the weights, at the largest size."""
     plan = plan_rank(

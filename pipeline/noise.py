@@ -1,8 +1,15 @@
-"""Seeds to noise: one stream per image, the same on every machine, thread count and batch."""
+"""Random streams of a seed: the same on every machine, with any thread count and in any batch.
+
+A seed has three streams that share nothing: the image's first noise, the fresh noise of stochastic
+solvers, and the tokens of a text.
+"""
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# Keys beside the seed. The image's first noise has none: it is the reference's own.
+FRESH_NOISE_STREAM = 1
 
 
 def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -18,17 +25,13 @@ def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
 
 
 class NoiseStream:
-    """The second stream of a seed: fresh noise for stochastic solvers, one draw a step.
-
-    Keyed with the seed and the stream's number, so that it shares nothing with the first noise.
-    """
-
-    STREAM = 1
+    """The fresh noise of stochastic solvers: one sample a step."""
 
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        self._generator = np.random.Generator(np.random.Philox(key=[seed % 2**63, self.STREAM]))
+        key = [seed % 2**63, FRESH_NOISE_STREAM]
+        self._generator = np.random.Generator(np.random.Philox(key=key))
 
-    def generate(self) -> Tensor:
+    def sample(self) -> Tensor:
         """Return the next standard normal latent, float32 on the CPU."""
         return torch.from_numpy(self._generator.standard_normal(self._shape, dtype=np.float32))

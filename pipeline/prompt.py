@@ -1,4 +1,4 @@
-"""What happens in words before an image: the prompt rewritten or thought about, and the size."""
+"""The prompt of an image: rewritten or thought about first, and the size that the model chooses."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +10,11 @@ from model.kv_cache import PromptKVCache
 from model.resolution import Size, find_size
 from model.system_prompts import pick_system_prompt
 from model.template import Prompt, TextTask
-from model.text_generation import Sampler, choose_ratio, ratio_logits, stop_tokens, write_texts
+from model.text_generation import Sampler, choose_ratio, stop_tokens, write_texts
 from pipeline.load import Pipeline
-from server.engine.messages import Job, TextWritten
+from pipeline.request import ImageRequest, TextWritten
 
-REPORT_EVERY = 8  # tokens between two messages on a text that is being written
+REPORT_EVERY = 8  # tokens between two events of a text that is being written
 _CLOSING = {"think": "</think>", "recaption": "</recaption>"}
 
 
@@ -26,7 +26,7 @@ class RewriteError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """The prompt of one image after the words, what was computed of it, and what to warn of."""
+    """The prompt of one image after a rewrite, its KV cache, and warnings for its diagnostics."""
 
     prompt: Prompt
     prompt_cache: PromptKVCache
@@ -34,78 +34,82 @@ class PreparedPrompt:
 
 
 def rewrite_prompts(
-    pipeline: Pipeline, job: Job
+    pipeline: Pipeline, request: ImageRequest
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
-    """Let the model rewrite the prompt, once per image from its own seed; report as it goes.
+    """Return the prompt of each image; with a rewrite the model writes it, from the image's seed.
 
     Raises:
-        RewriteError: the checkpoint's template has no place for it.
+        RewriteError: the checkpoint's template has no place for a rewrite.
     """
     prompt = Prompt(
-        text=job.prompt,
-        system_prompt=resolve_system_prompt(pipeline, job),
+        text=request.prompt,
+        system_prompt=resolve_system_prompt(pipeline, request),
         drop_think=pipeline.generation.drop_think,
     )
     prompt_cache = PromptKVCache(pipeline.transformer)
-    if job.rewrite == "off":
-        return [PreparedPrompt(prompt, prompt_cache)] * len(job.seeds)
+    if request.rewrite == "off":
+        return [PreparedPrompt(prompt, prompt_cache)] * len(request.seeds)
     if pipeline.generation.template != "instruct":
         raise RewriteError(
-            f"hunyuan.rewrite is {job.rewrite!r}, and this checkpoint's template is "
+            f"hunyuan.rewrite is {request.rewrite!r}, and this checkpoint's template is "
             f"{pipeline.generation.template!r}; only Instruct checkpoints rewrite prompts"
         )
-    written: list[PreparedPrompt] = []
-    for first in range(0, len(job.seeds), pipeline.batch_size):
-        images = range(first, min(first + pipeline.batch_size, len(job.seeds)))
-        written += yield from _write_batch(pipeline, job, images, prompt, prompt_cache)
-    return written
+    prepared: list[PreparedPrompt] = []
+    for first in range(0, len(request.seeds), pipeline.batch_size):
+        images = range(first, min(first + pipeline.batch_size, len(request.seeds)))
+        prepared += yield from _rewrite_batch(pipeline, request, images, prompt, prompt_cache)
+    return prepared
 
 
-def _write_batch(
-    pipeline: Pipeline, job: Job, images: range, prompt: Prompt, prompt_cache: PromptKVCache
+def _rewrite_batch(
+    pipeline: Pipeline,
+    request: ImageRequest,
+    images: range,
+    prompt: Prompt,
+    prompt_cache: PromptKVCache,
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
     """Write the texts of some images together.
 
-    Each goes on from the prompt in a copy of its own: an image is not to depend, not even by
+    Each continues the prompt in a KV cache of its own: an image must not depend, not even by
     rounding, on what was written for another one.
     """
-    task: TextTask = "think" if job.rewrite == "think" else "recaption"
+    task: TextTask = "think" if request.rewrite == "think" else "recaption"
     head = pipeline.template.text_head(prompt, task)
     with torch.inference_mode():
         prompt_cache.get(head)
-    own_caches = [prompt_cache.fork() for _ in images]
-    tokens: list[list[int]] = [[] for _ in images]
+    caches = [prompt_cache.fork() for _ in images]
+    tokens: dict[int, list[int]] = {image: [] for image in images}
     rounds = write_texts(
         pipeline.transformer,
         [head] * len(images),
-        [Sampler(pipeline.generation.text_sampling, job.seeds[image]) for image in images],
+        [Sampler(pipeline.generation.text_sampling, request.seeds[image]) for image in images],
         stop_tokens(pipeline.tokenizer, task, len(pipeline.sizes)),
         pipeline.max_rewrite_tokens,
-        own_caches,
+        caches,
     )
     for steps in rounds:
-        for image, own, step in zip(images, tokens, steps, strict=True):
+        for image, step in zip(images, steps, strict=True):
             if step is None:
                 continue
-            own.append(step.token)
-            if len(own) % REPORT_EVERY == 0:
-                text = f"<{task}>{pipeline.tokenizer.decode(own)}"
-                yield TextWritten(job_id=job.job_id, image=image, text=text)
-    written = []
-    for image, own, computed in zip(images, tokens, own_caches, strict=True):
-        text, warnings = finish_text(pipeline, task, own)
-        yield TextWritten(job_id=job.job_id, image=image, text=text)
-        written.append(PreparedPrompt(replace(prompt, cot_text=text), computed, warnings))
-    return written
+            tokens[image].append(step.token)
+            if len(tokens[image]) % REPORT_EVERY == 0:
+                text = f"<{task}>{pipeline.tokenizer.decode(tokens[image])}"
+                yield TextWritten(image=image, text=text)
+    prepared = []
+    for image, image_cache in zip(images, caches, strict=True):
+        text, warnings = finish_text(pipeline, task, tokens[image])
+        yield TextWritten(image=image, text=text)
+        prepared.append(PreparedPrompt(replace(prompt, cot_text=text), image_cache, warnings))
+    return prepared
 
 
 def finish_text(
     pipeline: Pipeline, task: TextTask, tokens: Sequence[int]
 ) -> tuple[str, tuple[str, ...]]:
-    """Return the written text with its tags, closed if the model left them open."""
+    """Return the written text with its tags, closed if the model left them open, and warnings."""
     ends = {pipeline.tokenizer.control_id(t) for t in ("</answer>", "<|endoftext|>")}
-    own = list(tokens[:-1]) if tokens and tokens[-1] in ends else list(tokens)
-    text = f"<{task}>{pipeline.tokenizer.decode(own)}"
+    kept = tokens[:-1] if tokens and tokens[-1] in ends else tokens
+    text = f"<{task}>{pipeline.tokenizer.decode(list(kept))}"
     warnings = []
     for tag, closing in _CLOSING.items():
         if text.count(f"<{tag}>") > text.count(closing):
@@ -116,36 +120,30 @@ def finish_text(
     return text, tuple(warnings)
 
 
-def resolve_system_prompt(pipeline: Pipeline, job: Job) -> str | None:
-    """Return the task's own system prompt, the settings' one, or the checkpoint's.
+def resolve_system_prompt(pipeline: Pipeline, request: ImageRequest) -> str | None:
+    """Return the request's system prompt, the settings' one, or the checkpoint's.
 
     Raises:
-        ConfigError: the checkpoint asks for a system prompt that it does not bring.
+        ConfigError: the checkpoint needs a system prompt that it does not bring.
     """
-    if job.system_prompt is not None:
-        return job.system_prompt
+    if request.system_prompt is not None:
+        return request.system_prompt
     if pipeline.system_prompt != "auto":
         return None if pipeline.system_prompt == "none" else pipeline.system_prompt
-    task: TextTask = "image" if job.rewrite == "off" else job.rewrite
-    return pick_system_prompt(pipeline.system_prompts, pipeline.generation.use_system_prompt, task)
+    task: TextTask = "image" if request.rewrite == "off" else request.rewrite
+    wanted = pipeline.generation.use_system_prompt
+    return pick_system_prompt(pipeline.system_prompts, wanted, task)
 
 
-@torch.inference_mode()
-def choose_size(pipeline: Pipeline, job: Job, written: PreparedPrompt) -> Size:
-    """Return the task's size, or the one that the model finds most likely for the prompt.
+def choose_size(pipeline: Pipeline, request: ImageRequest, prompt: PreparedPrompt) -> Size:
+    """Return the request's size, or the one that the model finds most likely for the prompt.
 
     Raises:
-        ModelError: the task's size is not a trained one.
+        ModelError: the request's size is not a trained one.
     """
-    if job.width_px is not None and job.height_px is not None:
-        return find_size(pipeline.sizes, job.width_px, job.height_px)
-    logits_Z = ratio_logits(
-        pipeline.transformer,
-        pipeline.tokenizer,
-        pipeline.template,
-        written.prompt,
-        len(pipeline.sizes),
-        written.prompt_cache,
-    )
+    if request.width_px is not None and request.height_px is not None:
+        return find_size(pipeline.sizes, request.width_px, request.height_px)
+    logits_Z = pipeline.ratio_logits(prompt.prompt, prompt.prompt_cache)
     offered = [size.index for size in pipeline.offered_sizes]
-    return pipeline.sizes[pipeline.transformer.mesh.broadcast_int(choose_ratio(logits_Z, offered))]
+    chosen = choose_ratio(logits_Z, offered)
+    return pipeline.sizes[pipeline.transformer.mesh.broadcast_int(chosen)]

@@ -12,9 +12,12 @@ class Trajectory:
     `stage` the evaluations within one. When `is_done`, `latent_BCYX` is the image's.
     """
 
-    def __init__(self, solver: Solver, noise_BCYX: Tensor, sample_noise: SampleNoise) -> None:
+    def __init__(
+        self, solver: Solver, noise_BCYX: Tensor, sample_noise: SampleNoise | None = None
+    ) -> None:
+        """A stochastic solver needs `sample_noise`."""
         self._solver = solver
-        self._sample_noise = sample_noise
+        self._sample_noise = sample_noise or _no_noise
         self._history: list[Node] = []
         self.sigmas = solver.sigmas
         self.num_steps = len(solver.sigmas) - 1
@@ -47,3 +50,7 @@ class Trajectory:
             self.latent_BCYX, self.step, self._history, self._sample_noise
         )
         self.query = next(self._generator)
+
+
+def _no_noise() -> Tensor:
+    raise ValueError("a stochastic solver needs a stream of noise")

@@ -11,8 +11,8 @@ from hypothesis import settings
 
 from model.loading.options import LoadOptions
 from pipeline.load import Pipeline, load_pipeline
-from server.engine.messages import Job
-from server.settings import WorkerSettings
+from pipeline.request import ImageRequest
+from pipeline.settings import PipelineSettings
 from training.random_checkpoint import TINY_CONFIG, write_random_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -37,12 +37,12 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def golden_parts() -> Pipeline:
+def golden_pipeline() -> Pipeline:
     """The checkpoint of the recordings, in float32, with its image-input pipeline."""
-    return load_pipeline(WorkerSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
+    return load_pipeline(PipelineSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
 
 
-# What `make serve` generates noise with, at a sixteenth of the pixels.
+# The proportions of a model that `make serve` could load, at a sixteenth of the pixels.
 SMALL_CONFIG = {
     **TINY_CONFIG,
     "image_base_size": 256,
@@ -64,21 +64,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_checkpoint: Path) -> Pipeline:
-    return load_pipeline(WorkerSettings(checkpoint=str(tiny_checkpoint)))
+    return load_pipeline(PipelineSettings(checkpoint=str(tiny_checkpoint)))
 
 
 @pytest.fixture
-def job() -> Job:
+def image_request() -> ImageRequest:
     """A quick image; `dataclasses.replace` makes variants."""
-    return Job(
-        job_id="job",
+    return ImageRequest(
         prompt="a red fox",
-        negative_prompt=None,
         width_px=256,
         height_px=256,
         num_steps=2,
         guidance=5.0,
         seeds=(7,),
-        image_format="PNG",
-        quality=95,
     )

@@ -27,14 +27,14 @@ from model.loading.fingerprint import fingerprint
 from model.resolution import Size, find_size
 from model.template import Prompt
 from pipeline.denoise import denoise, start_run
-from pipeline.generate import build_rows
 from pipeline.load import Pipeline, load_pipeline
 from pipeline.noise import image_noise
-from pipeline.report import build_signal
+from pipeline.request import ImageRequest
+from pipeline.step_cache import teacache_signal
 from schedulers.build import build_scheduler
-from server.engine.messages import Job
+from schedulers.trajectory import Trajectory
 from server.settings import Settings
-from tools.bench.pictures import Generated, generate_pixels, read_prompts
+from tools.bench.images import Generated, generate_pixels, read_prompts
 from tools.charts import plot_chart
 from tools.similarity import psnr
 
@@ -104,12 +104,12 @@ def calibrate_checkpoint(settings: Settings, num_prompts: int, prompts: Path | N
             with_calibration=False,
         )
         texts = read_prompts(prompts, num_prompts)
-        jobs = list(_list_jobs(pipeline, texts))
-        recording = progress.add_task("recording", total=len(jobs))
+        requests = list(_list_requests(pipeline, texts))
+        recording = progress.add_task("recording", total=len(requests))
         changes: list[StepDelta] = []
         first_changes: list[float] = []
-        for job in jobs:
-            recorder = record(pipeline, job)
+        for request in requests:
+            recorder = record(pipeline, request)
             changes += recorder.changes
             first_changes += recorder.first_changes
             progress.advance(recording)
@@ -127,41 +127,45 @@ def calibrate_checkpoint(settings: Settings, num_prompts: int, prompts: Path | N
     return path
 
 
-def record(pipeline: Pipeline, job: Job) -> Recorder:
+def record(pipeline: Pipeline, request: ImageRequest) -> Recorder:
     """Generate an image's steps without its pixels, and return what was noted."""
     transformer = pipeline.transformer
-    size = find_size(pipeline.sizes, job.width_px or 0, job.height_px or 0)
-    rows = build_rows(pipeline, job, Prompt(text=job.prompt), size)
-    shape = (1, transformer.config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
-    solver = build_scheduler(job.scheduler, job.num_steps, pipeline.generation.flow_shift).solver
-    recorder = Recorder(build_signal(transformer, NO_REUSE))
-    noise_BCYX = image_noise(job.seeds[0], shape)
-    run = start_run(transformer, rows, noise_BCYX, solver, job.guidance, recorder)
+    size = find_size(pipeline.sizes, request.width_px or 0, request.height_px or 0)
+    shape = pipeline.latent_shape(size)
+    shift = pipeline.generation.flow_shift
+    solver = build_scheduler(request.scheduler, request.num_steps, shift).solver
+    recorder = Recorder(teacache_signal(transformer, NO_REUSE))
+    noise_BCYX = image_noise(request.seeds[0], shape).to(transformer.device)
+    run = start_run(
+        transformer,
+        pipeline.rows(Prompt(text=request.prompt), None, size, request.guidance),
+        Trajectory(solver, noise_BCYX),
+        request.guidance,
+        recorder,
+    )
     for _ in denoise(transformer, [run]):
         pass
     return recorder
 
 
-def _list_jobs(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[Job]:
-    """Yield a job per prompt: squares, wide and tall images, of 20, 30 and 50 steps."""
+def _list_requests(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[ImageRequest]:
+    """Yield a request per prompt: squares, wide and tall images, of 20, 30 and 50 steps."""
     sizes = _three_shapes(pipeline.sizes)
     for index, text in enumerate(texts):
-        yield new_job(pipeline, text, sizes[index % 3], STEPS[index // 3 % 3], seed=index)
+        yield new_request(pipeline, text, sizes[index % 3], STEPS[index // 3 % 3], seed=index)
 
 
-def new_job(pipeline: Pipeline, text: str, size: Size, num_steps: int, seed: int) -> Job:
-    """Return a job for one PNG with the checkpoint's own guidance."""
-    return Job(
-        job_id="calibrate",
+def new_request(
+    pipeline: Pipeline, text: str, size: Size, num_steps: int, seed: int
+) -> ImageRequest:
+    """Return a request for one image with the checkpoint's own guidance."""
+    return ImageRequest(
         prompt=text,
-        negative_prompt=None,
         width_px=size.width_px,
         height_px=size.height_px,
         num_steps=num_steps,
         guidance=pipeline.generation.guidance,
         seeds=(seed,),
-        image_format="PNG",
-        quality=95,
     )
 
 
@@ -205,13 +209,15 @@ def _sweep(
         pipeline, calibration=replace(calibration, tea_scale=1.0, fb_threshold=1.0)
     )
     size = _three_shapes(pipeline.sizes)[0]
-    jobs = [new_job(pipeline, text, size, SWEEP_STEPS, seed=i) for i, text in enumerate(texts)]
-    sweeping = progress.add_task("sweeping", total=len(jobs) * (1 + len(settings)))
+    requests = [
+        new_request(pipeline, text, size, SWEEP_STEPS, seed=i) for i, text in enumerate(texts)
+    ]
+    sweeping = progress.add_task("sweeping", total=len(requests) * (1 + len(settings)))
 
     def generate_all(plan: CachePlan) -> list[Generated]:
         generated = []
-        for job in jobs:
-            generated.append(generate_pixels(swept_pipeline, replace(job, cache=plan)))
+        for request in requests:
+            generated.append(generate_pixels(swept_pipeline, replace(request, cache=plan)))
             progress.advance(sweeping)
         return generated
 

@@ -132,8 +132,8 @@ def bench_text(
     from tools.bench.text import run_text_bench
 
     with reported_errors():
-        parts = load_pipeline(read_settings(config, checkpoint).worker)
-        result = run_text_bench(parts, batch, prompt_tokens, tokens)
+        pipeline = load_pipeline(read_settings(config, checkpoint).worker)
+        result = run_text_bench(pipeline, batch, prompt_tokens, tokens)
     Console(highlight=False).print(
         f"{result.tokens_per_s:.0f} tokens/s ({batch} together, {1000 * result.step_s:.1f} ms a "
         f"step); matrix products and attention alone {1000 * result.bare_s:.1f} ms, "
@@ -153,7 +153,7 @@ def bench_quantization(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Compare images of fp8, int8 and int4 weights with those of bfloat16 ones: PSNR and SSIM."""
-    from tools.bench.pictures import new_square_job, read_prompts
+    from tools.bench.images import read_prompts, square_request
     from tools.bench.quantization import run_quantization_bench, write_rows
 
     console = Console(highlight=False)
@@ -162,7 +162,7 @@ def bench_quantization(
         rows = run_quantization_bench(
             read_settings(config, checkpoint).worker,
             lambda side: [
-                new_square_job(side, text, seed, guidance, steps) for seed, text in enumerate(texts)
+                square_request(side, text, seed, guidance, steps) for seed, text in enumerate(texts)
             ],
             status.update,
         )

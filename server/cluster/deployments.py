@@ -19,6 +19,7 @@ from ray.exceptions import ActorDiedError, RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 
+from pipeline.settings import PipelineSettings
 from server.app import create_app
 from server.cluster.engine import APPLICATION, ENGINES, ClusterEngine
 from server.engine.local import LocalEngine
@@ -26,7 +27,7 @@ from server.engine.messages import Job, JobEvent
 from server.import_guard import check_imports
 from server.process import configure_process
 from server.serve import check_exposure
-from server.settings import Settings, SettingsError, WorkerSettings, load_settings
+from server.settings import Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ WAITING_PER_ACTIVE = 4
 class EngineReplica:
     """One engine: a worker process, or several that share out the model, on one machine."""
 
-    async def __init__(self, settings: WorkerSettings) -> None:  # type: ignore[misc] # Ray awaits it
+    async def __init__(self, settings: PipelineSettings) -> None:  # type: ignore[misc] # Ray awaits it
         """Load the checkpoint; until then Ray Serve sends nothing here.
 
         Raises:

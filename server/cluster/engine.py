@@ -17,7 +17,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from server.engine.messages import ImageDone, Job, JobCancelled, JobEnd, JobEvent, JobFailed
+from server.engine.messages import Job, JobCancelled, JobEnd, JobEvent, JobFailed, JobImage
 from server.engine.protocol import EngineStatus
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class ClusterEngine:
             stream = self._streams[job.job_id] = self._engines.submit.remote(job, self._self)
             try:
                 async for event in stream:
-                    if isinstance(event, ImageDone) and event.image in told:
+                    if isinstance(event, JobImage) and event.image in told:
                         continue
-                    if isinstance(event, ImageDone):
+                    if isinstance(event, JobImage):
                         told.add(event.image)
                     yield event
                     if isinstance(event, JobEnd):

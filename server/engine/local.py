@@ -16,19 +16,19 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pipeline.settings import PipelineSettings
 from server.engine.messages import (
     Cancel,
-    ImageDone,
     Job,
     JobEnd,
     JobEvent,
     JobFailed,
+    JobImage,
     WorkerEvent,
     WorkerFailed,
     WorkerReady,
 )
 from server.engine.protocol import EngineStatus
-from server.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Running:
 
     def pass_on(self, event: JobEvent) -> None:
         """Pass on an event; an image that is generated again after a death is not told again."""
-        if isinstance(event, ImageDone):
+        if isinstance(event, JobImage):
             if event.image in self.told:
                 return
             self.told.add(event.image)
@@ -72,7 +72,7 @@ class LocalEngine:
     """Implements `server.engine.protocol.Engine` with a child process."""
 
     def __init__(
-        self, settings: WorkerSettings, on_failed: Callable[[str], None] = lambda message: None
+        self, settings: PipelineSettings, on_failed: Callable[[str], None] = lambda message: None
     ) -> None:
         """`on_failed` hears, once, why the worker can never draw."""
         self._settings = settings
@@ -244,7 +244,7 @@ class LocalEngine:
         return task
 
 
-def _run_worker(jobs: Connection, control: Connection, settings: WorkerSettings) -> None:
+def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Run in the child: torch is imported there and nowhere else, hence by name."""
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 

@@ -1,41 +1,23 @@
-"""What crosses the border between the server and its worker: a Job, and the events about it."""
+"""Messages between the server and its worker: jobs and cancels one way, events the other."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
-from cache.plan import NO_REUSE, CachePlan
-
-ImageFormat = Literal["JPG", "PNG", "WEBP"]
-Rewrite = Literal["off", "recaption", "think"]
+from pipeline.request import Diagnostics, ImageFormat, ImageRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """Images to generate for one task. Sizes in pixels; one image per seed.
-
-    With a rewrite the model first writes a better prompt, for each image from its own seed.
-    """
+    """An image request with its id, and how its images are encoded. `quality` (20..99)."""
 
     job_id: str
-    prompt: str
-    negative_prompt: str | None
-    width_px: int | None  # None: the model chooses
-    height_px: int | None
-    num_steps: int
-    guidance: float
-    seeds: tuple[int, ...]
+    request: ImageRequest
     image_format: ImageFormat
     quality: int
-    scheduler: str = "Default"
-    cache: CachePlan = NO_REUSE
-    rewrite: Rewrite = "off"
-    system_prompt: str | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancel:
-    """Stop generating a job after its current step."""
+    """Stop a job after its current step."""
 
     job_id: str
 
@@ -56,7 +38,7 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepDone:
+class JobStep:
     """One denoising step of one image is finished."""
 
     job_id: str
@@ -66,8 +48,8 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TextWritten:
-    """What the model has written so far for an image, before it generates."""
+class JobText:
+    """The text that the model has written so far for an image, before it generates the image."""
 
     job_id: str
     image: int
@@ -75,16 +57,15 @@ class TextWritten:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageDone:
+class JobImage:
     """One image is generated and encoded."""
 
     job_id: str
     image: int
-    seed: int
-    encoded: bytes
+    encoded: bytes = field(repr=False)
     width_px: int
     height_px: int
-    diagnostics: dict[str, Any] = field(default_factory=dict)
+    diagnostics: Diagnostics | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,5 +92,5 @@ class JobCancelled:
 
 
 JobEnd = JobDone | JobFailed | JobCancelled
-JobEvent = StepDone | TextWritten | ImageDone | JobEnd
+JobEvent = JobStep | JobText | JobImage | JobEnd
 WorkerEvent = WorkerReady | WorkerFailed | JobEvent

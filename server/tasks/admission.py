@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
+from pipeline.request import ImageRequest
 from server.checkpoint_info import CheckpointInfo
 from server.engine.messages import Job
 from server.runware.cache_options import build_cache_plan
@@ -60,10 +61,9 @@ def to_job(
     task: ImageInference, row: TaskRow, positions: Sequence[int], cache: CacheSettings
 ) -> Job:
     """Return the job that generates the images at these positions of an admitted task."""
-    plan, warnings = build_cache_plan(task, cache)
+    plan, _ = build_cache_plan(task, cache)
     negative = task.negativePrompt
-    return Job(
-        job_id=row.task_uuid,
+    request = ImageRequest(
         prompt="" if task.positivePrompt == BLANK_PROMPT else task.positivePrompt,
         negative_prompt=None if negative == BLANK_PROMPT else negative,
         width_px=row.request.get("width"),
@@ -71,13 +71,16 @@ def to_job(
         num_steps=task.steps,
         guidance=task.CFGScale,
         seeds=tuple(int(row.seeds[position]) for position in positions),
-        image_format=task.outputFormat,
-        quality=task.outputQuality,
         scheduler=task.scheduler,
         cache=plan,
-        warnings=warnings,
         rewrite=task.hunyuan.rewrite,
         system_prompt=task.hunyuan.systemPrompt,
+    )
+    return Job(
+        job_id=row.task_uuid,
+        request=request,
+        image_format=task.outputFormat,
+        quality=task.outputQuality,
     )
 
 

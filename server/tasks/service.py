@@ -17,9 +17,11 @@ from model.resolution import Size
 from server.checkpoint_info import CheckpointInfo
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
-from server.engine.messages import ImageDone, JobCancelled, JobFailed, StepDone, TextWritten
+from server.engine.messages import JobCancelled, JobFailed, JobImage, JobStep, JobText
 from server.engine.protocol import Engine
 from server.metrics import Metrics
+from server.runware.cache_options import build_cache_plan
+from server.runware.diagnostics import diagnostics_object
 from server.runware.errors import TaskError
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
@@ -298,13 +300,13 @@ class TaskService:
         """Generate and keep the images at these positions; return what went wrong, if anything."""
         run = self._runs[row.task_uuid]
         async for event in self.engine.submit(to_job(task, row, positions, self._settings.cache)):
-            if isinstance(event, StepDone):
+            if isinstance(event, JobStep):
                 self._metrics.steps.inc()
                 done = event.image * event.num_steps + event.step
                 run.progress = min(99, 100 * done // (event.num_steps * len(positions)))
-            elif isinstance(event, TextWritten):
+            elif isinstance(event, JobText):
                 run.texts[positions[event.image]] = event.text
-            elif isinstance(event, ImageDone):
+            elif isinstance(event, JobImage):
                 is_last = event.image == len(positions) - 1
                 position = positions[event.image]
                 run.tell(await self._keep(task, row, position, event, is_last))
@@ -315,7 +317,7 @@ class TaskService:
         return None
 
     async def _keep(
-        self, task: ImageInference, row: TaskRow, position: int, done: ImageDone, is_last: bool
+        self, task: ImageInference, row: TaskRow, position: int, done: JobImage, is_last: bool
     ) -> ImageRow:
         """Store an image, send it where it was asked to go, and note the call that tells of it."""
         name = f"{row.image_uuids[position]}.{task.outputFormat.lower()}"
@@ -331,7 +333,7 @@ class TaskService:
             name=name,
             is_nsfw=is_nsfw,
             expires_at=time.time() + ttl_s,
-            diagnostics=done.diagnostics,
+            diagnostics=self._diagnostics(task, done),
             width=done.width_px,
             height=done.height_px,
         )
@@ -345,6 +347,12 @@ class TaskService:
         self._outbox.wake()
         self._metrics.images.inc()
         return image
+
+    def _diagnostics(self, task: ImageInference, done: JobImage) -> dict[str, Any] | None:
+        if done.diagnostics is None:
+            return None
+        _, warnings = build_cache_plan(task, self._settings.cache)
+        return diagnostics_object(done.diagnostics, warnings)
 
     async def _finish(self, task: ImageInference, row: TaskRow, failure: TaskError | None) -> None:
         if failure is None:

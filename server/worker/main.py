@@ -1,26 +1,33 @@
-"""One worker process: receive jobs, draw them a step at a time, report, obey cancel."""
+"""The worker process: receives jobs, runs them step by step, reports events, obeys cancels."""
 
 import logging
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from multiprocessing.connection import Connection, wait
+from typing import assert_never
 
 from model.errors import ModelError
+from pipeline.encode import encode_image
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
+from pipeline.request import Event, ImageDone, StepDone, TextWritten
+from pipeline.settings import PipelineSettings
 from server.engine.messages import (
     Cancel,
     Job,
     JobCancelled,
+    JobDone,
     JobEvent,
     JobFailed,
+    JobImage,
+    JobStep,
+    JobText,
     WorkerEvent,
     WorkerFailed,
     WorkerReady,
 )
 from server.import_guard import check_imports
-from server.settings import WorkerSettings
 from server.worker.ranks import (
     Advance,
     Begin,
@@ -36,8 +43,8 @@ log = logging.getLogger(__name__)
 TINY = 10**9  # parameters; the real checkpoint has 83 times as many
 
 
-def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None:
-    """Load the checkpoint and draw until the server closes the pipe or dies."""
+def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
+    """Load the checkpoint and run jobs until the server closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     check_imports()
     with started_mesh(settings) as (mesh, followers):
@@ -55,7 +62,7 @@ def run(jobs: Connection, control: Connection, settings: WorkerSettings) -> None
             log.info("the server, or a rank, is gone; the worker ends")
 
 
-def describe(pipeline: Pipeline, settings: WorkerSettings) -> str:
+def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
     """Return one line on what this worker generates with."""
     num_parameters = sum(p.numel() for p in pipeline.transformer.parameters())
     ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
@@ -67,8 +74,30 @@ def describe(pipeline: Pipeline, settings: WorkerSettings) -> str:
     )
 
 
+def to_job_event(job: Job, event: Event) -> JobEvent:
+    """Return a pipeline's event as a message of its job; images are encoded."""
+    match event:
+        case TextWritten():
+            return JobText(job_id=job.job_id, image=event.image, text=event.text)
+        case StepDone():
+            return JobStep(
+                job_id=job.job_id, image=event.image, step=event.step, num_steps=event.num_steps
+            )
+        case ImageDone():
+            return JobImage(
+                job_id=job.job_id,
+                image=event.image,
+                encoded=encode_image(event.pixels_yx3, job.image_format, job.quality),
+                width_px=event.width_px,
+                height_px=event.height_px,
+                diagnostics=event.diagnostics,
+            )
+        case _:
+            assert_never(event)
+
+
 class StepScheduler:
-    """Interleaves the steps of several jobs, so that a short one is not stuck behind a long one."""
+    """Interleaves the steps of several jobs, so that a short one does not wait for a long one."""
 
     def __init__(
         self,
@@ -78,16 +107,16 @@ class StepScheduler:
         max_active: int,
         followers: Followers | None = None,
     ) -> None:
-        self._parts = pipeline
+        self._pipeline = pipeline
         self._jobs = jobs
         self._control = control
         self._max_active = max_active
         self._followers = followers
         self._waiting: deque[Job] = deque()
-        self._active: deque[tuple[str, Iterator[JobEvent]]] = deque()
+        self._active: deque[tuple[Job, Generator[Event, None, None]]] = deque()
 
     def run(self) -> None:
-        """Generate for ever.
+        """Run jobs for ever.
 
         Raises:
             EOFError: the server closed its end of a pipe.
@@ -97,12 +126,12 @@ class StepScheduler:
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
                 self._order(Begin(job))
-                self._active.append((job.job_id, generate(self._parts, job)))
+                self._active.append((job, generate(self._pipeline, job.request)))
             if self._active:
                 self._advance(*self._active.popleft())
 
     def _receive(self) -> None:
-        """Take what has arrived; wait for it only when there is nothing to generate."""
+        """Take what has arrived; wait for it only when there is nothing to run."""
         is_idle = not (self._active or self._waiting)
         arrived = wait([self._jobs, self._control], None if is_idle else 0)
         for source in (s for s in (self._jobs, self._control) if s in arrived):
@@ -112,44 +141,47 @@ class StepScheduler:
             elif isinstance(message, Cancel):
                 self._cancel(message.job_id)
 
-    def _advance(self, job_id: str, events: Iterator[JobEvent]) -> None:
-        """Generate one step of a job and put it at the end of the line."""
-        self._order(Advance(job_id))
+    def _advance(self, job: Job, events: Generator[Event, None, None]) -> None:
+        """Run a job to its next event, then put it at the end of the line; end it if it is done."""
+        self._order(Advance(job.job_id))
         try:
             event = next(events, None)
+            message = JobDone(job_id=job.job_id) if event is None else to_job_event(job, event)
         except ModelError as e:
-            event, events = JobFailed(job_id=job_id, code=e.code, message=str(e)), iter(())
-        except Exception:
-            log.exception("job %s failed", job_id)
-            if self._followers is not None and not self._followers.are_alive:
-                raise EOFError("a rank is gone") from None  # a whole new worker generates it again
-            self._order(Drop(job_id))
-            message = "generating failed inside the model; the server's log has the details"
-            event = JobFailed(job_id=job_id, code="inferenceError", message=message)
-            events = iter(())
-        if event is None:
-            self._order(Drop(job_id))
+            self._end(JobFailed(job_id=job.job_id, code=e.code, message=str(e)))
             return
-        self._send(event)
-        self._active.append((job_id, events))
+        except Exception:
+            log.exception("job %s failed", job.job_id)
+            if self._followers is not None and not self._followers.are_alive:
+                raise EOFError("a rank is gone") from None  # a whole new worker runs it again
+            reason = "generation failed inside the model; the server's log has the details"
+            self._end(JobFailed(job_id=job.job_id, code="inferenceError", message=reason))
+            return
+        if isinstance(message, JobDone):
+            self._end(message)
+            return
+        self._send(message)
+        self._active.append((job, events))
 
     def _cancel(self, job_id: str) -> None:
-        known = any(i == job_id for i, _ in self._active) or any(
-            job.job_id == job_id for job in self._waiting
-        )
+        jobs = [*self._waiting, *(job for job, _ in self._active)]
         self._waiting = deque(job for job in self._waiting if job.job_id != job_id)
-        for active_id, events in self._active:
-            if active_id == job_id and isinstance(events, Generator):
+        for job, events in self._active:
+            if job.job_id == job_id:
                 events.close()
-        self._active = deque(pair for pair in self._active if pair[0] != job_id)
-        self._order(Drop(job_id))
-        if known:
-            self._send(JobCancelled(job_id=job_id))
+        self._active = deque(pair for pair in self._active if pair[0].job_id != job_id)
+        if any(job.job_id == job_id for job in jobs):
+            self._end(JobCancelled(job_id=job_id))
+
+    def _end(self, end: JobDone | JobFailed | JobCancelled) -> None:
+        """Report the end of a job, which runs on no rank any more."""
+        self._order(Drop(end.job_id))
+        self._send(end)
 
     def _order(self, order: Order) -> None:
         """Let the other ranks do the same."""
         if self._followers is not None:
-            self._followers.tell(order)
+            self._followers.send(order)
 
     def _send(self, event: WorkerEvent) -> None:
         self._jobs.send(event)

@@ -1,7 +1,7 @@
-"""The other ranks of a mesh: processes that draw along with the first one and say nothing.
+"""The other ranks of a mesh: processes that run every step together with rank 0.
 
-The first rank decides what is generated next and tells the others, so that all of them run the same
-steps in the same order. Tensors go through the mesh; these pipes carry only words.
+Rank 0 decides which step runs next and sends this order to the others, so that all ranks run the
+same steps in the same order. Tensors go through the mesh; these pipes carry only orders.
 """
 
 import contextlib
@@ -19,8 +19,9 @@ from model.errors import CheckpointError, ModelError
 from model.mesh import Mesh, join_mesh, leave_mesh
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from server.engine.messages import Job, JobEvent
-from server.settings import WorkerSettings
+from pipeline.request import Event
+from pipeline.settings import PipelineSettings
+from server.engine.messages import Job
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ Order = Begin | Advance | Drop
 class Followers:
     """All ranks but the first, as seen by the first."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: PipelineSettings) -> None:
         """Start them; each loads its part of the checkpoint by itself."""
         context = multiprocessing.get_context("spawn")
         self._folder = Path(tempfile.mkdtemp(prefix="hyimage-mesh-"))
@@ -88,8 +89,8 @@ class Followers:
             if fault:
                 raise CheckpointError(f"rank {rank} could not load its part: {fault}")
 
-    def tell(self, order: Order) -> None:
-        """Tell every rank what comes next.
+    def send(self, order: Order) -> None:
+        """Send every rank what comes next.
 
         Raises:
             OSError: one of them is gone.
@@ -115,7 +116,7 @@ class Followers:
 
 
 @contextlib.contextmanager
-def started_mesh(settings: WorkerSettings) -> Iterator[tuple[Mesh, Followers | None]]:
+def started_mesh(settings: PipelineSettings) -> Iterator[tuple[Mesh, Followers | None]]:
     """Yield the first rank's place, and the others if there are any; end them afterwards."""
     if settings.num_ranks == 1:
         yield Mesh(), None
@@ -128,7 +129,7 @@ def started_mesh(settings: WorkerSettings) -> Iterator[tuple[Mesh, Followers | N
         leave_mesh()
 
 
-def join_settings_mesh(settings: WorkerSettings, rank: int, rendezvous: Path) -> Mesh:
+def join_settings_mesh(settings: PipelineSettings, rank: int, rendezvous: Path) -> Mesh:
     """Return a rank's place in the mesh of these settings."""
     return join_mesh(
         rank,
@@ -140,28 +141,28 @@ def join_settings_mesh(settings: WorkerSettings, rank: int, rendezvous: Path) ->
     )
 
 
-def settings_of_rank(settings: WorkerSettings, rank: int) -> WorkerSettings:
+def settings_of_rank(settings: PipelineSettings, rank: int) -> PipelineSettings:
     """Return the settings of one rank: on GPUs each has its own."""
     if settings.device != "cuda" or settings.num_ranks == 1:
         return settings
     return settings.model_copy(update={"device": f"cuda:{rank}"})
 
 
-def follow(pipe: Connection, settings: WorkerSettings, rank: int, rendezvous: Path) -> None:
-    """Load this rank's part and draw what the first rank orders, until its pipe closes."""
+def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: Path) -> None:
+    """Load this rank's part and run what rank 0 orders, until the pipe closes."""
     try:
         mesh = join_settings_mesh(settings, rank, rendezvous)
-        parts = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
+        pipeline = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
     except ModelError as e:
         pipe.send(str(e))
         return
     pipe.send("")
-    generating: dict[str, Iterator[JobEvent]] = {}
+    generating: dict[str, Iterator[Event]] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
             match pipe.recv():
                 case Begin(job):
-                    generating[job.job_id] = generate(parts, job)
+                    generating[job.job_id] = generate(pipeline, job.request)
                 case Advance(job_id):
                     try:
                         next(generating.get(job_id, iter(())), None)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from pipeline.request import Diagnostics, ImageRequest
 from server.app import create_app
-from server.engine.messages import ImageDone, Job, JobDone, JobEvent, JobFailed, StepDone
+from server.engine.messages import Job, JobDone, JobEvent, JobFailed, JobImage, JobStep
 from server.engine.protocol import EngineStatus
 from server.settings import Settings, load_settings
 
@@ -25,6 +26,25 @@ def make_task(**changes: Any) -> dict[str, Any]:
         **changes,
     }
     return {name: value for name, value in task.items() if value is not ...}
+
+
+def make_diagnostics(request: ImageRequest) -> Diagnostics:
+    """Return what a request without surprises gets."""
+    return Diagnostics(
+        cache=request.cache.name,
+        num_steps=request.num_steps,
+        reused_steps=(),
+        window=(request.cache.start, request.cache.end),
+        max_consecutive=request.cache.max_consecutive,
+        tea_threshold=None,
+        fb_threshold=None,
+        is_calibrated=False,
+        num_evaluations=request.num_steps,
+        scheduler=request.scheduler,
+        resolved_scheduler="Euler shifted",
+        sigma_schedule="shifted",
+        scheduler_status="native",
+    )
 
 
 class FakeEngine:
@@ -47,16 +67,16 @@ class FakeEngine:
         if self.failure:
             yield JobFailed(job_id=job.job_id, code=self.failure[0], message=self.failure[1])
             return
-        for image, seed in enumerate(job.seeds):
-            yield StepDone(job_id=job.job_id, image=image, step=1, num_steps=job.num_steps)
-            yield ImageDone(
+        request = job.request
+        for image, seed in enumerate(request.seeds):
+            yield JobStep(job_id=job.job_id, image=image, step=1, num_steps=request.num_steps)
+            yield JobImage(
                 job_id=job.job_id,
                 image=image,
-                seed=seed,
                 encoded=b"image %d" % seed,
-                width_px=job.width_px or 1344,
-                height_px=job.height_px or 704,
-                diagnostics={"cache": job.cache.name, "warnings": list(job.warnings)},
+                width_px=request.width_px or 1344,
+                height_px=request.height_px or 704,
+                diagnostics=make_diagnostics(request),
             )
         yield JobDone(job_id=job.job_id)
 
@@ -77,7 +97,7 @@ def settings(tmp_path: Path) -> Settings:
     for name in ("generation_config.json", "tokenizer.json"):
         (tmp_path / "checkpoint" / name).write_bytes((golden / name).read_bytes())
     base = load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint"))
-    images = base.images.model_copy(update={"folder": str(tmp_path / "images")})
+    images = base.images.model_copy(update={"store": str(tmp_path / "images")})
     server = base.server.model_copy(update={"max_body_bytes": 100_000, "max_queued_images": 25})
     database = f"sqlite:///{tmp_path}/tasks.db"
     return base.model_copy(

@@ -23,7 +23,7 @@ def refusal(client: TestClient, **fields: Any) -> dict[str, Any]:
 def plan_of(client: TestClient, engine: FakeEngine, **fields: Any) -> CachePlan:
     response = client.post("/v1", json=[make_task(**fields)])
     assert response.status_code == 200, response.text
-    return engine.jobs[-1].cache
+    return engine.jobs[-1].request.cache
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -31,7 +31,7 @@ def test_every_scheduler_name_reaches_the_engine(
     client: TestClient, engine: FakeEngine, name: str
 ) -> None:
     assert client.post("/v1", json=[make_task(scheduler=name)]).status_code == 200
-    assert engine.jobs[-1].scheduler == name
+    assert engine.jobs[-1].request.scheduler == name
 
 
 def test_an_unknown_or_rejected_scheduler_is_refused_with_the_reason(client: TestClient) -> None:

@@ -48,18 +48,29 @@ def test_the_published_example_requests_are_accepted_unchanged(
     assert item["taskUUID"] == request_body["taskUUID"]
     assert item["seed"] == request_body["seed"]
     (job,) = engine.jobs
-    assert (job.width_px, job.height_px) == (request_body["width"], request_body["height"])
-    assert (job.num_steps, job.guidance) == (request_body["steps"], request_body["CFGScale"])
-    assert job.prompt == request_body["positivePrompt"]
-    assert job.negative_prompt == request_body["negativePrompt"]
+    assert (job.request.width_px, job.request.height_px) == (
+        request_body["width"],
+        request_body["height"],
+    )
+    assert (job.request.num_steps, job.request.guidance) == (
+        request_body["steps"],
+        request_body["CFGScale"],
+    )
+    assert job.request.prompt == request_body["positivePrompt"]
+    assert job.request.negative_prompt == request_body["negativePrompt"]
 
 
 def test_defaults_are_those_of_the_parameter_page(client: TestClient, engine: Any) -> None:
     client.post("/v1", json=[make_task()])
     (job,) = engine.jobs
-    assert (job.num_steps, job.guidance, job.image_format, job.quality) == (20, 7.0, "JPG", 95)
-    assert (job.width_px, job.height_px, len(job.seeds)) == (None, None, 1)
-    assert job.seeds[0] < 2**32
+    assert (job.request.num_steps, job.request.guidance, job.image_format, job.quality) == (
+        20,
+        7.0,
+        "JPG",
+        95,
+    )
+    assert (job.request.width_px, job.request.height_px, len(job.request.seeds)) == (None, None, 1)
+    assert job.request.seeds[0] < 2**32
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1?sdk=js&version=1.3.2"])
@@ -255,7 +266,7 @@ def test_a_job_that_fails_is_an_error_with_its_tasks_uuid(
 
 def test_no_prompt_is_asked_for_with_a_blank(client: TestClient, engine: Any) -> None:
     client.post("/v1", json=[make_task(positivePrompt="__BLANK__")])
-    assert engine.jobs[0].prompt == ""
+    assert engine.jobs[0].request.prompt == ""
 
 
 JSON = st.recursive(
@@ -339,7 +350,7 @@ def test_the_openai_form_generates_the_same_task(client: TestClient, engine: Any
     assert len(answer.json()["data"]) == 2
     assert base64.b64decode(answer.json()["data"][0]["b64_json"]).startswith(b"image")
     (job,) = engine.jobs
-    assert (job.prompt, job.width_px, job.height_px, job.image_format) == (
+    assert (job.request.prompt, job.request.width_px, job.request.height_px, job.image_format) == (
         "a red fox", 1280, 768, "PNG"
     )  # fmt: skip
     url = client.post("/v1/images/generations", json={"prompt": "a red fox"}).json()

@@ -44,7 +44,7 @@ def test_without_a_size_the_model_chooses_and_the_cost_is_that_of_its_choice(
     """The engine of these tests chooses 1344x704."""
     (auto,) = send(client, includeCost=True).json()["data"]
     (same,) = send(client, includeCost=True, width=1344, height=704).json()["data"]
-    assert engine.jobs[0].width_px is None
+    assert engine.jobs[0].request.width_px is None
     assert auto["cost"] == same["cost"]
 
 
@@ -53,7 +53,7 @@ def test_a_setting_gives_tasks_without_a_size_a_fixed_one(
 ) -> None:
     api = settings.api.model_copy(update={"default_size": "1024x1024"})
     job = job_of(settings.model_copy(update={"api": api}), engine)
-    assert (job.width_px, job.height_px) == (1024, 1024)
+    assert (job.request.width_px, job.request.height_px) == (1024, 1024)
 
 
 def test_a_pretrain_checkpoint_refuses_rewrites_at_admission(client: TestClient) -> None:
@@ -69,7 +69,7 @@ def test_an_instruct_checkpoint_takes_rewrites_and_system_prompts(
     change_checkpoint(settings, "generation_config.json", sequence_template="instruct")
     options = {"rewrite": "recaption", "systemPrompt": "Be brief."}
     job = job_of(settings, engine, hunyuan=options)
-    assert (job.rewrite, job.system_prompt) == ("recaption", "Be brief.")
+    assert (job.request.rewrite, job.request.system_prompt) == ("recaption", "Be brief.")
 
 
 def test_a_distilled_checkpoint_brings_its_steps_and_takes_no_negative_prompt(
@@ -77,8 +77,8 @@ def test_a_distilled_checkpoint_brings_its_steps_and_takes_no_negative_prompt(
 ) -> None:
     change_checkpoint(settings, "config.json", cfg_distilled=True, use_meanflow=True)
     change_checkpoint(settings, "generation_config.json", diff_infer_steps=8)
-    assert job_of(settings, engine).num_steps == 8
-    assert job_of(settings, engine, steps=12).num_steps == 12
+    assert job_of(settings, engine).request.num_steps == 8
+    assert job_of(settings, engine, steps=12).request.num_steps == 12
     app: Any = create_app(settings, engine)
     with TestClient(app) as client:
         error = refusal(client, negativePrompt="blurry")

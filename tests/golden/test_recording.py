@@ -41,16 +41,18 @@ def run_group(pipeline: Pipeline, folder: Path, name: str) -> list[Check]:
 
 
 @pytest.mark.parametrize("name", GROUPS)
-def test_every_recorded_tensor_of_a_group_is_reproduced(golden_parts: Pipeline, name: str) -> None:
-    checks = run_group(golden_parts, GOLDEN, name)
+def test_every_recorded_tensor_of_a_group_is_reproduced(
+    golden_pipeline: Pipeline, name: str
+) -> None:
+    checks = run_group(golden_pipeline, GOLDEN, name)
     assert [check for check in checks if not check.is_ok] == []
     assert len(checks) >= 2
 
 
 def test_every_file_of_the_recording_is_checked_or_skipped_with_a_reason(
-    golden_parts: Pipeline,
+    golden_pipeline: Pipeline,
 ) -> None:
-    groups = {group.name: group for group in list_groups(golden_parts, Recording(GOLDEN), set())}
+    groups = {group.name: group for group in list_groups(golden_pipeline, Recording(GOLDEN), set())}
     files = {
         key.split(":")[0].removesuffix(".safetensors")
         for key in Recording(GOLDEN).manifest["tensors"]
@@ -71,20 +73,20 @@ def copied_recording(tmp_path: Path) -> Path:
 
 
 def test_a_value_just_outside_its_tolerance_fails(
-    golden_parts: Pipeline, copied_recording: Path
+    golden_pipeline: Pipeline, copied_recording: Path
 ) -> None:
     path = copied_recording / "tall_nocfg.safetensors"
     tensors = load_file(path)
     tensors["pred_step1"][0, 0, 0, 0] += 1e-3
     save_file(tensors, path)
     failed = [
-        c.name for c in run_group(golden_parts, copied_recording, "tall_nocfg") if not c.is_ok
+        c.name for c in run_group(golden_pipeline, copied_recording, "tall_nocfg") if not c.is_ok
     ]
     assert failed == ["pred_step1"]
 
 
 def test_a_recorded_tensor_that_we_do_not_know_fails(
-    golden_parts: Pipeline, copied_recording: Path
+    golden_pipeline: Pipeline, copied_recording: Path
 ) -> None:
     path = copied_recording / "tall_nocfg.safetensors"
     tensors = load_file(path)
@@ -92,7 +94,7 @@ def test_a_recorded_tensor_that_we_do_not_know_fails(
     manifest = json.loads((copied_recording / "manifest.json").read_text())
     manifest["tensors"]["tall_nocfg.safetensors:layer1.unheard_of"] = {"tolerance": "exact"}
     (copied_recording / "manifest.json").write_text(json.dumps(manifest))
-    failed = [c for c in run_group(golden_parts, copied_recording, "tall_nocfg") if not c.is_ok]
+    failed = [c for c in run_group(golden_pipeline, copied_recording, "tall_nocfg") if not c.is_ok]
     assert [(c.name, c.note) for c in failed] == [
         ("layer1.unheard_of", "recorded, but no check looked at it")
     ]

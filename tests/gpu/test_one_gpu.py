@@ -1,6 +1,5 @@
 """One GPU does what the CPU does: recorded truth, each fast path, offload within its memory."""
 
-import io
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from model.kv_cache import prefill
 from model.loading.build import load_model
@@ -19,8 +17,8 @@ from model.quantization.scheme import SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from server.engine.messages import ImageDone, Job
-from server.settings import WorkerSettings
+from pipeline.request import ImageDone, ImageRequest
+from pipeline.settings import PipelineSettings
 from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
 
 IDS = list(range(60))
@@ -76,23 +74,27 @@ def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:
             assert torch.equal(hidden(fetched, IDS), hidden(whole, IDS))
 
 
-def test_an_image_is_generated_within_the_memory_promised(wide_checkpoint: Path, job: Job) -> None:
-    settings = WorkerSettings(
+def test_an_image_is_generated_within_the_memory_promised(
+    wide_checkpoint: Path, image_request: ImageRequest
+) -> None:
+    settings = PipelineSettings(
         checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16", device_memory_gb=0.06
     )
     torch.cuda.reset_peak_memory_stats()
-    parts = load_pipeline(settings)
-    list(generate(parts, job))
+    pipeline = load_pipeline(settings)
+    list(generate(pipeline, image_request))
     assert torch.cuda.max_memory_allocated() <= settings.device_memory_gb * 1e9
 
 
-def test_a_step_waits_for_the_device_at_most_once(wide_checkpoint: Path, job: Job) -> None:
-    parts = load_pipeline(
-        WorkerSettings(checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16")
+def test_a_step_waits_for_the_device_at_most_once(
+    wide_checkpoint: Path, image_request: ImageRequest
+) -> None:
+    pipeline = load_pipeline(
+        PipelineSettings(checkpoint=str(wide_checkpoint), device="cuda:0", dtype="bfloat16")
     )
     counts = {}
     for num_steps in (2, 6):
-        events = generate(parts, replace(job, num_steps=num_steps))
+        events = generate(pipeline, replace(image_request, num_steps=num_steps))
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -104,11 +106,12 @@ def test_a_step_waits_for_the_device_at_most_once(wide_checkpoint: Path, job: Jo
     assert (counts[6] - counts[2]) / 4 <= 1
 
 
-def test_the_images_of_a_gpu_and_a_cpu_look_the_same(wide_checkpoint: Path, job: Job) -> None:
+def test_the_images_of_a_gpu_and_a_cpu_look_the_same(
+    wide_checkpoint: Path, image_request: ImageRequest
+) -> None:
     images = []
     for device in ("cpu", "cuda:0"):
-        parts = load_pipeline(WorkerSettings(checkpoint=str(wide_checkpoint), device=device))
-        (done,) = (e for e in generate(parts, job) if isinstance(e, ImageDone))
-        with Image.open(io.BytesIO(done.encoded)) as image:
-            images.append(np.array(image).astype(float))
+        pipeline = load_pipeline(PipelineSettings(checkpoint=str(wide_checkpoint), device=device))
+        (done,) = (e for e in generate(pipeline, image_request) if isinstance(e, ImageDone))
+        images.append(done.pixels_yx3.astype(float))
     assert np.abs(images[0] - images[1]).mean() < 2  # of 255, float32 on both

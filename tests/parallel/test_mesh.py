@@ -1,6 +1,5 @@
-"""Several processes over gloo draw the same images as one."""
+"""Several processes over gloo generate the same images as one."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from PIL import Image
 from torch import Tensor
 
 from cache.plan import CachePlan, ForecastPlan
@@ -20,13 +18,12 @@ from model.loading.weight_map import list_slots
 from model.mesh import Group, Mesh, join_mesh, leave_mesh
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from server.engine.messages import ImageDone, Job
-from server.settings import WorkerSettings
+from pipeline.request import ImageDone, ImageRequest
+from pipeline.settings import PipelineSettings
 from tests.conftest import FLOAT32, GOLDEN_CHECKPOINT
 
 TRAINED_CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
-JOB = Job(
-    job_id="mesh",
+REQUEST = ImageRequest(
     prompt="a red fox in the snow",
     negative_prompt=None,
     width_px=256,
@@ -34,39 +31,37 @@ JOB = Job(
     num_steps=3,
     guidance=5.0,
     seeds=(7,),
-    image_format="PNG",
-    quality=95,
 )
 CACHE = CachePlan(start=0, end=8, tea_distance=0.5, fb_threshold_scale=9.0)
 FORECAST = CachePlan(start=0, end=8, forecast=ForecastPlan(order=1, interval=2))
-JOBS = {
-    "guided": JOB,
-    "unguided": replace(JOB, guidance=1.0),
-    "negative": replace(JOB, negative_prompt="blurry, grey"),
-    "batch": replace(JOB, seeds=(7, 8)),
-    "cached": replace(JOB, num_steps=8, cache=CACHE),
-    "forecast": replace(JOB, num_steps=8, cache=FORECAST),
-    "auto": replace(JOB, width_px=None, height_px=None),
-    "two evaluations": replace(JOB, scheduler="Heun"),
-    "stochastic": replace(JOB, scheduler="Euler a"),
+REQUESTS = {
+    "guided": REQUEST,
+    "unguided": replace(REQUEST, guidance=1.0),
+    "negative": replace(REQUEST, negative_prompt="blurry, grey"),
+    "batch": replace(REQUEST, seeds=(7, 8)),
+    "cached": replace(REQUEST, num_steps=8, cache=CACHE),
+    "forecast": replace(REQUEST, num_steps=8, cache=FORECAST),
+    "auto": replace(REQUEST, width_px=None, height_px=None),
+    "two evaluations": replace(REQUEST, scheduler="Heun"),
+    "stochastic": replace(REQUEST, scheduler="Euler a"),
 }
 
 
 # The trained checkpoint generates 1024x1024 at least: fewer images of it.
-TRAINED_JOBS = {
-    name: replace(JOBS[name], width_px=side, height_px=side)
+TRAINED_REQUESTS = {
+    name: replace(REQUESTS[name], width_px=side, height_px=side)
     for name, side in (("unguided", 1024), ("batch", 1024), ("cached", 1024), ("auto", None))
 }
 
 
 def generate_all(checkpoint: Path, mesh: Mesh) -> dict[str, list[ImageDone]]:
     torch.set_num_threads(1)
-    settings = WorkerSettings(checkpoint=str(checkpoint), batch_size=2)
-    parts = load_pipeline(settings, mesh=mesh)
-    jobs = TRAINED_JOBS if checkpoint == TRAINED_CHECKPOINT else JOBS
+    settings = PipelineSettings(checkpoint=str(checkpoint), batch_size=2)
+    pipeline = load_pipeline(settings, mesh=mesh)
+    jobs = TRAINED_REQUESTS if checkpoint == TRAINED_CHECKPOINT else REQUESTS
     return {
-        name: [event for event in generate(parts, job) if isinstance(event, ImageDone)]
-        for name, job in jobs.items()
+        name: [event for event in generate(pipeline, image_request) if isinstance(event, ImageDone)]
+        for name, image_request in jobs.items()
     }
 
 
@@ -107,7 +102,7 @@ def decode_as_rank(rank: int, folder: Path) -> None:
 
 
 def pixels(done: ImageDone) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(done.encoded))).astype(int)
+    return done.pixels_yx3.astype(int)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.request import ImageRequest
+from server.engine.messages import Job
+
 START_TIMEOUT_S = 120
 HYIMAGE = [sys.executable, "-m", "cli.app"]
 
@@ -127,3 +130,8 @@ def shared_server(
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def job(image_request: ImageRequest) -> Job:
+    return Job(job_id="job", request=image_request, image_format="PNG", quality=95)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from pipeline.settings import PipelineSettings
 from server.cluster import deployments
 from server.cluster.deployments import EngineReplica, build, build_application, engine_resources
-from server.engine.messages import Job, JobCancelled, JobDone, JobEvent, StepDone
-from server.settings import ClusterSettings, Settings, SettingsError, WorkerSettings
+from server.engine.messages import Job, JobCancelled, JobDone, JobEvent, JobStep
+from server.settings import ClusterSettings, Settings, SettingsError
+from tests.system.jobs import variant
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ class Replica(EngineReplica):
     def __del__(self) -> None: ...
 
 
-async def use(settings: WorkerSettings, scenario: Callable[[Replica], Awaitable[None]]) -> None:
+async def use(settings: PipelineSettings, scenario: Callable[[Replica], Awaitable[None]]) -> None:
     replica: Any = Replica.__new__(Replica)
     try:
         await replica.__init__(settings)  # as Ray does
@@ -68,35 +69,35 @@ def test_a_job_is_generated_on_while_its_ingress_may_live_and_ends_when_it_is_de
     tiny_checkpoint: Path, job: Job
 ) -> None:
     async def scenario(replica: Replica) -> None:
-        asker, endless = Asker(), replace(job, num_steps=100, seeds=tuple(range(20)))
+        asker, endless = Asker(), variant(job, num_steps=100, seeds=tuple(range(20)))
         events = replica.submit(endless, asker)
-        assert isinstance(await anext(events), StepDone)
+        assert isinstance(await anext(events), JobStep)
         asker.error = ActorUnavailableError("the network", b"x" * 16)
         while asker.num_asked < 3:
             event = await anext(events)
-            assert isinstance(event, StepDone)
+            assert isinstance(event, JobStep)
             assert event.job_id == "job"
         asker.error = ActorDiedError()
         assert isinstance(await last_of(events), JobCancelled)
         assert isinstance(await last_of(replica.submit(job, Asker())), JobDone)
 
-    asyncio.run(use(WorkerSettings(checkpoint=str(tiny_checkpoint), num_threads=1), scenario))
+    asyncio.run(use(PipelineSettings(checkpoint=str(tiny_checkpoint), num_threads=1), scenario))
 
 
 def test_a_job_that_comes_again_ends_its_former_run_only(tiny_checkpoint: Path, job: Job) -> None:
     async def scenario(replica: Replica) -> None:
-        former = replica.submit(replace(job, num_steps=100, seeds=tuple(range(20))), Asker())
+        former = replica.submit(variant(job, num_steps=100, seeds=tuple(range(20))), Asker())
         await anext(former)
         again, end = await asyncio.gather(last_of(replica.submit(job, Asker())), last_of(former))
         assert isinstance(again, JobDone)
         assert isinstance(end, JobCancelled)
 
-    asyncio.run(use(WorkerSettings(checkpoint=str(tiny_checkpoint), num_threads=1), scenario))
+    asyncio.run(use(PipelineSettings(checkpoint=str(tiny_checkpoint), num_threads=1), scenario))
 
 
 def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"config\.json"):
-        asyncio.run(use(WorkerSettings(checkpoint=str(tmp_path)), nothing))
+        asyncio.run(use(PipelineSettings(checkpoint=str(tmp_path)), nothing))
 
 
 def test_an_engine_takes_a_gpu_for_each_rank_or_device_and_what_the_settings_say() -> None:

@@ -15,24 +15,26 @@ from PIL import Image
 
 from pipeline.generate import generate
 from pipeline.load import Pipeline
+from pipeline.settings import PipelineSettings
 from server.engine.local import LocalEngine
 from server.engine.messages import (
-    ImageDone,
     Job,
     JobCancelled,
     JobDone,
     JobEvent,
     JobFailed,
-    StepDone,
+    JobImage,
+    JobStep,
 )
-from server.settings import WorkerSettings
+from server.worker.main import to_job_event
+from tests.system.jobs import variant
 
 TIMEOUT_S = 90
 
 
 @asynccontextmanager
 async def running_engine(checkpoint: Path) -> AsyncIterator[LocalEngine]:
-    engine = LocalEngine(WorkerSettings(checkpoint=str(checkpoint), num_threads=1))
+    engine = LocalEngine(PipelineSettings(checkpoint=str(checkpoint), num_threads=1))
     await engine.start()
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -45,8 +47,12 @@ async def collect(engine: LocalEngine, job: Job) -> list[JobEvent]:
     return [event async for event in engine.submit(job)]
 
 
+def run_here(pipeline: Pipeline, job: Job) -> list[JobEvent]:
+    return [to_job_event(job, event) for event in generate(pipeline, job.request)]
+
+
 def images(events: list[JobEvent]) -> list[bytes]:
-    return [event.encoded for event in events if isinstance(event, ImageDone)]
+    return [event.encoded for event in events if isinstance(event, JobImage)]
 
 
 def worker_pid(engine: LocalEngine) -> int:
@@ -81,13 +87,13 @@ def test_a_job_submitted_while_the_worker_loads_is_generated_as_in_this_process(
 
     events = asyncio.run(scenario())
     assert isinstance(events[-1], JobDone)
-    assert images(events) == images(list(generate(tiny_pipeline, job)))
+    assert images(events) == images(run_here(tiny_pipeline, job))
 
 
 def test_a_job_whose_worker_is_killed_is_generated_again_with_the_same_pixels(
     tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
-    long = replace(job, num_steps=60)
+    long = variant(job, num_steps=60)
 
     async def scenario() -> list[JobEvent]:
         async with running_engine(tiny_checkpoint) as engine:
@@ -95,40 +101,40 @@ def test_a_job_whose_worker_is_killed_is_generated_again_with_the_same_pixels(
             is_killed = False
             async for event in engine.submit(long):
                 events.append(event)
-                if isinstance(event, StepDone) and event.step == 3 and not is_killed:
+                if isinstance(event, JobStep) and event.step == 3 and not is_killed:
                     is_killed = True
                     os.kill(worker_pid(engine), signal.SIGKILL)
             return events
 
     events = asyncio.run(scenario())
     assert sum(isinstance(e, JobDone) for e in events) == 1
-    assert sum(isinstance(e, StepDone) and e.step == 1 for e in events) == 2
-    assert images(events) == images(list(generate(tiny_pipeline, long)))
+    assert sum(isinstance(e, JobStep) and e.step == 1 for e in events) == 2
+    assert images(events) == images(run_here(tiny_pipeline, long))
 
 
 def test_an_image_that_was_told_of_is_not_told_again_when_the_job_is_generated_again(
     tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
-    two = replace(job, num_steps=30, seeds=(7, 8))
+    two = variant(job, num_steps=30, seeds=(7, 8))
 
     async def scenario() -> list[JobEvent]:
         async with running_engine(tiny_checkpoint) as engine:
             events = []
             async for event in engine.submit(two):
                 events.append(event)
-                if isinstance(event, ImageDone) and event.image == 0:
+                if isinstance(event, JobImage) and event.image == 0:
                     os.kill(worker_pid(engine), signal.SIGKILL)
             return events
 
     events = asyncio.run(scenario())
-    assert [e.image for e in events if isinstance(e, ImageDone)] == [0, 1]
-    assert images(events) == images(list(generate(tiny_pipeline, two)))
+    assert [e.image for e in events if isinstance(e, JobImage)] == [0, 1]
+    assert images(events) == images(run_here(tiny_pipeline, two))
 
 
 def test_a_job_that_nobody_listens_to_is_generated_no_further(
     tiny_checkpoint: Path, job: Job
 ) -> None:
-    endless = replace(job, job_id="endless", num_steps=100, seeds=tuple(range(20)))
+    endless = variant(job, job_id="endless", num_steps=100, seeds=tuple(range(20)))
 
     async def scenario() -> float:
         async with running_engine(tiny_checkpoint) as engine:
@@ -149,13 +155,13 @@ def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
     async def scenario() -> list[JobEvent]:
         async with running_engine(tiny_checkpoint) as engine:
             events = []
-            async for event in engine.submit(replace(job, num_steps=60)):
+            async for event in engine.submit(variant(job, num_steps=60)):
                 events.append(event)
-                if isinstance(event, StepDone) and event.step == 2:
+                if isinstance(event, JobStep) and event.step == 2:
                     os.kill(worker_pid(engine), signal.SIGKILL)
             return events
 
-    ends = [e for e in asyncio.run(scenario()) if not isinstance(e, StepDone | ImageDone)]
+    ends = [e for e in asyncio.run(scenario()) if not isinstance(e, JobStep | JobImage)]
     assert [(type(e), e.code) for e in ends if isinstance(e, JobFailed)] == [
         (JobFailed, "inferenceError")
     ]
@@ -163,7 +169,7 @@ def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
 
 
 def test_a_cancelled_job_ends_early_and_others_go_on(tiny_checkpoint: Path, job: Job) -> None:
-    long, short = replace(job, job_id="long", num_steps=100), replace(job, job_id="short")
+    long, short = variant(job, job_id="long", num_steps=100), replace(job, job_id="short")
 
     async def scenario() -> tuple[list[JobEvent], list[JobEvent]]:
         async with running_engine(tiny_checkpoint) as engine:
@@ -171,7 +177,7 @@ def test_a_cancelled_job_ends_early_and_others_go_on(tiny_checkpoint: Path, job:
             other = asyncio.create_task(collect(engine, short))
             async for event in engine.submit(long):
                 events.append(event)
-                if isinstance(event, StepDone) and event.step == 2:
+                if isinstance(event, JobStep) and event.step == 2:
                     await engine.cancel("long")
             return events, await other
 
@@ -182,7 +188,7 @@ def test_a_cancelled_job_ends_early_and_others_go_on(tiny_checkpoint: Path, job:
 
 
 def test_a_short_job_is_not_stuck_behind_a_long_one(tiny_checkpoint: Path, job: Job) -> None:
-    long, short = replace(job, job_id="long", num_steps=100), replace(job, job_id="short")
+    long, short = variant(job, job_id="long", num_steps=100), replace(job, job_id="short")
 
     async def scenario() -> list[str]:
         async with running_engine(tiny_checkpoint) as engine:
@@ -246,11 +252,11 @@ def test_a_stopped_engine_leaves_no_process(tiny_checkpoint: Path, job: Job) -> 
 def test_a_worker_of_four_ranks_generates_the_same_and_survives_the_death_of_one(
     tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
 ) -> None:
-    settings = WorkerSettings(
+    settings = PipelineSettings(
         checkpoint=str(tiny_checkpoint), num_threads=1, cfg_parallel_size=2, tensor_parallel_size=2
     )
-    longer = replace(job, num_steps=6, seeds=(7, 8))
-    expected = images(list(generate(tiny_pipeline, longer)))
+    longer = variant(job, num_steps=6, seeds=(7, 8))
+    expected = images(run_here(tiny_pipeline, longer))
 
     async def scenario() -> list[bytes]:
         engine = LocalEngine(settings)

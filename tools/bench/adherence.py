@@ -4,7 +4,6 @@ Every scene holds a combination of object, colour and background that training n
 images go through the server's own pipeline; `training/scorer.py` looks at them.
 """
 
-import io
 import json
 import random
 import time
@@ -15,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
 
 from model.template import Prompt
-from model.text_generation import ratio_logits
 from pipeline.generate import generate
 from pipeline.load import Pipeline
-from server.engine.messages import ImageDone, Job
+from pipeline.request import ImageDone, ImageRequest
 from training.captions import TALL_PHRASES, WIDE_PHRASES, write_caption
 from training.samples import list_held_captions
 from training.scenes import SQUARE, TOKEN_PX, Scene, grid_of, make_scene
@@ -154,17 +150,9 @@ def _hide(caption: str, prose: Sequence[str], rng: random.Random) -> str:
     return f"{before}{caption[0].upper()}{caption[1:].rstrip('.')}.{after}"
 
 
-@torch.inference_mode()
 def choose_ratio(pipeline: Pipeline, caption: str) -> int:
     """Return the ratio index that the model finds most likely."""
-    logits_Z = ratio_logits(
-        pipeline.transformer,
-        pipeline.tokenizer,
-        pipeline.template,
-        Prompt(text=caption),
-        len(pipeline.sizes),
-    )
-    return int(logits_Z.argmax())
+    return int(pipeline.ratio_logits(Prompt(text=caption)).argmax())
 
 
 def draw_scene(
@@ -177,8 +165,7 @@ def draw_scene(
     negative: str | None = None,
 ) -> Pixels:
     """Return the image that the server would send. Shapes: -> rgb_yx3."""
-    job = Job(
-        job_id="adherence",
+    request = ImageRequest(
         prompt=caption,
         negative_prompt=negative,
         width_px=scene.columns * TOKEN_PX,
@@ -186,12 +173,8 @@ def draw_scene(
         num_steps=steps,
         guidance=guidance,
         seeds=(seed,),
-        image_format="PNG",
-        quality=95,
     )
-    (encoded,) = (e.encoded for e in generate(pipeline, job) if isinstance(e, ImageDone))
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.array(image)
+    return next(e.pixels_yx3 for e in generate(pipeline, request) if isinstance(e, ImageDone))
 
 
 def _free_colour_scenes(count: int) -> Iterator[tuple[Scene, str]]:

@@ -44,29 +44,29 @@ def run_adherence(
     console = Console(highlight=False)
     art = ART_FOLDER.expanduser()
     fetch_art(art)
-    parts = load_pipeline(settings.worker)
+    pipeline = load_pipeline(settings.worker)
     rows: list[Row] = []
     extra: dict[str, object] = {}
     for guidance, steps in product(guidances, step_counts):
         with console.status(f"{count} captions at CFG {guidance:g}, {steps} steps"):
             first_sheet = None if rows else sheet
-            rows.append(score_setting(parts, art, guidance, steps, count, first_sheet))
+            rows.append(score_setting(pipeline, art, guidance, steps, count, first_sheet))
         console.print(_line(rows[-1]))
     if has_negative:
         with console.status("negative prompt"):
             extra["negative"] = share_of_negated_colour(
-                parts, art, guidances[0], step_counts[0], count
+                pipeline, art, guidances[0], step_counts[0], count
             )
         console.print(f"share of red, without and with it negated: {extra['negative']}")
     if has_long:
         with console.status(f"{NUM_LONG} prompts of 2,000 characters"):
             long_sheet = None if sheet is None else sheet.with_stem(f"{sheet.stem}_long")
             extra["long"] = share_found_in_prose(
-                parts, art, guidances[0], step_counts[0], NUM_LONG, long_sheet
+                pipeline, art, guidances[0], step_counts[0], NUM_LONG, long_sheet
             )
         console.print(f"known thing in the middle of {NUM_LONG} long prompts: {extra['long']:.0%}")
     if has_auto:
-        extra["auto"] = share_of_right_shapes(parts, NUM_AUTO_CAPTIONS)
+        extra["auto"] = share_of_right_shapes(pipeline, NUM_AUTO_CAPTIONS)
         console.print(f"size `auto` right, of {NUM_AUTO_CAPTIONS} captions: {extra['auto']}")
     console.print(_table(rows))
     if json_file is not None:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
-from server.settings import WorkerSettings
 
 CHUNK_BYTES = 16 << 20
 _STATUS = Path("/proc/self/status")
@@ -45,7 +45,7 @@ class LimitedResult:
 
 
 def run_load_bench(
-    settings: WorkerSettings, rounds: int, report: Callable[[str], None]
+    settings: PipelineSettings, rounds: int, report: Callable[[str], None]
 ) -> LoadResult:
     """Load a checkpoint several times, between bare reads of its files.
 
@@ -72,7 +72,7 @@ def run_load_bench(
     )
 
 
-def run_limited(settings: WorkerSettings, limit_bytes: int, num_steps: int) -> LimitedResult:
+def run_limited(settings: PipelineSettings, limit_bytes: int, num_steps: int) -> LimitedResult:
     """Load and draw in a process that gets no memory beyond a limit.
 
     Raises:
@@ -143,28 +143,28 @@ def _read_all(paths: list[Path]) -> tuple[float, float, float]:
     return time.perf_counter() - start, 0, 0
 
 
-def _load(settings: WorkerSettings) -> tuple[float, float, float]:
+def _load(settings: PipelineSettings) -> tuple[float, float, float]:
     from pipeline.load import load_pipeline
 
     before = _resident_bytes("VmRSS")
     start = time.perf_counter()
-    parts = load_pipeline(settings)
+    pipeline = load_pipeline(settings)
     seconds = time.perf_counter() - start
-    parameters = sum(p.nbytes for p in parts.transformer.parameters())
+    parameters = sum(p.nbytes for p in pipeline.transformer.parameters())
     return seconds, parameters, _resident_bytes("VmHWM") - before
 
 
-def _generate_limited(asked: tuple[WorkerSettings, int, int]) -> tuple[float, float, float]:
+def _generate_limited(asked: tuple[PipelineSettings, int, int]) -> tuple[float, float, float]:
     from pipeline.load import load_pipeline
-    from tools.bench.pictures import generate_pixels, new_square_job
+    from tools.bench.images import generate_pixels, square_request
 
     settings, limit_bytes, num_steps = asked
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     start = time.perf_counter()
-    parts = load_pipeline(settings)
+    pipeline = load_pipeline(settings)
     loaded = time.perf_counter()
-    side = parts.transformer.config.image_base_size
-    generate_pixels(parts, new_square_job(side, "a red fox in the snow", 1, 5.0, num_steps))
+    side = pipeline.transformer.config.image_base_size
+    generate_pixels(pipeline, square_request(side, "a red fox in the snow", 1, 5.0, num_steps))
     done = time.perf_counter()
     return loaded - start, (done - loaded) / num_steps, _resident_bytes("VmHWM")
 

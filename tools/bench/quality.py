@@ -16,8 +16,8 @@ from pathlib import Path
 from cache.build import effective_thresholds
 from cache.plan import NO_REUSE, CachePlan, ForecastPlan
 from pipeline.load import Pipeline
-from server.engine.messages import Job
-from tools.bench.pictures import Generated, generate_pixels
+from pipeline.request import ImageRequest
+from tools.bench.images import Generated, generate_pixels
 from tools.charts import Points, plot_chart
 from tools.similarity import Pixels, psnr, ssim
 
@@ -123,13 +123,13 @@ def _cached(policy: str, threshold: float, plan: CachePlan, num_steps: int) -> S
 
 def run_quality_bench(
     pipeline: Pipeline,
-    jobs: Sequence[Job],
+    requests: Sequence[ImageRequest],
     settings: Sequence[Setting],
     base_steps: int,
     advance: Callable[[], None],
     keep: Callable[[Sequence[Row]], None],
 ) -> list[Row]:
-    """Draw every job with every setting.
+    """Generate every request with every setting.
 
     `advance` is called after each image, `keep` with all rows so far after each setting: a run
     takes long, and what stops it costs only the setting it was at.
@@ -137,11 +137,14 @@ def run_quality_bench(
 
     def generate_all(setting: Setting) -> list[Generated]:
         generated = []
-        for job in jobs:
-            own = replace(
-                job, scheduler=setting.scheduler, num_steps=setting.num_steps, cache=setting.plan
+        for request in requests:
+            variant = replace(
+                request,
+                scheduler=setting.scheduler,
+                num_steps=setting.num_steps,
+                cache=setting.plan,
             )
-            generated.append(generate_pixels(pipeline, own))
+            generated.append(generate_pixels(pipeline, variant))
             advance()
         return generated
 
@@ -164,9 +167,9 @@ def run_quality_bench(
     return rows
 
 
-def count_images(num_jobs: int, settings: Sequence[Setting]) -> int:
+def count_images(num_requests: int, settings: Sequence[Setting]) -> int:
     """Return how many images a run generates: those of 100 steps, and of each setting."""
-    return num_jobs * (len(settings) + 1)
+    return num_requests * (len(settings) + 1)
 
 
 def _measure(

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pipeline.load import load_pipeline
 from server.settings import Settings
-from tools.bench.pictures import new_square_job, read_prompts
+from tools.bench.images import read_prompts, square_request
 from tools.bench.quality import (
     Row,
     count_images,
@@ -39,18 +39,18 @@ def run_quality(
         CommandError: the prompts cannot be read, or matplotlib is missing.
     """
     texts = read_prompts(prompts, count)
-    parts = load_pipeline(settings.worker)
-    side = parts.transformer.config.image_base_size
-    jobs = [new_square_job(side, text, seed, guidance) for seed, text in enumerate(texts)]
+    pipeline = load_pipeline(settings.worker)
+    side = pipeline.transformer.config.image_base_size
+    requests = [square_request(side, text, seed, guidance) for seed, text in enumerate(texts)]
     measured = list(list_settings(base_steps, with_schedulers))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        generating = progress.add_task("generating", total=count_images(len(jobs), measured))
+        generating = progress.add_task("generating", total=count_images(len(requests), measured))
         rows = run_quality_bench(
-            parts,
-            jobs,
+            pipeline,
+            requests,
             measured,
             base_steps,
             lambda: progress.advance(generating),

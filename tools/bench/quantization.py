@@ -8,9 +8,9 @@ from pathlib import Path
 
 from model.quantization.scheme import SCHEMES
 from pipeline.load import load_pipeline
-from server.engine.messages import Job
-from server.settings import WorkerSettings
-from tools.bench.pictures import generate_pixels
+from pipeline.request import ImageRequest
+from pipeline.settings import PipelineSettings
+from tools.bench.images import generate_pixels
 from tools.similarity import psnr, ssim
 
 MAX_PSNR = 99.0  # stands for equal images
@@ -29,14 +29,14 @@ class Row:
 
 
 def run_quantization_bench(
-    settings: WorkerSettings,
-    make_jobs: Callable[[int], Sequence[Job]],
+    settings: PipelineSettings,
+    make_requests: Callable[[int], Sequence[ImageRequest]],
     report: Callable[[str], None],
 ) -> list[Row]:
-    """Generate the jobs in bfloat16, in float32 and with every scheme, one model after the other.
+    """Generate the requests in bfloat16, float32 and every scheme, one model after the other.
 
-    float32 against bfloat16 tells how far apart two faithful ways are. `make_jobs` gets the side
-    of the square size.
+    float32 against bfloat16 shows how far apart two faithful ways are. `make_requests` gets the
+    side of the square size.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or is quantized already.
@@ -49,9 +49,9 @@ def run_quantization_bench(
         held = settings.model_copy(
             update={"dtype": dtype, "quantization": scheme if scheme in SCHEMES else "none"}
         )
-        parts = load_pipeline(held)
-        jobs = make_jobs(parts.transformer.config.image_base_size)
-        generated = [generate_pixels(parts, job) for job in jobs]
+        pipeline = load_pipeline(held)
+        requests = make_requests(pipeline.transformer.config.image_base_size)
+        generated = [generate_pixels(pipeline, request) for request in requests]
         images = [own.pixels_yx3 for own in generated]
         if truths is None:
             truths = images
@@ -60,7 +60,7 @@ def run_quantization_bench(
         rows.append(
             Row(
                 scheme="bfloat16" if scheme == "none" else scheme,
-                num_bytes=sum(p.nbytes for p in parts.transformer.parameters()),
+                num_bytes=sum(p.nbytes for p in pipeline.transformer.parameters()),
                 psnr=statistics.median(ratios),
                 ssim=statistics.median(ssim(ours, truth) for ours, truth in pairs),
                 least_psnr=min(ratios),

@@ -22,7 +22,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
-from server.engine.messages import ImageDone, Job, JobDone, JobEvent
+from server.engine.messages import Job, JobDone, JobEvent, JobImage
 from server.engine.protocol import EngineStatus
 from server.runware.schemas import ImageInference
 from server.settings import Settings
@@ -57,11 +57,10 @@ class StubEngine:
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         """Yield the images of a job at once."""
-        for image, seed in enumerate(job.seeds):
-            yield ImageDone(
+        for image in range(len(job.request.seeds)):
+            yield JobImage(
                 job_id=job.job_id,
                 image=image,
-                seed=seed,
                 encoded=b"image",
                 width_px=1024,
                 height_px=1024,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +14,6 @@ from model.errors import UnsupportedSizeError
 from model.loading.build import build_skeleton
 from model.loading.weight_map import list_slots
 from model.resolution import list_sizes
-from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
 from pipeline.load import Pipeline
 from pipeline.noise import image_noise
@@ -129,10 +129,7 @@ def _check_encoding(pipeline: Pipeline, entry: dict[str, Any]) -> Iterator[Check
 
 
 def _check_image_ids(pipeline: Pipeline, entry: dict[str, Any], name: str) -> Iterator[Check]:
-    config = pipeline.transformer.config
-    rows = build_guidance_rows(
-        _template(pipeline, entry),
-        pipeline.tokenizer,
+    rows = replace(pipeline, template=_template(pipeline, entry)).guidance_rows(
         Prompt(
             text=entry["prompt"],
             system_prompt=entry["system_prompt"],
@@ -141,7 +138,6 @@ def _check_image_ids(pipeline: Pipeline, entry: dict[str, Any], name: str) -> It
         ),
         None,
         parse_reference_size(entry["image_size"], pipeline.sizes),
-        config,
     )
     for key, row in zip(("cond_ids_rle", "uncond_ids_rle"), rows, strict=True):
         runs = [[token, len(list(same))] for token, same in groupby(row.ids)]

@@ -14,7 +14,6 @@ from model.resolution import Size
 from model.rope import build_rotary_table
 from model.sequence import (
     ImageSequence,
-    build_guidance_rows,
     grid_positions,
     sequence_spans,
     step_spans,
@@ -26,6 +25,7 @@ from pipeline.denoise import Denoised, denoise, start_run
 from pipeline.load import Pipeline
 from schedulers.euler import Euler
 from schedulers.sigmas import shifted_sigmas, timesteps_of
+from schedulers.trajectory import Trajectory
 from tools.verify.checks import (
     Check,
     compare_images,
@@ -59,7 +59,7 @@ class ImageCase:
     """One recorded case, run lazily: what is not recorded is not computed."""
 
     def __init__(self, pipeline: Pipeline, recording: Recording, name: str) -> None:
-        self._parts = pipeline
+        self._pipeline = pipeline
         self._recording = recording
         self._case = recording.cases[name]
         self._name = name
@@ -93,7 +93,7 @@ class ImageCase:
 
     @cached_property
     def _size(self) -> Size:
-        return parse_reference_size(self._case["image_size"], self._parts.sizes)
+        return parse_reference_size(self._case["image_size"], self._pipeline.sizes)
 
     @property
     def _has_guidance(self) -> bool:
@@ -102,13 +102,14 @@ class ImageCase:
     @cached_property
     def _rows(self) -> list[ImageSequence]:
         """Return [conditional x B; unconditional x B], each of its own length."""
-        config = self._parts.transformer.config
+        config = self._pipeline.transformer.config
         template = Template(
-            self._parts.tokenizer,
+            self._pipeline.tokenizer,
             self._case.get("template", "pretrain"),
             config.image_base_size,
             parse_control=True,
         )
+        pipeline = replace(self._pipeline, template=template)
         pairs = []
         for index, text in enumerate(self._prompts):
             prompt = Prompt(
@@ -117,27 +118,18 @@ class ImageCase:
                 cot_text=_pick(self._case.get("cot_text"), index),
                 drop_think=bool(self._case.get("drop_think", False)),
             )
-            pairs.append(
-                build_guidance_rows(
-                    template,
-                    self._parts.tokenizer,
-                    prompt,
-                    None,
-                    self._size,
-                    config,
-                )
-            )
+            pairs.append(pipeline.guidance_rows(prompt, None, self._size))
         return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
 
     @cached_property
     def _padded_rows(self) -> list[ImageSequence]:
-        pad = self._parts.tokenizer.control_id("<pad>")
+        pad = self._pipeline.tokenizer.control_id("<pad>")
         length = max(len(row.ids) for row in self._rows)
         return [replace(r, ids=r.ids + (pad,) * (length - len(r.ids))) for r in self._rows]
 
     @property
     def _shift(self) -> float:
-        return float(self._case.get("flow_shift", self._parts.generation.flow_shift))
+        return float(self._case.get("flow_shift", self._pipeline.generation.flow_shift))
 
     @cached_property
     def _sigmas(self) -> Tensor:
@@ -150,14 +142,13 @@ class ImageCase:
         """Draw from the recorded noise; return velocities, latents and layer inputs by step."""
         count = len(self._prompts)
         noise_BCYX = self._recorded["latents_init"].float()
-        transformer, solver = self._parts.transformer, Euler(tuple(self._sigmas.tolist()))
+        transformer, solver = self._pipeline.transformer, Euler(tuple(self._sigmas.tolist()))
         probes = [Probe() for _ in range(count)]
         runs = [
             start_run(
                 transformer,
                 self._rows[i::count] if self._has_guidance else self._rows[i : i + 1],
-                noise_BCYX[i : i + 1],
-                solver,
+                Trajectory(solver, noise_BCYX[i : i + 1]),
                 float(self._case["guidance"]),
                 probes[i],
             )
@@ -181,12 +172,12 @@ class ImageCase:
     def _full(self) -> dict[str, Tensor]:
         rows = self._padded_rows if self._has_guidance else self._padded_rows[: len(self._prompts)]
         _, _, probe = self._run
-        return trace_full_sequence(self._parts.transformer, rows, probe.inputs[0])
+        return trace_full_sequence(self._pipeline.transformer, rows, probe.inputs[0])
 
     @cached_property
     def _rgb(self) -> Tensor:
         with torch.inference_mode():
-            transformer = self._parts.transformer
+            transformer = self._pipeline.transformer
             return transformer.vae.decode(self._run[1][-1], transformer.mesh.whole)
 
     def _ours(self, name: str, recorded: Tensor) -> Tensor | None:
@@ -197,7 +188,7 @@ class ImageCase:
             traced = self._full.get(name)
             return None if traced is None else traced[: recorded.shape[0]]
         if name == "vae_in":
-            return self._parts.transformer.vae.unscale(self._run[1][-1]).unsqueeze(2)
+            return self._pipeline.transformer.vae.unscale(self._run[1][-1]).unsqueeze(2)
         if name == "vae_image":
             return self._rgb.unsqueeze(2)
         if name == "sigmas":
@@ -223,7 +214,7 @@ class ImageCase:
         if name == "token_ids":
             return torch.tensor([row.ids for row in rows])
         if name == "image_mask":
-            image = self._parts.tokenizer.control_id("<img>")
+            image = self._pipeline.tokenizer.control_id("<img>")
             ids_BS = torch.tensor([row.ids for row in rows])
             positions_S = torch.arange(length)
             inside_BS = torch.stack(
@@ -240,7 +231,7 @@ class ImageCase:
         if name == "attn_mask_step1_rowsum":
             return torch.stack([_visible_in_step(row) for row in rows])
         if name in ("rope_cos", "rope_sin"):
-            config = self._parts.transformer.config
+            config = self._pipeline.transformer.config
             tables = [
                 build_rotary_table(grid_positions(r, length), config.head_dim, config.rope_theta)
                 for r in rows
@@ -251,7 +242,7 @@ class ImageCase:
     # --- values and images ---
 
     def _value_checks(self) -> Iterator[Check]:
-        stride = self._parts.transformer.config.pixels_per_token
+        stride = self._pipeline.transformer.config.pixels_per_token
         slices = [[[row.image_start, row.image_stop]] for row in self._rows]
         ours: dict[str, object] = {
             "bucket_height": self._size.height_px,

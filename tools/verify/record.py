@@ -14,13 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.resolution import nearest_size
-from model.sequence import build_guidance_rows
 from model.template import Prompt
-from model.vae import to_uint8
 from pipeline.denoise import denoise, start_run
 from pipeline.load import Pipeline
 from pipeline.noise import image_noise
 from schedulers.build import build_scheduler
+from schedulers.trajectory import Trajectory
 from server.runware.errors import CommandError
 
 # Heights come first in recordings. Few steps: a rounding error grows with each.
@@ -52,7 +51,7 @@ def record_checkpoint(pipeline: Pipeline, folder: Path) -> None:
     tensors: dict[str, Any] = {}
     for name, inputs in CASES.items():
         case = {**inputs, "flow_shift": pipeline.generation.flow_shift, "files": [f"{name}.0.png"]}
-        recorded, image_yx3 = _draw(pipeline, case)
+        recorded, image_yx3 = _generate(pipeline, case)
         save_file(recorded, folder / f"{name}.safetensors")
         (folder / f"{name}.safetensors").chmod(0o644)  # the library makes it its owner's alone
         Image.fromarray(image_yx3.numpy()).save(folder / f"{name}.0.png", optimize=True)
@@ -72,27 +71,18 @@ def record_checkpoint(pipeline: Pipeline, folder: Path) -> None:
     manifest_path.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _draw(pipeline: Pipeline, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+def _generate(pipeline: Pipeline, case: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
     """Return a case's tensors by name, and its image. Shapes: -> rgb_yx3 uint8."""
     transformer = pipeline.transformer
     size = nearest_size(pipeline.sizes, *case["image_size"])
-    rows = build_guidance_rows(
-        pipeline.template,
-        pipeline.tokenizer,
-        Prompt(text=case["prompt"]),
-        None,
-        size,
-        transformer.config,
-    )
-    shape = (1, transformer.config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
-    noise_BCYX = image_noise(case["seed"], shape)
+    guidance = case["guidance"]
+    rows = pipeline.rows(Prompt(text=case["prompt"]), None, size, guidance)
+    noise_BCYX = image_noise(case["seed"], pipeline.latent_shape(size))
     solver = build_scheduler("Default", case["steps"], case["flow_shift"]).solver
-    guided = rows if case["guidance"] > 1 else rows[:1]
-    run = start_run(transformer, guided, noise_BCYX, solver, case["guidance"])
+    run = start_run(transformer, rows, Trajectory(solver, noise_BCYX), guidance)
     recorded = {"latents_init": noise_BCYX, "sigmas": torch.tensor(solver.sigmas)}
     for done in denoise(transformer, [run]):
         recorded[f"pred_step{done.step}"] = done.velocity_BCYX.contiguous().clone()
         recorded[f"latents_step{done.step}"] = done.latent_BCYX.contiguous().clone()
-    with torch.inference_mode():
-        image_yx3 = to_uint8(transformer.vae.decode(run.trajectory.latent_BCYX))[0]
+    image_yx3 = pipeline.decode(run.trajectory.latent_BCYX)[0]
     return recorded, image_yx3

@@ -15,8 +15,8 @@ from model.config import load_config
 from model.loading.shard_plan import check_divisible
 from model.mesh import Mesh, leave_mesh
 from pipeline.load import load_pipeline
+from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
-from server.settings import WorkerSettings
 from server.worker.ranks import join_settings_mesh
 from tools.verify.checks import Check
 from tools.verify.recording import Recording
@@ -36,13 +36,13 @@ class Request:
     mode: str = "single"
 
     @property
-    def settings(self) -> WorkerSettings:
+    def settings(self) -> PipelineSettings:
         """Return the worker's settings of the mode.
 
         Raises:
             CommandError: the mode is not known.
         """
-        return WorkerSettings.model_validate(
+        return PipelineSettings.model_validate(
             {"checkpoint": str(self.checkpoint), **parse_mode(self.mode)}
         )
 
@@ -105,8 +105,8 @@ def _verify(request: Request, mesh: Mesh) -> bool:
     console = Console(highlight=False, soft_wrap=True, quiet=not mesh.is_first)
     source, only = Recording(request.recording), set(request.only)
     failures_only = request.failures_only
-    parts = load_pipeline(request.settings, skip=(), mesh=mesh)
-    groups = list(list_groups(parts, source, only))
+    pipeline = load_pipeline(request.settings, skip=(), mesh=mesh)
+    groups = list(list_groups(pipeline, source, only))
     if unknown := only - {group.name for group in groups}:
         known = ", ".join(group.name for group in groups)
         console.print(f"[red]no group {', '.join(sorted(unknown))}; there are: {known}[/red]")

@@ -2,20 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from model.kv_cache import prefill
-from model.sequence import build_guidance_rows
 from model.template import Prompt, Template
-from model.text_generation import ratio_logits, ratio_tokens, stop_tokens, write_greedily
+from model.text_generation import ratio_tokens, stop_tokens, write_greedily
 from pipeline.denoise import denoise, start_run
-from pipeline.generate import decode_pixels
 from pipeline.load import Pipeline
 from pipeline.noise import image_noise
 from schedulers.euler import Euler
 from schedulers.sigmas import shifted_sigmas
+from schedulers.trajectory import Trajectory
 from tools.verify.checks import (
     Check,
     compare_images,
@@ -52,25 +52,19 @@ def check_auto_case(pipeline: Pipeline, recording: Recording, name: str) -> Iter
     """Let the model choose the size greedily, then generate, as the recorded run did."""
     case = recording.cases[name]
     template, transformer = _template(pipeline, case), pipeline.transformer
-    with torch.inference_mode():
-        logits_Z = ratio_logits(
-            transformer, pipeline.tokenizer, template, _prompt(case), len(pipeline.sizes)
-        )
+    sampler = replace(pipeline, template=template)
+    logits_Z = sampler.ratio_logits(_prompt(case))
     size = pipeline.sizes[int(logits_Z.argmax())]
     yield compare_values(name, "size_wh", [size.width_px, size.height_px], case["size_wh"])
-    config = transformer.config
-    rows = build_guidance_rows(
-        template, pipeline.tokenizer, _prompt(case), None, size,
-        config,
-    )  # fmt: skip
-    shape = (1, config.vae.latent_channels, rows[0].grid_height, rows[0].grid_width)
-    latent_BCYX = image_noise(int(case["seed"]), shape).bfloat16().float()  # as the reference drew
+    rows = sampler.rows(_prompt(case), None, size, float(case["guidance"]))
+    # The reference sampled its noise in bfloat16.
+    latent_BCYX = image_noise(int(case["seed"]), pipeline.latent_shape(size)).bfloat16().float()
     solver = Euler(tuple(shifted_sigmas(int(case["steps"]), float(case["flow_shift"])).tolist()))
-    run = start_run(transformer, rows, latent_BCYX, solver, float(case["guidance"]))
+    run = start_run(transformer, rows, Trajectory(solver, latent_BCYX), float(case["guidance"]))
     for done in denoise(transformer, [run]):
         latent_BCYX = done.latent_BCYX
     (file_name,) = case["files"]
-    image_yx3 = decode_pixels(transformer, latent_BCYX)[0]
+    image_yx3 = pipeline.decode(latent_BCYX)[0]
     yield compare_images(name, file_name, image_yx3, recording.read_image(file_name))
 
 

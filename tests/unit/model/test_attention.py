@@ -80,7 +80,7 @@ def test_a_span_attends_as_the_dense_mask_says(
 
 
 @pytest.fixture
-def rows(golden_parts: Pipeline) -> list[ImageSequence]:
+def rows(golden_pipeline: Pipeline) -> list[ImageSequence]:
     """Two prompts of different length, one of them twice."""
     short, long = range(10, 15), range(20, 43)
     return [make_row(ids, 4, 6) for ids in (short, short, long)]
@@ -93,10 +93,10 @@ def embed(pipeline: Pipeline, num_rows: int) -> Tensor:
 
 @torch.inference_mode()
 def test_a_step_behind_a_cached_prompt_equals_the_whole_sequence(
-    golden_parts: Pipeline, rows: list[ImageSequence]
+    golden_pipeline: Pipeline, rows: list[ImageSequence]
 ) -> None:
-    transformer = golden_parts.transformer
-    x = embed(golden_parts, 3)
+    transformer = golden_pipeline.transformer
+    x = embed(golden_pipeline, 3)
     step = transformer.run_layers(x, build_step_groups(transformer, rows))
     for i, row in enumerate(rows):
         whole = trace_full_sequence(transformer, [row], x[i : i + 1])["backbone_out_step0"]
@@ -108,10 +108,10 @@ def test_a_step_behind_a_cached_prompt_equals_the_whole_sequence(
 
 @torch.inference_mode()
 def test_a_row_is_the_same_alone_and_in_a_batch(
-    golden_parts: Pipeline, rows: list[ImageSequence]
+    golden_pipeline: Pipeline, rows: list[ImageSequence]
 ) -> None:
-    transformer = golden_parts.transformer
-    x = embed(golden_parts, 3)
+    transformer = golden_pipeline.transformer
+    x = embed(golden_pipeline, 3)
     together = transformer.run_layers(x, build_step_groups(transformer, rows))
     for i, row in enumerate(rows):
         alone = transformer.run_layers(x[i : i + 1], build_step_groups(transformer, [row]))
@@ -120,12 +120,12 @@ def test_a_row_is_the_same_alone_and_in_a_batch(
 
 @torch.inference_mode()
 def test_rows_with_one_prompt_share_its_keys_and_values(
-    golden_parts: Pipeline, rows: list[ImageSequence]
+    golden_pipeline: Pipeline, rows: list[ImageSequence]
 ) -> None:
-    groups = build_step_groups(golden_parts.transformer, [rows[0], rows[2], rows[1]])
+    groups = build_step_groups(golden_pipeline.transformer, [rows[0], rows[2], rows[1]])
     assert [group.rows for group in groups] == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert groups[0].past is groups[2].past
-    recomputed = prefill(golden_parts.transformer, rows[0].prefix_ids)
+    recomputed = prefill(golden_pipeline.transformer, rows[0].prefix_ids)
     for ours, again in zip(groups[0].past, recomputed.layers, strict=True):
         assert torch.equal(ours.k_BGSH, again.k_BGSH)
         assert torch.equal(ours.v_BGSH, again.v_BGSH)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from model.loading.weight_map import list_slots
 from model.system_prompts import pick_system_prompt, read_system_prompts
 from model.template import Prompt
 from model.text_generation import stop_tokens
-from pipeline.generate import build_rows, generate
+from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
 from pipeline.prompt import (
     PreparedPrompt,
@@ -23,8 +24,8 @@ from pipeline.prompt import (
     finish_text,
     resolve_system_prompt,
 )
-from server.engine.messages import ImageDone, Job, TextWritten
-from server.settings import WorkerSettings
+from pipeline.request import ImageDone, ImageRequest, TextWritten
+from pipeline.settings import PipelineSettings
 from tests.conftest import SMALL_CONFIG
 from training.random_checkpoint import write_random_checkpoint
 
@@ -48,7 +49,7 @@ def instruct(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         num_ratios=37,
     )
     (folder / "system_prompt.py").write_text(SYSTEM_PROMPTS)
-    return load_pipeline(WorkerSettings(checkpoint=str(folder), max_rewrite_tokens=24))
+    return load_pipeline(PipelineSettings(checkpoint=str(folder), max_rewrite_tokens=24))
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,14 @@ def distilled(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
         {**SMALL_CONFIG, "cfg_distilled": True, "use_meanflow": True},
         generation={"sequence_template": "instruct", "diff_infer_steps": 8},
     )
-    return load_pipeline(WorkerSettings(checkpoint=str(folder)))
+    return load_pipeline(PipelineSettings(checkpoint=str(folder)))
 
 
-def texts_and_images(pipeline: Pipeline, job: Job) -> tuple[dict[int, str], list[ImageDone]]:
+def texts_and_images(
+    pipeline: Pipeline, image_request: ImageRequest
+) -> tuple[dict[int, str], list[ImageDone]]:
     texts, images = {}, []
-    for event in generate(pipeline, job):
+    for event in generate(pipeline, image_request):
         if isinstance(event, TextWritten):
             texts[event.image] = event.text
         elif isinstance(event, ImageDone):
@@ -74,27 +77,31 @@ def texts_and_images(pipeline: Pipeline, job: Job) -> tuple[dict[int, str], list
 
 @pytest.mark.parametrize("rewrite", ["recaption", "think"])
 def test_a_rewrite_is_reported_as_it_grows_and_generated_from(
-    instruct: Pipeline, job: Job, rewrite: str
+    instruct: Pipeline, image_request: ImageRequest, rewrite: str
 ) -> None:
-    own = replace(job, rewrite=rewrite)  # type: ignore[arg-type]
+    own = replace(image_request, rewrite=rewrite)  # type: ignore[arg-type]
     grown = [e.text for e in generate(instruct, own) if isinstance(e, TextWritten)]
     assert len(grown) > 2
     texts, (image,) = texts_and_images(instruct, own)
     assert texts[0].startswith(f"<{rewrite}>")
-    assert image.diagnostics["text"] == texts[0]
-    _, (plain,) = texts_and_images(instruct, job)
-    assert plain.encoded != image.encoded
-    assert "text" not in plain.diagnostics
+    assert image.diagnostics.text == texts[0]
+    _, (plain,) = texts_and_images(instruct, image_request)
+    assert not np.array_equal(plain.pixels_yx3, image.pixels_yx3)
+    assert plain.diagnostics.text is None
 
 
-def test_each_image_has_a_text_of_its_own_seed(instruct: Pipeline, job: Job) -> None:
-    texts, images = texts_and_images(instruct, replace(job, rewrite="recaption", seeds=(7, 8)))
+def test_each_image_has_a_text_of_its_own_seed(
+    instruct: Pipeline, image_request: ImageRequest
+) -> None:
+    texts, images = texts_and_images(
+        instruct, replace(image_request, rewrite="recaption", seeds=(7, 8))
+    )
     assert texts[0] != texts[1]
     alone_texts, (alone,) = texts_and_images(
-        instruct, replace(job, rewrite="recaption", seeds=(8,))
+        instruct, replace(image_request, rewrite="recaption", seeds=(8,))
     )
     assert alone_texts[0] == texts[1]
-    assert alone.encoded == images[1].encoded
+    assert np.array_equal(alone.pixels_yx3, images[1].pixels_yx3)
 
 
 def test_a_text_that_never_ends_is_closed_with_a_warning(instruct: Pipeline) -> None:
@@ -106,15 +113,19 @@ def test_a_text_that_never_ends_is_closed_with_a_warning(instruct: Pipeline) -> 
     assert finish_text(instruct, "recaption", closed) == (text, ())
 
 
-def test_a_pretrain_checkpoint_refuses_to_rewrite(tiny_pipeline: Pipeline, job: Job) -> None:
+def test_a_pretrain_checkpoint_refuses_to_rewrite(
+    tiny_pipeline: Pipeline, image_request: ImageRequest
+) -> None:
     with pytest.raises(RewriteError, match="only Instruct checkpoints"):
-        list(generate(tiny_pipeline, replace(job, rewrite="think")))
+        list(generate(tiny_pipeline, replace(image_request, rewrite="think")))
 
 
-def test_special_tokens_in_a_prompt_stay_text(instruct: Pipeline, job: Job) -> None:
+def test_special_tokens_in_a_prompt_stay_text(
+    instruct: Pipeline, image_request: ImageRequest
+) -> None:
     control = set(map(instruct.tokenizer.control_id, ("<img>", "</answer>", "<|endoftext|>")))
-    sly = replace(job, prompt="</answer><img><|endoftext|>")
-    rows = build_rows(instruct, sly, Prompt(text=sly.prompt), instruct.offered_sizes[8])
+    sly = replace(image_request, prompt="</answer><img><|endoftext|>")
+    rows = instruct.rows(Prompt(text=sly.prompt), None, instruct.offered_sizes[8], sly.guidance)
     assert not control & set(rows[0].prefix_ids)
 
 
@@ -124,38 +135,42 @@ def test_the_four_shapes_of_instruct_end_a_text_too(instruct: Pipeline) -> None:
     assert instruct.tokenizer.control_id("<img_ratio_36>") in stop
 
 
-def test_auto_chooses_an_offered_size_and_every_image_has_it(instruct: Pipeline, job: Job) -> None:
-    auto = replace(job, width_px=None, height_px=None, seeds=(1, 2, 3))
+def test_auto_chooses_an_offered_size_and_every_image_has_it(
+    instruct: Pipeline, image_request: ImageRequest
+) -> None:
+    auto = replace(image_request, width_px=None, height_px=None, seeds=(1, 2, 3))
     _, images = texts_and_images(instruct, auto)
     sizes = {(p.width_px, p.height_px) for p in images}
     assert len(sizes) == 1
     assert sizes <= {(s.width_px, s.height_px) for s in instruct.offered_sizes}
 
 
-def test_the_size_costs_one_token_once_the_prompt_is_known(instruct: Pipeline, job: Job) -> None:
+def test_the_size_costs_one_token_once_the_prompt_is_known(
+    instruct: Pipeline, image_request: ImageRequest
+) -> None:
     prompt_cache = PromptKVCache(instruct.transformer)
     prompt = Prompt(text="an old bridge in the fog at dawn")
-    auto = replace(job, width_px=None, height_px=None)
+    auto = replace(image_request, width_px=None, height_px=None)
     size = choose_size(instruct, auto, PreparedPrompt(prompt, prompt_cache))
     before = prompt_cache.num_computed
     with torch.inference_mode():
-        prompt_cache.get(build_rows(instruct, auto, prompt, size)[0].prefix_ids)
+        prompt_cache.get(instruct.rows(prompt, None, size, 5.0)[0].prefix_ids)
     assert prompt_cache.num_computed == before + 1
 
 
 def test_system_prompts_are_read_and_never_run(
-    instruct: Pipeline, job: Job, monkeypatch: pytest.MonkeyPatch
+    instruct: Pipeline, image_request: ImageRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os
 
     assert "NEVER" not in os.environ
-    assert resolve_system_prompt(instruct, job) == "Generate what is said."
-    think = replace(job, rewrite="think")
+    assert resolve_system_prompt(instruct, image_request) == "Generate what is said."
+    think = replace(image_request, rewrite="think")
     assert resolve_system_prompt(instruct, think) == "Think, then write a better prompt."
-    recaption = replace(job, rewrite="recaption")
+    recaption = replace(image_request, rewrite="recaption")
     assert resolve_system_prompt(instruct, recaption) == "Write a better prompt."
-    assert resolve_system_prompt(instruct, replace(job, system_prompt="mine")) == "mine"
-    assert resolve_system_prompt(replace(instruct, system_prompt="none"), job) is None
+    assert resolve_system_prompt(instruct, replace(image_request, system_prompt="mine")) == "mine"
+    assert resolve_system_prompt(replace(instruct, system_prompt="none"), image_request) is None
 
 
 def test_a_system_prompt_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -168,7 +183,7 @@ def test_a_system_prompt_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_distilled_model_has_eight_more_tensors_and_one_row(
-    distilled: Pipeline, job: Job
+    distilled: Pipeline, image_request: ImageRequest
 ) -> None:
     fields = {**SMALL_CONFIG, "vocab_size": 300}
     plain = list_slots(build_skeleton(parse_config(fields)))
@@ -177,14 +192,16 @@ def test_a_distilled_model_has_eight_more_tensors_and_one_row(
     added = sorted(set(targets) - set(plain))
     assert len(added) == 8
     assert {name.split(".")[0] for name in added} == {"guidance_emb", "timestep_r_emb"}
-    (row,) = build_rows(distilled, job, Prompt(text="tea"), distilled.offered_sizes[8])
+    (row,) = distilled.rows(Prompt(text="tea"), None, distilled.offered_sizes[8], 5.0)
     tokens = distilled.tokenizer.decode(row.ids[row.prefix_length : row.image_start])
     assert tokens == "<timestep><guidance><timestep_r>"
 
 
-def test_a_distilled_model_generates_and_heeds_its_guidance(distilled: Pipeline, job: Job) -> None:
-    _, (first,) = texts_and_images(distilled, replace(job, num_steps=8))
-    _, (second,) = texts_and_images(distilled, replace(job, num_steps=8, guidance=2.0))
-    assert first.diagnostics["modelEvaluations"] == 8
-    assert first.encoded != second.encoded
+def test_a_distilled_model_generates_and_heeds_its_guidance(
+    distilled: Pipeline, image_request: ImageRequest
+) -> None:
+    _, (first,) = texts_and_images(distilled, replace(image_request, num_steps=8))
+    _, (second,) = texts_and_images(distilled, replace(image_request, num_steps=8, guidance=2.0))
+    assert first.diagnostics.num_evaluations == 8
+    assert not np.array_equal(first.pixels_yx3, second.pixels_yx3)
     assert distilled.generation.num_steps == 8

@@ -16,10 +16,11 @@ from pipeline.denoise import ImageRun, denoise, start_run
 from pipeline.generate import generate
 from pipeline.load import Pipeline
 from pipeline.noise import NoiseStream, image_noise
-from pipeline.report import build_signal
+from pipeline.request import ImageDone, ImageRequest
+from pipeline.step_cache import teacache_signal
 from schedulers.build import build_scheduler
-from server.engine.messages import ImageDone, Job
-from tests.rows import build_job_rows
+from schedulers.trajectory import Trajectory
+from tests.unit.pipeline.rows import request_rows
 
 NUM_STEPS = 8
 TEA = CachePlan(start=0, end=NUM_STEPS, tea_distance=0.3)
@@ -30,20 +31,23 @@ SCHEDULED = replace(TEA, tea_signal="schedule", tea_distance=1.0)
 
 
 def start(
-    pipeline: Pipeline, job: Job, seed: int, plan: CachePlan, scheduler: str = "Euler"
+    pipeline: Pipeline,
+    image_request: ImageRequest,
+    seed: int,
+    plan: CachePlan,
+    scheduler: str = "Euler",
 ) -> ImageRun:
-    rows = build_job_rows(pipeline, job)
+    rows = request_rows(pipeline, image_request)
     channels = pipeline.transformer.config.vae.latent_channels
     shape = (1, channels, rows[0].grid_height, rows[0].grid_width)
-    signal = build_signal(pipeline.transformer, plan)
+    signal = teacache_signal(pipeline.transformer, plan)
+    solver = build_scheduler(scheduler, image_request.num_steps, 3.0).solver
     return start_run(
         pipeline.transformer,
         rows,
-        image_noise(seed, shape),
-        build_scheduler(scheduler, job.num_steps, 3.0).solver,
-        job.guidance,
+        Trajectory(solver, image_noise(seed, shape), NoiseStream(seed, shape).sample),
+        image_request.guidance,
         build_step_cache(plan, pipeline.calibration, signal),
-        sample_noise=NoiseStream(seed, shape).draw,
     )
 
 
@@ -75,19 +79,19 @@ def counted_calls(pipeline: Pipeline) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def job8(job: Job) -> Job:
-    return replace(job, num_steps=NUM_STEPS)
+def request8(image_request: ImageRequest) -> ImageRequest:
+    return replace(image_request, num_steps=NUM_STEPS)
 
 
 def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
-    tiny_pipeline: Pipeline, job8: Job
+    tiny_pipeline: Pipeline, request8: ImageRequest
 ) -> None:
     """Plans, prompts, solvers, guidance and numbers of steps all differ."""
     settings = [
-        (replace(job8, prompt="a red fox"), NO_REUSE, "Euler"),
-        (replace(job8, prompt="an old bridge in fog"), TEA, "Heun"),
-        (replace(job8, prompt="tea", guidance=1.0), FB, "Euler a"),
-        (replace(job8, prompt="tea", num_steps=6), FORECAST, "UniPC"),
+        (replace(request8, prompt="a red fox"), NO_REUSE, "Euler"),
+        (replace(request8, prompt="an old bridge in fog"), TEA, "Heun"),
+        (replace(request8, prompt="tea", guidance=1.0), FB, "Euler a"),
+        (replace(request8, prompt="tea", num_steps=6), FORECAST, "UniPC"),
     ]
 
     def start_all() -> list[ImageRun]:
@@ -107,7 +111,7 @@ def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
 
 @pytest.mark.parametrize("plan", [TEA, FB, BOTH, FORECAST, SCHEDULED])
 def test_a_threshold_of_never_is_bit_identical_to_no_cache(
-    tiny_pipeline: Pipeline, job8: Job, plan: CachePlan
+    tiny_pipeline: Pipeline, request8: ImageRequest, plan: CachePlan
 ) -> None:
     never = replace(
         plan,
@@ -115,48 +119,51 @@ def test_a_threshold_of_never_is_bit_identical_to_no_cache(
         fb_threshold_scale=None if plan.fb_threshold_scale is None else 0.0,
         max_consecutive=0 if plan.forecast else plan.max_consecutive,
     )
-    (ours,) = finish(tiny_pipeline, [start(tiny_pipeline, job8, 7, never)])
-    (plain,) = finish(tiny_pipeline, [start(tiny_pipeline, job8, 7, NO_REUSE)])
+    (ours,) = finish(tiny_pipeline, [start(tiny_pipeline, request8, 7, never)])
+    (plain,) = finish(tiny_pipeline, [start(tiny_pipeline, request8, 7, NO_REUSE)])
     assert torch.equal(ours, plain)
 
 
 @pytest.mark.parametrize("plan", [NO_REUSE, TEA, FB, BOTH, FORECAST, SCHEDULED])
 def test_diagnostics_count_what_the_layers_did(
-    tiny_pipeline: Pipeline, job8: Job, plan: CachePlan
+    tiny_pipeline: Pipeline, request8: ImageRequest, plan: CachePlan
 ) -> None:
-    build_job_rows(tiny_pipeline, job8)
+    request_rows(tiny_pipeline, request8)
     with counted_calls(tiny_pipeline) as counts:
         (done,) = (
             e
-            for e in generate(tiny_pipeline, replace(job8, cache=plan))
+            for e in generate(tiny_pipeline, replace(request8, cache=plan))
             if isinstance(e, ImageDone)
         )
-    told = done.diagnostics
-    prompt_cache = 2  # the prompt and its counterpart each pass the layers once
-    assert counts[-1] == told["modelEvaluations"] + prompt_cache
-    assert told["modelEvaluations"] == told["stepsComputed"]
-    assert told["stepsComputed"] + told["stepsReused"] == NUM_STEPS
-    assert len(told["reusedSteps"]) == told["stepsReused"]
+    diagnostics = done.diagnostics
+    num_prefills = 2  # the prompt and its counterpart each pass the layers once
+    num_computed = NUM_STEPS - len(diagnostics.reused_steps)
+    assert counts[-1] == diagnostics.num_evaluations + num_prefills
+    assert diagnostics.num_evaluations == num_computed
+    assert diagnostics.num_steps == NUM_STEPS
     always_first = plan.fb_threshold_scale is not None
-    assert counts[0] == prompt_cache + (NUM_STEPS if always_first else told["stepsComputed"])
-    assert told["cache"] == plan.name
-    assert (told["stepsReused"] > 0) == plan.is_on
+    assert counts[0] == num_prefills + (NUM_STEPS if always_first else num_computed)
+    assert diagnostics.cache == plan.name
+    assert bool(diagnostics.reused_steps) == plan.is_on
 
 
 def test_a_reused_step_leaves_no_trace_of_its_neighbours_noise_level(
-    tiny_pipeline: Pipeline, job8: Job
+    tiny_pipeline: Pipeline, request8: ImageRequest
 ) -> None:
     """The head and the patch embedding run at the reused step's own time: the image moves on."""
-    run = start(tiny_pipeline, job8, 7, FORECAST)
+    run = start(tiny_pipeline, request8, 7, FORECAST)
     velocities = [done.velocity_BCYX for done in denoise(tiny_pipeline.transformer, [run])]
     for step in reused_steps(run.step_cache):
         assert not torch.equal(velocities[step], velocities[step - 1])
 
 
 def test_a_calm_image_is_not_computed_because_its_neighbour_is(
-    tiny_pipeline: Pipeline, job8: Job
+    tiny_pipeline: Pipeline, request8: ImageRequest
 ) -> None:
-    runs = [start(tiny_pipeline, job8, 1, FORECAST), start(tiny_pipeline, job8, 2, NO_REUSE)]
+    runs = [
+        start(tiny_pipeline, request8, 1, FORECAST),
+        start(tiny_pipeline, request8, 2, NO_REUSE),
+    ]
     rows_seen: list[int] = []
     last = tiny_pipeline.transformer.model.layers[-1]
     handle = last.register_forward_pre_hook(lambda _, inputs: rows_seen.append(len(inputs[0])))
@@ -166,19 +173,19 @@ def test_a_calm_image_is_not_computed_because_its_neighbour_is(
     assert sum(rows_seen) == 2 * NUM_STEPS + 2 * (NUM_STEPS - len(reused_steps(runs[0].step_cache)))
 
 
-def test_two_steps_reuse_nothing(tiny_pipeline: Pipeline, job: Job) -> None:
+def test_two_steps_reuse_nothing(tiny_pipeline: Pipeline, image_request: ImageRequest) -> None:
     for plan in (TEA, FB, FORECAST):
-        run = start(tiny_pipeline, replace(job, num_steps=2), 7, plan)
+        run = start(tiny_pipeline, replace(image_request, num_steps=2), 7, plan)
         finish(tiny_pipeline, [run])
         assert reused_steps(run.step_cache) == []
 
 
 def test_schedulers_generate_different_images_and_the_same_one_again(
-    tiny_pipeline: Pipeline, job8: Job
+    tiny_pipeline: Pipeline, request8: ImageRequest
 ) -> None:
     def image(scheduler: str) -> bytes:
-        events = generate(tiny_pipeline, replace(job8, scheduler=scheduler))
-        return next(e.encoded for e in events if isinstance(e, ImageDone))
+        events = generate(tiny_pipeline, replace(request8, scheduler=scheduler))
+        return next(e.pixels_yx3.tobytes() for e in events if isinstance(e, ImageDone))
 
     names = ("Euler", "Heun", "Euler a", "DPM++ 2M SDE Karras", "UniPC 3M")
     images = [image(name) for name in names]
@@ -188,12 +195,9 @@ def test_schedulers_generate_different_images_and_the_same_one_again(
 
 
 def test_a_stochastic_scheduler_with_a_cache_is_generated_with_a_warning(
-    tiny_pipeline: Pipeline, job8: Job
+    tiny_pipeline: Pipeline, request8: ImageRequest
 ) -> None:
-    events = generate(
-        tiny_pipeline, replace(job8, scheduler="Euler a", cache=TEA, warnings=("first",))
-    )
-    (told,) = (e.diagnostics for e in events if isinstance(e, ImageDone))
-    assert told["warnings"][0] == "first"
-    assert "fresh noise" in told["warnings"][1]
-    assert told["scheduler"]["resolved"] == "EulerAncestral shifted"
+    events = generate(tiny_pipeline, replace(request8, scheduler="Euler a", cache=TEA))
+    (diagnostics,) = (e.diagnostics for e in events if isinstance(e, ImageDone))
+    assert "fresh noise" in diagnostics.warnings[0]
+    assert diagnostics.resolved_scheduler == "EulerAncestral shifted"

@@ -15,8 +15,9 @@ from model.loading.device_map import layer_sizes, map_layers, spread_layers
 from model.loading.options import LoadOptions
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
-from server.engine.messages import ImageDone, Job
-from server.settings import SettingsError, WorkerSettings, load_settings
+from pipeline.request import ImageDone, ImageRequest
+from pipeline.settings import PipelineSettings
+from server.settings import SettingsError, load_settings
 from tests.conftest import FLOAT32
 
 
@@ -59,11 +60,15 @@ def test_every_layer_gets_a_device_and_the_first_one_holds_the_rest(tiny_checkpo
 
 
 def test_layers_that_stay_in_one_place_generate_the_same_image(
-    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, image_request: ImageRequest
 ) -> None:
-    settings = WorkerSettings(checkpoint=str(tiny_checkpoint), layer_devices=("cpu", "cpu"))
+    settings = PipelineSettings(checkpoint=str(tiny_checkpoint), layer_devices=("cpu", "cpu"))
     images = [
-        [event.encoded for event in generate(pipeline, job) if isinstance(event, ImageDone)]
+        [
+            event.pixels_yx3.tobytes()
+            for event in generate(pipeline, image_request)
+            if isinstance(event, ImageDone)
+        ]
         for pipeline in (tiny_pipeline, load_pipeline(settings))
     ]
     assert images[0] == images[1]

@@ -23,8 +23,8 @@ from model.quantization.scheme import SCHEMES
 from model.transformer import HunyuanImage
 from pipeline.generate import generate
 from pipeline.load import load_pipeline, plan_step_memory
-from server.engine.messages import ImageDone, Job
-from server.settings import WorkerSettings
+from pipeline.request import ImageDone, ImageRequest
+from pipeline.settings import PipelineSettings
 from tests.conftest import FLOAT32, SMALL_CONFIG
 from training.random_checkpoint import write_random_checkpoint
 
@@ -227,16 +227,24 @@ def test_a_rank_fetches_its_own_part(deep: Path) -> None:
     assert torch.equal(own.gate_and_up_proj, experts.gate_and_up_proj)
 
 
-def test_a_worker_keeps_to_its_memory_and_generates_the_same_image(deep: Path, job: Job) -> None:
-    settings = WorkerSettings(checkpoint=str(deep))
+def test_a_worker_keeps_to_its_memory_and_generates_the_same_image(
+    deep: Path, image_request: ImageRequest
+) -> None:
+    settings = PipelineSettings(checkpoint=str(deep))
     workspace = plan_step_memory(load_config(deep), FLOAT32, None, settings)
     budget, _ = weights_bytes(deep, 1)
     tight = settings.model_copy(update={"device_memory_gb": (workspace + budget) / 1e9})
     images = []
     for own in (settings, tight):
-        parts = load_pipeline(own)
-        assert len(streamed_layers(parts.transformer)) == (LAYERS - 1 if own is tight else 0)
-        images.append([e.encoded for e in generate(parts, job) if isinstance(e, ImageDone)])
+        pipeline = load_pipeline(own)
+        assert len(streamed_layers(pipeline.transformer)) == (LAYERS - 1 if own is tight else 0)
+        images.append(
+            [
+                e.pixels_yx3.tobytes()
+                for e in generate(pipeline, image_request)
+                if isinstance(e, ImageDone)
+            ]
+        )
     assert images[0] == images[1]
     with pytest.raises(ConfigError, match="weights may take"):
         load_pipeline(settings.model_copy(update={"device_memory_gb": workspace / 1e9}))

@@ -1,0 +1,97 @@
+"""Image requests and the events of their generation. Free of torch: the API process builds them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.plan import NO_REUSE, CachePlan
+
+ImageFormat = Literal["JPG", "PNG", "WEBP"]
+Rewrite = Literal["off", "recaption", "think"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRequest:
+    """Images to generate from one prompt: one image per seed, sizes in pixels.
+
+    Without a size the model chooses one. With a rewrite it first writes a better prompt, for each
+    image from the image's own seed.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    width_px: int | None = None
+    height_px: int | None = None
+    num_steps: int
+    guidance: float
+    seeds: tuple[int, ...]
+    scheduler: str = "Default"
+    cache: CachePlan = NO_REUSE
+    rewrite: Rewrite = "off"
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diagnostics:
+    """How an image was generated.
+
+    `cache` names the policies; `window` is the steps [start, end) in which they may reuse one.
+    `tea_threshold` and `fb_threshold` are what the request's values come to with this checkpoint's
+    calibration, None where the policy is off. `text` is what the model wrote before the image.
+    """
+
+    cache: str
+    num_steps: int
+    reused_steps: tuple[int, ...]
+    window: tuple[int, int]
+    max_consecutive: int
+    tea_threshold: float | None
+    fb_threshold: float | None
+    is_calibrated: bool
+    num_evaluations: int
+    scheduler: str
+    resolved_scheduler: str
+    sigma_schedule: str
+    scheduler_status: str
+    text: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextWritten:
+    """The text that the model has written so far for an image, before it generates the image."""
+
+    image: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDone:
+    """One denoising step of one image is finished; `step` counts from 1."""
+
+    image: int
+    step: int
+    num_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageDone:
+    """One image is finished. Shapes: pixels_yx3 uint8."""
+
+    image: int
+    seed: int
+    pixels_yx3: npt.NDArray[np.uint8] = field(repr=False)
+    diagnostics: Diagnostics
+
+    @property
+    def width_px(self) -> int:
+        return int(self.pixels_yx3.shape[1])
+
+    @property
+    def height_px(self) -> int:
+        return int(self.pixels_yx3.shape[0])
+
+
+Event = TextWritten | StepDone | ImageDone
