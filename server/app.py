@@ -1,4 +1,4 @@
-"""Putting the server together; nothing is decided here."""
+"""The application: builds its parts and connects them; nothing is decided here."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from server.api import http, openai, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
+from server.api.sessions import Sessions
+from server.api.state import AppState
+from server.background import Background
 from server.checkpoint_info import read_checkpoint_info
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -17,6 +20,7 @@ from server.delivery.safety import SafetyChecker
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
@@ -29,22 +33,29 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
         SettingsError: the key file or the database cannot be used.
     """
-    facts = read_checkpoint_info(Path(settings.worker.checkpoint))
+    checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     store = TaskStore(settings.tasks.database_url)
     images = ImageStore(settings.images.store)
     egress = Egress(settings.egress)
-    outbox = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
-    safety = SafetyChecker(settings.safety)
+    webhooks = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
     metrics = Metrics()
-    tasks = TaskService(settings, engine, store, images, outbox, safety, metrics, facts)
+    services = RunnerServices(
+        engine=engine,
+        store=store,
+        images=images,
+        webhooks=webhooks,
+        safety=SafetyChecker(settings.safety),
+        metrics=metrics,
+    )
+    tasks = TaskService(settings, services, checkpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         await tasks.open()
-        calls = asyncio.create_task(outbox.run())
+        calls = asyncio.create_task(webhooks.run())
         yield
-        outbox.stop()
+        webhooks.stop()
         await calls
         await tasks.close()
         await egress.close()
@@ -53,13 +64,15 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         title="hyimage", description="HunyuanImage-3.0 behind Runware's API.", lifespan=lifespan
     )
     app.router.redirect_slashes = False  # some clients follow no redirect
-    app.state.settings = settings
-    app.state.images = images
-    app.state.keys = Keys.load(Path(settings.keys.file))
-    app.state.sessions = websocket.Sessions()
-    app.state.background = set()
-    app.state.tasks = tasks
-    app.state.metrics = metrics
+    app.state.hyimage = AppState(
+        settings=settings,
+        keys=Keys.load(Path(settings.keys.file)),
+        tasks=tasks,
+        images=images,
+        metrics=metrics,
+        sessions=Sessions(),
+        background=Background(),
+    )
     app.include_router(http.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)

@@ -1,20 +1,58 @@
-"""Start the HTTP server on the local engine."""
+"""The HTTP server of one machine, on the local engine: start, drain, stop."""
 
 import logging
+import signal
+import time
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from server.api.auth import ENVIRONMENT, Keys
+from server.api.state import AppState
 from server.app import create_app
 from server.engine.local import LocalEngine
 from server.import_guard import check_imports
 from server.runware.errors import TaskError
 from server.settings import Settings, SettingsError
+from server.tasks.service import TaskService
 
 log = logging.getLogger(__name__)
 
+DRAIN_S = 30.0
 SHUTDOWN_TIMEOUT_S = 30
+LATE_SHUTDOWN_S = 5
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that SIGTERM drains first.
+
+    At once new tasks and `/ready` get 503, while it still listens, so that a gateway sends its
+    requests elsewhere. When the running tasks are finished, or after DRAIN_S, it stops. Any other
+    signal, and a second SIGTERM, stop it as uvicorn does.
+    """
+
+    def __init__(self, config: uvicorn.Config, tasks: TaskService) -> None:
+        super().__init__(config)
+        self._tasks = tasks
+        self._drained_by: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain, or stop."""
+        if sig == signal.SIGTERM and self._drained_by is None:
+            self._tasks.drain()
+            self._drained_by = time.monotonic() + DRAIN_S
+            return
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop; called ten times a second."""
+        if self._drained_by is not None:
+            is_late = time.monotonic() > self._drained_by
+            if is_late:
+                self.config.timeout_graceful_shutdown = LATE_SHUTDOWN_S
+            self.should_exit |= is_late or not self._tasks.num_running_tasks
+        return await super().on_tick(counter)
 
 
 def serve_forever(settings: Settings) -> None:
@@ -34,20 +72,20 @@ def serve_forever(settings: Settings) -> None:
         server.should_exit = True
 
     app = create_app(settings, LocalEngine(settings.worker, on_failed=stop_server))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.server.host,
-            port=settings.server.port,
-            log_level="info",
-            access_log=False,  # server/api/access_log.py writes the line, with the request's id
-            ws_max_size=settings.server.max_body_bytes,
-            ws_per_message_deflate=False,  # images do not shrink, and it blocks the event loop
-            proxy_headers=settings.server.trust_proxy_headers,
-            forwarded_allow_ips="*" if settings.server.trust_proxy_headers else None,
-            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
-        )
+    state: AppState = app.state.hyimage
+    config = uvicorn.Config(
+        app,
+        host=settings.server.host,
+        port=settings.server.port,
+        log_level="info",
+        access_log=False,  # server/api/access_log.py writes the line, with the request's id
+        ws_max_size=settings.server.max_body_bytes,
+        ws_per_message_deflate=False,  # images do not shrink, and it blocks the event loop
+        proxy_headers=settings.server.trust_proxy_headers,
+        forwarded_allow_ips="*" if settings.server.trust_proxy_headers else None,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
+    server = DrainingServer(config, state.tasks)
     log.info(
         "serving %s from %s on http://%s:%d/v1",
         settings.api.model,

@@ -1,7 +1,7 @@
-"""One task of any type to its answer, the same for both transports.
+"""Dispatch of one task of any type, the same for both transports.
 
-An answer is a stream of batches: HTTP puts them all into one response, a WebSocket sends each as a
-frame of its own.
+The answer is a stream of lists of items: HTTP puts them all into one response, a WebSocket sends
+each list as a frame of its own.
 """
 
 import base64
@@ -10,20 +10,20 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never, cast, get_args
 
-from server.runware.envelope import http_status
+from server.api.state import AppState
+from server.runware.envelope import Item, http_status
 from server.runware.errors import TaskError
 from server.runware.validation import parse_image_inference
-from server.settings import Settings
-from server.tasks.service import TaskService
+from server.settings import ApiSettings
+from server.tasks.service import Client, TaskService
 
-Batch = list[dict[str, Any]]
-
-TASK_TYPES = (
+TaskType = Literal[
     "imageInference", "getResponse", "getTaskDetails", "authentication", "ping", "imageUpload",
     "mediaStorage", "modelSearch", "accountManagement",
-)  # fmt: skip
+]  # fmt: skip
+TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
 
 _DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,", re.IGNORECASE)
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
@@ -31,46 +31,53 @@ _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and under which address the server is known to them."""
+    """A client on its transport.
 
-    owner: str
-    base_url: str
-    # HTTP clients send a task that failed with a 5xx again under its old UUID; those on a socket
-    # ask what became of it.
+    HTTP clients send a task that failed with a 5xx again under its old UUID; those on a socket
+    poll what became of it.
+    """
+
+    client: Client
     repeats_failures: bool
-    has_diagnostics: bool = False
 
 
-async def answer(
-    tasks: TaskService, settings: Settings, body: object, caller: Caller
-) -> AsyncIterator[Batch]:
-    """Yield the batches of items that answer one task.
+async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
+    """Yield the items that answer one task, as they are finished.
 
     Raises:
         TaskError: the task was refused, or it failed.
     """
-    task = _checked(body)
-    match task["taskType"]:
+    task, task_type = _checked(body)
+    tasks, client = state.tasks, caller.client
+    match task_type:
         case "imageInference":
-            async for batch in _draw(tasks, task, caller):
-                yield batch
+            async for items in _generate(tasks, task, caller):
+                yield items
         case "getResponse":
-            yield await tasks.poll(_task_uuid(task), caller.owner, caller.has_diagnostics)
+            yield [*await tasks.poll(_task_uuid(task), client)]
         case "getTaskDetails":
-            yield [await tasks.details(_task_uuid(task), caller.owner)]
+            yield [await tasks.details(_task_uuid(task), client)]
         case "ping":
             yield [{"taskType": "ping", "pong": True} | _echo_uuid(task)]
         case "imageUpload":
-            yield [await _store_upload(tasks, task, "image", "image", caller)]
+            yield [await _store_upload(tasks, task, "image", client)]
         case "mediaStorage":
-            yield [await _store_upload(tasks, task, "media", "media", caller)]
+            yield [await _store_upload(tasks, task, "media", client)]
         case "modelSearch":
-            yield [_search(tasks, settings, task)]
+            yield [_search(tasks, state.settings.api, task)]
         case "accountManagement":
             yield [_account(task)]
+        case "authentication":  # the transports take those that stand where they belong
+            raise TaskError(
+                "unsupportedAuthentication",
+                "An authentication must be the first task of a request; this one was not used.",
+                "taskType",
+            )
+        case _:
+            assert_never(task_type)
 
 
-def _checked(body: object) -> dict[str, Any]:
+def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
     if not isinstance(body, dict):
         raise TaskError("invalidTask", f"A task must be an object, not {type(body).__name__}.")
     task_type = body.get("taskType")
@@ -84,18 +91,20 @@ def _checked(body: object) -> dict[str, Any]:
             "taskType",
             {"allowedValues": list(TASK_TYPES)},
         )
-    return body
+    return body, cast(TaskType, task_type)
 
 
-async def _draw(tasks: TaskService, task: dict[str, Any], caller: Caller) -> AsyncIterator[Batch]:
-    parsed = parse_image_inference(task, tasks.facts.default_steps)
-    task_uuid = await tasks.admit(parsed, caller.owner, caller.base_url)
-    if parsed.is_async:
+async def _generate(
+    tasks: TaskService, task: dict[str, Any], caller: Caller
+) -> AsyncIterator[list[Item]]:
+    parameters = parse_image_inference(task, tasks.checkpoint.default_steps)
+    task_uuid = await tasks.admit(parameters, caller.client)
+    if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.
         yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
         return
     try:
-        async for item in tasks.follow(task_uuid, caller.has_diagnostics):
+        async for item in tasks.follow(task_uuid, caller.client):
             yield [item]
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:
@@ -123,7 +132,7 @@ def _echo_uuid(task: dict[str, Any]) -> dict[str, str]:
 
 
 async def _store_upload(
-    tasks: TaskService, task: dict[str, Any], parameter: str, prefix: str, caller: Caller
+    tasks: TaskService, task: dict[str, Any], parameter: Literal["image", "media"], client: Client
 ) -> dict[str, Any]:
     """Keep an image that a client sends as a data URI or base64 text."""
     value = task.get(parameter)
@@ -151,17 +160,17 @@ async def _store_upload(
     return {
         "taskType": task["taskType"],
         **_echo_uuid(task),
-        f"{prefix}UUID": image_uuid,
-        f"{prefix}URL": f"{caller.base_url}/images/{name}",
+        f"{parameter}UUID": image_uuid,
+        f"{parameter}URL": f"{client.base_url}/images/{name}",
     }
 
 
-def _search(tasks: TaskService, settings: Settings, task: dict[str, Any]) -> dict[str, Any]:
-    sizes = tasks.facts.sizes
+def _search(tasks: TaskService, api: ApiSettings, task: dict[str, Any]) -> dict[str, Any]:
+    sizes = tasks.checkpoint.sizes
     square = next(size for size in sizes if size.width_px == size.height_px)
-    default = next((s for s in sizes if str(s) == settings.api.default_size), square)
+    default = next((s for s in sizes if str(s) == api.default_size), square)
     model = {
-        "air": settings.api.model,
+        "air": api.model,
         "name": "HunyuanImage-3.0",
         "version": "3.0",
         "category": "checkpoint",

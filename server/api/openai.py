@@ -5,17 +5,18 @@ Source: "Create image" of the OpenAI API reference.
 
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.api.auth import Keys
-from server.api.dispatch import Caller, answer
-from server.api.http import Config, Tasks, bearer_key, public_base_url
+from server.api.dispatch import Caller, run_task
+from server.api.frames import BaseUrl, bearer_key
+from server.api.state import State
 from server.runware.envelope import http_status
 from server.runware.errors import TaskError
+from server.tasks.service import Client
 
 router = APIRouter()
 
@@ -42,21 +43,18 @@ class ImageGeneration(BaseModel):
 @router.post("/v1/images/generations")
 async def create_images(
     body: ImageGeneration,
-    request: Request,
-    tasks: Tasks,
-    settings: Config,
+    state: State,
+    base_url: BaseUrl,
     authorization: Annotated[str | None, Header()] = None,
 ) -> JSONResponse:
     """Generate images; the OpenAI form of an imageInference task."""
-    keys: Keys = request.app.state.keys
-    base_url = public_base_url(settings, str(request.base_url))
     items: list[dict[str, Any]] = []
     try:
-        owner = keys.check(bearer_key(authorization))
-        task = _to_task(body, settings.api.model)
-        caller = Caller(owner, base_url, repeats_failures=False)
-        async for batch in answer(tasks, settings, task, caller):
-            items += batch
+        owner = state.keys.check(bearer_key(authorization))
+        task = _to_task(body, state.settings.api.model)
+        caller = Caller(Client(owner, base_url), repeats_failures=False)
+        async for batch in run_task(state, task, caller):
+            items += cast(list[dict[str, Any]], batch)
     except TaskError as e:
         return _failure(e)
     form, key = (

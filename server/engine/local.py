@@ -29,6 +29,7 @@ from server.engine.messages import (
     WorkerReady,
 )
 from server.engine.protocol import EngineStatus
+from server.process import configure_process
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +44,14 @@ class _Running:
     job: Job
     events: asyncio.Queue[JobEvent]
     num_runs: int = 1
-    told: set[int] = field(default_factory=set)
+    delivered: set[int] = field(default_factory=set)
 
     def pass_on(self, event: JobEvent) -> None:
-        """Pass on an event; an image that is generated again after a death is not told again."""
+        """Pass on an event; an image that is generated again after a death is dropped."""
         if isinstance(event, JobImage):
-            if event.image in self.told:
+            if event.image in self.delivered:
                 return
-            self.told.add(event.image)
+            self.delivered.add(event.image)
         self.events.put_nowait(event)
 
 
@@ -74,7 +75,7 @@ class LocalEngine:
     def __init__(
         self, settings: PipelineSettings, on_failed: Callable[[str], None] = lambda message: None
     ) -> None:
-        """`on_failed` hears, once, why the worker can never draw."""
+        """`on_failed` is called once, with the reason, if the worker can never generate."""
         self._settings = settings
         self._on_failed = on_failed
         self._running: dict[str, _Running] = {}
@@ -246,6 +247,7 @@ class LocalEngine:
 
 def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Run in the child: torch is imported there and nowhere else, hence by name."""
+    configure_process()
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 
 

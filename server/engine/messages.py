@@ -13,6 +13,7 @@ class Job:
     request: ImageRequest
     image_format: ImageFormat
     quality: int
+    request_id: str = ""  # of the request that brought it, for the worker's log
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,8 @@
-"""Error code -> HTTP status, and the envelope of a response with errors: the single table."""
+"""Response bodies: result items, error objects, envelopes, and the HTTP status of an error code."""
 
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from server.runware.errors import TaskError
 
 # Source: wire specification 1.8. Whatever is not listed is the caller's mistake. Clients send a
 # task again on 429 and 5xx, so only faults that may pass are there.
@@ -17,15 +19,87 @@ _STATUS = {
     "workerFailed": 503,
 }
 
+OutputForm = Literal["URL", "base64Data", "dataURI"]
+
+
+class ResultItem(TypedDict):
+    """One finished image, in exactly the forms that its task requested."""
+
+    taskType: Literal["imageInference"]
+    taskUUID: str
+    imageUUID: str
+    seed: int
+    imageURL: NotRequired[str]
+    imageBase64Data: NotRequired[str]
+    imageDataURI: NotRequired[str]
+    cost: NotRequired[float]
+    NSFWContent: NotRequired[bool]
+    status: NotRequired[Literal["success"]]
+    diagnostics: NotRequired[dict[str, Any]]
+
+
+class ProcessingItem(TypedDict):
+    """One image of a task that is not finished."""
+
+    taskType: Literal["imageInference"]
+    taskUUID: str
+    imageUUID: str
+    status: Literal["processing"]
+    progress: int
+    diagnostics: NotRequired[dict[str, Any]]
+
+
+class AcknowledgementItem(TypedDict):
+    """An accepted task whose images are polled for."""
+
+    taskType: Literal["imageInference"]
+    taskUUID: str
+
+
+class ErrorObject(TypedDict, total=False):
+    """One error. A code may bring further fields, such as `min`, `max` and `allowedValues`."""
+
+    code: str
+    message: str
+    parameter: str | list[str]
+    taskUUID: str
+    taskType: str
+    status: Literal["error"]
+
+
+# Items of the other task types have fields of their own, made and read nowhere else.
+Item = ResultItem | ProcessingItem | AcknowledgementItem | dict[str, Any]
+
+
+class Envelope(TypedDict, total=False):
+    """The body of a response, or a frame of a WebSocket."""
+
+    data: list[Item]
+    errors: list[ErrorObject]
+    error: ErrorObject
+
 
 def http_status(code: str) -> int:
     """Return the HTTP status of a response whose only outcome is this error."""
     return _STATUS.get(code, 400)
 
 
-def error_envelope(errors: list[dict[str, Any]], data: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the body of a response with errors.
+def error_envelope(errors: list[ErrorObject]) -> Envelope:
+    """Return the body of a response without any result.
 
     `error` repeats the first one: the Vercel AI SDK provider reads nothing else.
     """
-    return {"data": data, "errors": errors, "error": errors[0]}
+    return {"data": [], "errors": errors, "error": errors[0]}
+
+
+def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
+    """Return the API's error object; the task's own UUID and type let clients route it."""
+    fields: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.parameter is not None:
+        fields["parameter"] = error.parameter
+    fields |= error.details
+    if isinstance(task, dict):
+        for name in ("taskUUID", "taskType"):
+            if isinstance(task.get(name), str):
+                fields.setdefault(name, task[name])
+    return cast(ErrorObject, fields)

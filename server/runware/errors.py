@@ -1,4 +1,4 @@
-"""The error that ends a task, as the API's clients will read it."""
+"""The error that refuses or ends a task, with the code that the API's clients read."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,83 +1,94 @@
-"""What clients get to see of a task: result items, items in the making, error objects."""
+"""Result items of a task: finished images, images in the making, stored failures."""
 
 import base64
 from typing import Any
 
 from server.delivery.images import ImageStore, media_type
+from server.runware.envelope import ProcessingItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
-from server.settings import Settings
+from server.settings import PriceSettings
+from server.tasks.accepted import AcceptedTask
 from server.tasks.tables import ImageRow, TaskRow
 
 
-async def result_item(
-    row: TaskRow, image: ImageRow, images: ImageStore, settings: Settings
-) -> dict[str, Any]:
-    """Return the item of a finished image, with exactly the forms that were asked for.
+def result_item(
+    task: AcceptedTask, image: ImageRow, encoded: bytes | None, price: PriceSettings
+) -> ResultItem:
+    """Return the item of a finished image, with exactly the forms that its task requested.
 
-    Raises:
-        TaskError: the image's bytes are asked for and have expired.
+    `encoded` may be None if no form holds the bytes.
     """
-    request = row.request
-    item: dict[str, Any] = {
+    parameters = task.parameters
+    item: ResultItem = {
         "taskType": "imageInference",
-        "taskUUID": row.task_uuid,
+        "taskUUID": task.task_uuid,
         "imageUUID": image.image_uuid,
-        "seed": int(row.seeds[image.position]),
+        "seed": task.seeds[image.position],
     }
-    forms = request.get("outputType", ["URL"])
-    if "URL" in forms:
-        item["imageURL"] = f"{row.base_url}/images/{image.name}"
-    if "base64Data" in forms or "dataURI" in forms:
-        content = await images.load(image.name)
-        if content is None:
-            raise TaskError("taskExpired", "The images of this task have expired.", "taskUUID")
-        encoded = base64.b64encode(content).decode("ascii")
-        if "base64Data" in forms:
-            item["imageBase64Data"] = encoded
-        if "dataURI" in forms:
-            item["imageDataURI"] = f"data:{media_type(image.name)};base64,{encoded}"
-    if request.get("includeCost"):
-        item["cost"] = image_cost(
-            settings.price,
-            image.width or request["width"],
-            image.height or request["height"],
-            request.get("steps", 20),
-        )
+    if "URL" in parameters.outputType:
+        item["imageURL"] = f"{task.base_url}/images/{image.name}"
+    if needs_bytes(task):
+        assert encoded is not None
+        text = base64.b64encode(encoded).decode("ascii")
+        if "base64Data" in parameters.outputType:
+            item["imageBase64Data"] = text
+        if "dataURI" in parameters.outputType:
+            item["imageDataURI"] = f"data:{media_type(image.name)};base64,{text}"
+    if parameters.includeCost:
+        width_px, height_px = image.width or task.width_px, image.height or task.height_px
+        assert width_px is not None
+        assert height_px is not None
+        item["cost"] = image_cost(price, width_px, height_px, parameters.steps)
     if image.is_nsfw is not None:
         item["NSFWContent"] = image.is_nsfw
     return item
 
 
-def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list[dict[str, Any]]:
+async def load_result_item(
+    task: AcceptedTask, image: ImageRow, images: ImageStore, price: PriceSettings
+) -> ResultItem:
+    """Return the item of an image that was finished some time ago.
+
+    Raises:
+        TaskError: the item holds the image's bytes, and they have expired.
+    """
+    encoded = await images.load(image.name) if needs_bytes(task) else None
+    if encoded is None and needs_bytes(task):
+        raise TaskError("taskExpired", "The images of this task have expired.", "taskUUID")
+    return result_item(task, image, encoded, price)
+
+
+def needs_bytes(task: AcceptedTask) -> bool:
+    """Return whether a form of the results holds the image itself."""
+    return bool({"base64Data", "dataURI"} & set(task.parameters.outputType))
+
+
+def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list[ProcessingItem]:
     """Return one item per image, for a task of which some image is not finished.
 
-    `texts` holds what the model has written so far, by position, for clients that ask for it.
+    `texts` holds what the model has written so far, by position, for clients that request it.
 
     All or nothing: some clients add up finished images over polls and return one twice.
     Source: wire specification 4.3.
     """
-    return [
-        {
+    items: list[ProcessingItem] = []
+    for position, image_uuid in enumerate(row.image_uuids):
+        item: ProcessingItem = {
             "taskType": "imageInference",
             "taskUUID": row.task_uuid,
             "imageUUID": image_uuid,
             "status": "processing",
             "progress": progress,
-            **({"diagnostics": {"text": texts[position]}} if position in texts else {}),
         }
-        for position, image_uuid in enumerate(row.image_uuids)
-    ]
+        if position in texts:
+            item["diagnostics"] = {"text": texts[position]}
+        items.append(item)
+    return items
 
 
-def to_error_object(error: TaskError, task: object = None) -> dict[str, Any]:
-    """Return the API's error object; the task's own UUID and type let clients route it."""
-    fields: dict[str, Any] = {"code": error.code, "message": error.message}
-    if error.parameter is not None:
-        fields["parameter"] = error.parameter
-    fields |= error.details
-    if isinstance(task, dict):
-        for name in ("taskUUID", "taskType"):
-            if isinstance(task.get(name), str):
-                fields.setdefault(name, task[name])
-    return fields
+def stored_failure(row: TaskRow) -> TaskError:
+    """Return the error that ended a task, as its polls report it."""
+    known: dict[str, Any] = dict(row.error or {})
+    code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
+    return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})

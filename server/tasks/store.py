@@ -1,4 +1,4 @@
-"""Tasks, their images and their pending webhook calls, on disk before anybody is told of them.
+"""The task store: tasks, images and webhook calls, on disk before anyone learns of them.
 
 SQLite by default, any database that SQLAlchemy reaches by URL. Seeds are stored as text: the API's
 largest lies beyond a signed 64-bit integer.
@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
 from server.settings import SettingsError
 from server.tasks.tables import (
@@ -41,6 +43,8 @@ from server.tasks.writer import Writer
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+NUM_READERS = 4
 
 
 class DuplicateTaskError(ValueError):
@@ -73,6 +77,8 @@ class TaskStore:
                 "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
             ) from None
         self._writer = Writer(self._engine)
+        # Apart from the threads that wait for S3 or check contents.
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
 
     async def open(self) -> None:
         """Start writing."""
@@ -81,6 +87,7 @@ class TaskStore:
     async def close(self) -> None:
         """Finish what is being written."""
         await self._writer.stop()
+        self._readers.shutdown(wait=False)
         await asyncio.to_thread(self._engine.dispose)
 
     # --- tasks ---
@@ -142,10 +149,8 @@ class TaskStore:
 
         return await self._write(write)
 
-    async def add_image(
-        self, image: ImageRow, webhook: Webhook | None, *, is_last: bool = False
-    ) -> None:
-        """Remember a finished image, the call that announces it, and maybe its task's success.
+    async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
+        """Remember a finished image and the call that announces it.
 
         An image that is there already, from before a crash, is left as it is.
         """
@@ -153,14 +158,14 @@ class TaskStore:
         def write(connection: Connection) -> None:
             if _insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
-            if is_last:
-                _end(connection, image.task_uuid, SUCCESS, None)
 
         await self._write(write)
 
-    async def fail(
-        self, row: TaskRow, error: dict[str, Any], webhook: Webhook | None = None
-    ) -> None:
+    async def succeed(self, task_uuid: str) -> None:
+        """End a running task whose images are all there."""
+        await self._write(lambda connection: _end(connection, task_uuid, SUCCESS, None))
+
+    async def fail(self, row: TaskRow, error: ErrorObject, webhook: Webhook | None = None) -> None:
         """End a running task with an error, unless another server has taken it over."""
         is_held = TASKS.c.holder.is_not_distinct_from(row.holder)
 
@@ -228,7 +233,7 @@ class TaskStore:
                 return operation(connection)
 
         try:
-            return await asyncio.to_thread(read)
+            return await asyncio.get_running_loop().run_in_executor(self._readers, read)
         except SQLAlchemyError:
             raise _unreachable() from None
 
@@ -274,7 +279,7 @@ def _end(
     connection: Connection,
     task_uuid: str,
     status: str,
-    error: dict[str, Any] | None,
+    error: ErrorObject | None,
     *conditions: sa.ColumnElement[bool],
 ) -> bool:
     """End a running task; one that has ended stays as it ended. Return whether it was running."""

@@ -5,6 +5,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from server.runware.envelope import ErrorObject
+
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
 UPLOAD = "upload"  # stands for the task of an image that a client sent
 FOREVER = 1e18
@@ -26,6 +28,9 @@ TASKS = sa.Table(
     sa.Column("holder", sa.String(36)),
     sa.Column("held_until", sa.Float),
     sa.Column("progress", sa.Integer),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("request_id", sa.Text),
 )
 IMAGES = sa.Table(
     "images",
@@ -64,11 +69,14 @@ class TaskRow:
     seeds: list[str]
     image_uuids: list[str]
     status: str
-    error: dict[str, Any] | None
+    error: ErrorObject | None
     created_at: float
     holder: str | None = None  # the server that generates it, where several share a store
     held_until: float | None = None
-    progress: int | None = None  # percent, as its server said when it last renewed its hold
+    progress: int | None = None  # percent, as of the last renewal of the lease
+    width: int | None = None  # of a task whose size admission chose
+    height: int | None = None
+    request_id: str | None = None  # of the request that brought it, for the log
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +92,6 @@ class ImageRow:
     diagnostics: dict[str, Any] | None = None
     width: int | None = None
     height: int | None = None
-
-    def diagnostics_field(self, is_told: bool) -> dict[str, Any]:
-        """Return the field that a result gets when its client asks how it was generated."""
-        return {"diagnostics": self.diagnostics} if is_told and self.diagnostics else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,6 +28,7 @@ from server.engine.messages import (
     WorkerReady,
 )
 from server.import_guard import check_imports
+from server.process import request_id
 from server.worker.ranks import (
     Advance,
     Begin,
@@ -143,6 +144,7 @@ class StepScheduler:
 
     def _advance(self, job: Job, events: Generator[Event, None, None]) -> None:
         """Run a job to its next event, then put it at the end of the line; end it if it is done."""
+        request_id.set(job.request_id or "-")
         self._order(Advance(job.job_id))
         try:
             event = next(events, None)

@@ -1,0 +1,36 @@
+"""What every endpoint works with: one object, made by `create_app`, one dependency."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from server.api.auth import Keys
+from server.api.sessions import Sessions
+from server.background import Background
+from server.delivery.images import ImageStore
+from server.metrics import Metrics
+from server.settings import Settings
+from server.tasks.service import TaskService
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppState:
+    """The parts of a server that requests use."""
+
+    settings: Settings
+    keys: Keys
+    tasks: TaskService
+    images: ImageStore
+    metrics: Metrics
+    sessions: Sessions
+    background: Background
+
+
+def app_state(connection: HTTPConnection) -> AppState:
+    """Return the state of the application that serves a request or a socket."""
+    return cast(AppState, connection.app.state.hyimage)
+
+
+State = Annotated[AppState, Depends(app_state)]

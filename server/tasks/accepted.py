@@ -1,0 +1,112 @@
+"""An accepted task: everything that admission fixed, so that it can be generated at any time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from pipeline.request import ImageRequest
+from server.engine.messages import Job
+from server.runware.cache_options import build_cache_plan
+from server.runware.errors import TaskError
+from server.runware.schemas import BLANK_PROMPT, ImageInference
+from server.settings import CacheSettings
+from server.tasks.tables import RUNNING, TaskRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AcceptedTask:
+    """One admitted task. Without a size the model chooses it.
+
+    Seeds and image UUIDs are fixed, one per image: whichever server generates the task, and
+    however often it begins again, the images are the same.
+    """
+
+    parameters: ImageInference
+    width_px: int | None
+    height_px: int | None
+    seeds: tuple[int, ...]
+    image_uuids: tuple[str, ...]
+    owner: str
+    base_url: str
+    request_id: str
+    created_at: float
+
+    @property
+    def task_uuid(self) -> str:
+        return self.parameters.taskUUID
+
+    @property
+    def num_images(self) -> int:
+        return len(self.seeds)
+
+    def to_row(self, holder: str, held_until: float | None) -> TaskRow:
+        """Return the row that stores this task, running on a server."""
+        return TaskRow(
+            task_uuid=self.task_uuid,
+            owner=self.owner,
+            request=self.parameters.model_dump(mode="json", exclude_unset=True),
+            base_url=self.base_url,
+            seeds=[str(seed) for seed in self.seeds],
+            image_uuids=list(self.image_uuids),
+            status=RUNNING,
+            error=None,
+            created_at=self.created_at,
+            holder=holder,
+            held_until=held_until,
+            width=self.width_px,
+            height=self.height_px,
+            request_id=self.request_id,
+        )
+
+    @classmethod
+    def from_row(cls, row: TaskRow) -> "AcceptedTask":
+        """Return a stored task.
+
+        Raises:
+            TaskError: an older version of this server accepted what this one does not understand.
+        """
+        try:
+            parameters = ImageInference.model_validate(row.request)
+        except ValidationError:
+            raise TaskError(
+                "internalServerError",
+                "Another version of this server accepted the task; send it again under a new UUID.",
+            ) from None
+        return cls(
+            parameters=parameters,
+            width_px=row.width or parameters.width,
+            height_px=row.height or parameters.height,
+            seeds=tuple(int(seed) for seed in row.seeds),
+            image_uuids=tuple(row.image_uuids),
+            owner=row.owner,
+            base_url=row.base_url,
+            request_id=row.request_id or "",
+            created_at=row.created_at,
+        )
+
+    def to_job(self, positions: Sequence[int], cache: CacheSettings) -> Job:
+        """Return the job that generates the images at these positions."""
+        parameters = self.parameters
+        plan, _ = build_cache_plan(parameters, cache)
+        prompt, negative = parameters.positivePrompt, parameters.negativePrompt
+        request = ImageRequest(
+            prompt="" if prompt == BLANK_PROMPT else prompt,
+            negative_prompt=None if negative == BLANK_PROMPT else negative,
+            width_px=self.width_px,
+            height_px=self.height_px,
+            num_steps=parameters.steps,
+            guidance=parameters.CFGScale,
+            seeds=tuple(self.seeds[position] for position in positions),
+            scheduler=parameters.scheduler,
+            cache=plan,
+            rewrite=parameters.hunyuan.rewrite,
+            system_prompt=parameters.hunyuan.systemPrompt,
+        )
+        return Job(
+            job_id=self.task_uuid,
+            request=request,
+            image_format=parameters.outputFormat,
+            quality=parameters.outputQuality,
+            request_id=self.request_id,
+        )

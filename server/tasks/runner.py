@@ -1,0 +1,258 @@
+"""The task runner: generates accepted tasks, keeps each image, and ends each task exactly once."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from server.background import Background
+from server.delivery.images import ImageStore
+from server.delivery.safety import SafetyChecker
+from server.engine.messages import (
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobImage,
+    JobStep,
+    JobText,
+)
+from server.engine.protocol import Engine
+from server.metrics import Metrics
+from server.process import request_id
+from server.runware.cache_options import build_cache_plan
+from server.runware.diagnostics import diagnostics_object
+from server.runware.envelope import to_error_object
+from server.runware.errors import TaskError
+from server.settings import Settings
+from server.tasks.accepted import AcceptedTask
+from server.tasks.results import result_item
+from server.tasks.store import TaskStore
+from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
+from server.tasks.webhooks import WebhookSender
+
+log = logging.getLogger(__name__)
+
+STORE_RETRY_S, MAX_STORE_RETRY_S = 1.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """An image and its bytes, for those who wait for it now."""
+
+    row: ImageRow
+    encoded: bytes = field(repr=False)
+
+
+# What followers of a task get: each image, then the end, which is a failure or None for success.
+Outcome = FinishedImage | TaskError | None
+
+
+@dataclass(slots=True)
+class RunningTask:
+    """A task that this process generates. `progress` in percent, `texts` by image position."""
+
+    row: TaskRow
+    num_images: int
+    progress: int = 0
+    texts: dict[int, str] = field(default_factory=dict)
+    followers: list["asyncio.Queue[Outcome]"] = field(default_factory=list)
+
+    def follow(self) -> "asyncio.Queue[Outcome]":
+        """Return a queue that gets every outcome from now on."""
+        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.followers.append(outcomes)
+        return outcomes
+
+    def publish(self, outcome: Outcome) -> None:
+        """Give an outcome to all followers."""
+        for outcomes in self.followers:
+            outcomes.put_nowait(outcome)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunnerServices:
+    """What a runner works with."""
+
+    engine: Engine
+    store: TaskStore
+    images: ImageStore
+    webhooks: WebhookSender
+    safety: SafetyChecker
+    metrics: Metrics
+
+
+class TaskRunner:
+    """Runs tasks on an engine: `run` -> `_generate` -> `_keep` for each image -> `_end`."""
+
+    def __init__(self, settings: Settings, services: RunnerServices) -> None:
+        self.running: dict[str, RunningTask] = {}
+        self._settings = settings
+        self._services = services
+        self._background = Background()
+        self._stopping = asyncio.Event()
+
+    def reserve(self, row: TaskRow) -> None:
+        """Count a task that is about to be stored, so that no burst slips past the limits."""
+        self.running[row.task_uuid] = RunningTask(row, len(row.seeds))
+
+    def release(self, task_uuid: str) -> None:
+        """Forget a task that could not be stored."""
+        del self.running[task_uuid]
+
+    def start(self, stored: StoredTask) -> None:
+        """Begin to generate what is missing of a stored task."""
+        row = stored.row
+        self.running.setdefault(row.task_uuid, RunningTask(row, len(row.seeds)))
+        self._background.spawn(self.run(stored))
+
+    async def stop(self) -> None:
+        """Stop the engine; tasks that are not finished stay in the store for the next start."""
+        self._stopping.set()
+        await self._services.engine.stop()  # ends every job, and so every coroutine below
+        await self._background.join()
+
+    def list_progress(self) -> dict[str, int]:
+        """Return the progress of each task that runs here, in percent."""
+        return {task_uuid: running.progress for task_uuid, running in self.running.items()}
+
+    async def run(self, stored: StoredTask) -> None:
+        """Generate a task and end it, whatever goes wrong on the way."""
+        row = stored.row
+        request_id.set(row.request_id or "-")
+        running = self.running[row.task_uuid]
+        failure: TaskError | None = TaskError("internalServerError", "The task was cut short.")
+        try:
+            try:
+                failure = await self._generate(running, stored)
+            except TaskError as e:
+                failure = e
+            except Exception:  # one task's failure must not leave it without an end
+                log.exception("task %s failed", row.task_uuid)
+                failure = TaskError(
+                    "internalServerError", "The task failed inside the server; its log says why."
+                )
+            if self._stopping.is_set() and failure is not None:
+                return  # it stays in the store for the next start
+            failure = await self._end(row, failure)
+        finally:
+            running.publish(failure)
+            del self.running[row.task_uuid]
+
+    async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
+        """Generate and keep the images that are missing; return what went wrong, if anything."""
+        task = AcceptedTask.from_row(stored.row)
+        finished = {image.position for image in stored.images}
+        positions = [i for i in range(task.num_images) if i not in finished]
+        if not positions:  # the last image was kept, and then the server died
+            return None
+        job = task.to_job(positions, self._settings.cache)
+        async for event in self._services.engine.submit(job):
+            match event:
+                case JobStep():
+                    self._services.metrics.steps.inc()
+                    running.progress = _percent(event, positions)
+                case JobText():
+                    running.texts[positions[event.image]] = event.text
+                case JobImage():
+                    row = await self._keep(task, positions[event.image], event)
+                    running.publish(FinishedImage(row, event.encoded))
+                case JobFailed():
+                    return TaskError(event.code, event.message)
+                case JobCancelled():
+                    return TaskError("taskCancelled", "The task was cancelled.")
+                case JobDone():
+                    return None
+                case _:
+                    assert_never(event)
+        return TaskError("inferenceError", "The engine left the task without an end.")
+
+    async def _keep(self, task: AcceptedTask, position: int, done: JobImage) -> ImageRow:
+        """Store an image, upload it where its task requested, and store the webhook call."""
+        services, parameters = self._services, task.parameters
+        name = f"{task.image_uuids[position]}.{parameters.outputFormat.lower()}"
+        await services.images.save(name, done.encoded)
+        if parameters.uploadEndpoint is not None:
+            await services.webhooks.upload(parameters.uploadEndpoint, name, done.encoded)
+        is_nsfw = None
+        if parameters.is_checked:
+            is_nsfw = await services.safety.is_nsfw(done.encoded)
+        image = ImageRow(
+            image_uuid=task.image_uuids[position],
+            task_uuid=task.task_uuid,
+            position=position,
+            name=name,
+            is_nsfw=is_nsfw,
+            expires_at=time.time() + (parameters.ttl or self._settings.images.ttl_s),
+            diagnostics=self._diagnostics(task, done),
+            width=done.width_px,
+            height=done.height_px,
+        )
+        webhook: Webhook | None = None
+        if parameters.webhookURL is not None:
+            item = result_item(task, image, done.encoded, self._settings.price)
+            webhook = services.webhooks.announce(
+                parameters.webhookURL, task.task_uuid, position, {"data": [item]}
+            )
+        await services.store.add_image(image, webhook)
+        services.webhooks.wake()
+        services.metrics.images.inc()
+        return image
+
+    def _diagnostics(self, task: AcceptedTask, done: JobImage) -> dict[str, Any] | None:
+        if done.diagnostics is None:
+            return None
+        _, warnings = build_cache_plan(task.parameters, self._settings.cache)
+        return diagnostics_object(done.diagnostics, warnings)
+
+    async def _end(self, row: TaskRow, failure: TaskError | None) -> TaskError | None:
+        """Store the end of a task; return what its followers get.
+
+        If the store cannot be reached, the end is stored as soon as it can: otherwise the task
+        would stay running for ever, for pollers and for other servers.
+        """
+        self._services.metrics.tasks.labels("success" if failure is None else failure.code).inc()
+        if failure is None:
+            self._services.metrics.task_seconds.observe(time.time() - row.created_at)
+        try:
+            await self._store_end(row, failure)
+        except TaskError as e:
+            self._background.spawn(self._store_end_later(row, failure))
+            return e
+        return failure
+
+    async def _store_end_later(self, row: TaskRow, failure: TaskError | None) -> None:
+        delay_s = STORE_RETRY_S
+        while not await self._is_stopped_within(delay_s):
+            try:
+                await self._store_end(row, failure)
+            except TaskError:
+                delay_s = min(2 * delay_s, MAX_STORE_RETRY_S)
+            else:
+                return
+
+    async def _store_end(self, row: TaskRow, failure: TaskError | None) -> None:
+        if failure is None:
+            await self._services.store.succeed(row.task_uuid)
+            return
+        error = to_error_object(failure, row.request)
+        webhook: Webhook | None = None
+        url = row.request.get("webhookURL")
+        if isinstance(url, str):
+            body = {"errors": [error]}
+            webhook = self._services.webhooks.announce(url, row.task_uuid, -1, body)
+        await self._services.store.fail(row, error, webhook)
+        self._services.webhooks.wake()
+
+    async def _is_stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._stopping.wait()
+        except TimeoutError:
+            return False
+
+
+def _percent(step: JobStep, positions: Sequence[int]) -> int:
+    num_done = step.image * step.num_steps + step.step
+    return min(99, 100 * num_done // (step.num_steps * len(positions)))
