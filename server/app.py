@@ -1,4 +1,4 @@
-"""The application: builds its parts and connects them; nothing is decided here."""
+"""The application: builds the parts of a server and connects them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,28 +34,17 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         SettingsError: the key file or the database cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
-    store = TaskStore(settings.tasks.database_url)
-    images = ImageStore(settings.images.store)
     egress = Egress(settings.egress)
-    webhooks = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
-    metrics = Metrics()
-    services = RunnerServices(
-        engine=engine,
-        store=store,
-        images=images,
-        webhooks=webhooks,
-        safety=SafetyChecker(settings.safety),
-        metrics=metrics,
-    )
+    services = _build_services(settings, engine, egress)
     tasks = TaskService(settings, services, checkpoint)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         await tasks.open()
-        calls = asyncio.create_task(webhooks.run())
+        calls = asyncio.create_task(services.webhooks.run())
         yield
-        webhooks.stop()
+        services.webhooks.stop()
         await calls
         await tasks.close()
         await egress.close()
@@ -68,8 +57,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         settings=settings,
         keys=Keys.load(Path(settings.keys.file)),
         tasks=tasks,
-        images=images,
-        metrics=metrics,
+        images=services.images,
+        metrics=services.metrics,
         sessions=Sessions(),
         background=Background(),
     )
@@ -78,3 +67,15 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(openai.router)
     app.add_middleware(AccessLog)
     return app
+
+
+def _build_services(settings: Settings, engine: Engine, egress: Egress) -> RunnerServices:
+    store = TaskStore(settings.tasks.database_url)
+    return RunnerServices(
+        engine=engine,
+        store=store,
+        images=ImageStore(settings.images.store),
+        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        safety=SafetyChecker(settings.safety),
+        metrics=Metrics(),
+    )

@@ -1,8 +1,8 @@
-"""The guarded door: every request that the server makes because a client named a URL.
+"""Guarded outgoing requests: webhooks and uploads to URLs that clients name (SSRF protection).
 
 Names are resolved once and the connection goes to the address that was checked; so a name cannot
-change between check and use. Redirects are not followed. Private places are closed unless settings
-open them.
+change between check and use. Redirects are not followed. Private networks are closed unless the
+settings allow them.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class Egress:
         """Send bytes to a URL, whose path and query are kept verbatim.
 
         Raises:
-            EgressError: the place is forbidden, cannot be reached, or did not answer 2xx.
+            EgressError: the address is forbidden, cannot be reached, or did not answer 2xx.
         """
         parts, port = _split(url)
         address = await self._resolve(parts.hostname or "", port, parts.scheme)

@@ -1,4 +1,4 @@
-"""Content checking with NudeNet, whose detector ships in its wheel (extra `safety`).
+"""Content checking with NudeNet, whose detector is part of its wheel (extra `safety`).
 
 The detector is loaded once, at its first use, and runs in a thread: onnxruntime does not hold the
 interpreter, so the event loop goes on.
@@ -14,7 +14,7 @@ from server.settings import SafetySettings
 
 
 class SafetyChecker:
-    """Says whether an image shows what the settings name."""
+    """Detects in images the labels that the settings name."""
 
     def __init__(self, settings: SafetySettings) -> None:
         self._settings = settings

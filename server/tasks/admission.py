@@ -1,4 +1,4 @@
-"""Admission: refuse early and clearly what cannot be generated here, or not now. Holds no state."""
+"""Admission: refuses early and clearly what cannot be generated here, or not now."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The worker process: receives jobs, runs them step by step, reports events, obeys cancels."""
+"""The worker process: runs jobs step by step, reports their events, obeys cancels."""
 
 import logging
 import signal
@@ -32,9 +32,9 @@ from server.process import request_id
 from server.worker.ranks import (
     Advance,
     Begin,
+    Command,
     Drop,
     Followers,
-    Order,
     settings_of_rank,
     started_mesh,
 )
@@ -64,7 +64,7 @@ def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> No
 
 
 def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
-    """Return one line on what this worker generates with."""
+    """Return one line about the checkpoint, precision and device of this worker."""
     num_parameters = sum(p.numel() for p in pipeline.transformer.parameters())
     ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
     weights = "" if pipeline.scheme is None else f", {pipeline.scheme} weights"
@@ -126,13 +126,13 @@ class StepScheduler:
             self._receive()
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
-                self._order(Begin(job))
+                self._command(Begin(job))
                 self._active.append((job, generate(self._pipeline, job.request)))
             if self._active:
                 self._advance(*self._active.popleft())
 
     def _receive(self) -> None:
-        """Take what has arrived; wait for it only when there is nothing to run."""
+        """Take the messages that have arrived; wait for one only if there is nothing to run."""
         is_idle = not (self._active or self._waiting)
         arrived = wait([self._jobs, self._control], None if is_idle else 0)
         for source in (s for s in (self._jobs, self._control) if s in arrived):
@@ -143,9 +143,9 @@ class StepScheduler:
                 self._cancel(message.job_id)
 
     def _advance(self, job: Job, events: Generator[Event, None, None]) -> None:
-        """Run a job to its next event, then put it at the end of the line; end it if it is done."""
+        """Run a job to its next event, then queue it again; end it if it is done."""
         request_id.set(job.request_id or "-")
-        self._order(Advance(job.job_id))
+        self._command(Advance(job.job_id))
         try:
             event = next(events, None)
             message = JobDone(job_id=job.job_id) if event is None else to_job_event(job, event)
@@ -177,13 +177,13 @@ class StepScheduler:
 
     def _end(self, end: JobDone | JobFailed | JobCancelled) -> None:
         """Report the end of a job, which runs on no rank any more."""
-        self._order(Drop(end.job_id))
+        self._command(Drop(end.job_id))
         self._send(end)
 
-    def _order(self, order: Order) -> None:
-        """Let the other ranks do the same."""
+    def _command(self, command: Command) -> None:
+        """Send a command to the other ranks, if there are any."""
         if self._followers is not None:
-            self._followers.send(order)
+            self._followers.send(command)
 
     def _send(self, event: WorkerEvent) -> None:
         self._jobs.send(event)

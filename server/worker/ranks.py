@@ -1,7 +1,7 @@
 """The other ranks of a mesh: processes that run every step together with rank 0.
 
-Rank 0 decides which step runs next and sends this order to the others, so that all ranks run the
-same steps in the same order. Tensors go through the mesh; these pipes carry only orders.
+Rank 0 decides which step runs next and sends a command to the others, so that all ranks run the
+same steps in the same order. Tensors go through the mesh; these pipes carry only commands.
 """
 
 import contextlib
@@ -49,11 +49,11 @@ class Drop:
     job_id: str
 
 
-Order = Begin | Advance | Drop
+Command = Begin | Advance | Drop
 
 
 class Followers:
-    """All ranks but the first, as seen by the first."""
+    """The processes of all ranks but the first, held by the first."""
 
     def __init__(self, settings: PipelineSettings) -> None:
         """Start them; each loads its part of the checkpoint by itself."""
@@ -89,14 +89,14 @@ class Followers:
             if fault:
                 raise CheckpointError(f"rank {rank} could not load its part: {fault}")
 
-    def send(self, order: Order) -> None:
-        """Send every rank what comes next.
+    def send(self, command: Command) -> None:
+        """Send a command to every rank.
 
         Raises:
             OSError: one of them is gone.
         """
         for pipe in self._pipes:
-            pipe.send(order)
+            pipe.send(command)
 
     @property
     def are_alive(self) -> bool:
@@ -149,7 +149,7 @@ def settings_of_rank(settings: PipelineSettings, rank: int) -> PipelineSettings:
 
 
 def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: Path) -> None:
-    """Load this rank's part and run what rank 0 orders, until the pipe closes."""
+    """Load this rank's part and obey rank 0's commands, until the pipe closes."""
     try:
         mesh = join_settings_mesh(settings, rank, rendezvous)
         pipeline = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
@@ -166,7 +166,7 @@ def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: 
                 case Advance(job_id):
                     try:
                         next(generating.get(job_id, iter(())), None)
-                    except ModelError:  # the first rank meets the same one, and reports it
+                    except ModelError:  # rank 0 raises the same one, and reports it
                         generating.pop(job_id, None)
                 case Drop(job_id):
                     generating.pop(job_id, None)
