@@ -21,9 +21,16 @@ def fail(connection: Connection) -> int:
     raise KeyError("a bug in an operation, not in the database")
 
 
-def test_an_operation_that_raises_anything_fails_alone_and_later_writes_are_committed() -> None:
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+def empty_database() -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
+    )
     NUMBERS.create(engine)
+    return engine
+
+
+def test_an_operation_that_raises_anything_fails_alone_and_later_writes_are_committed() -> None:
+    engine = empty_database()
 
     async def write() -> list[int | BaseException]:
         writer = Writer(engine)
@@ -44,8 +51,7 @@ def test_an_operation_that_raises_anything_fails_alone_and_later_writes_are_comm
 
 
 def test_a_write_that_breaks_a_rule_of_the_database_fails_alone() -> None:
-    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
-    NUMBERS.create(engine)
+    engine = empty_database()
 
     async def write() -> None:
         writer = Writer(engine)
