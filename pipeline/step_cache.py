@@ -37,7 +37,7 @@ def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
     norm = cast(DecoderLayer, transformer.model.layers[0]).input_layernorm
 
     def input_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
-        normed_BSD: Tensor = norm(x_BSD[:1, 1:])
+        normed_BSD: Tensor = norm(x_BSD[:1, 1:].to(norm.weight.device))
         return normed_BSD
 
     return input_signal
