@@ -17,10 +17,10 @@ WIDE_CONFIG: dict[str, Any] = {
     "moe_intermediate_size": 128,
     "vit_aligner": {"projector_type": "mlp_gelu", "input_dim": 32, "n_embed": 128, "depth": 2},
 }
-SYSTEM_PROMPTS = '''t2i_system_prompt_en_vanilla = "Generate an image of the prompt."
+SYSTEM_PROMPTS = """t2i_system_prompt_en_vanilla = "Generate an image of the prompt."
 t2i_system_prompt_en_recaption = "Write a better prompt."
 t2i_system_prompt_en_think_recaption = "Think, then write a better prompt."
-'''
+"""
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,18 @@ synchronisations, pageable copies and kernel launches, each with the line of the
 caused it. It has no kernels of its own, no races and no allocator.
 """
 
-import contextlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
@@ -95,7 +92,7 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, data: Tensor, device: torch.device) -> "PretendTensor":
-        wrapper: PretendTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapper: PretendTensor = torch.Tensor._make_wrapper_subclass(
             cls,
             data.size(),
             strides=data.stride(),
@@ -108,13 +105,13 @@ class PretendTensor(Tensor):
         wrapper.data_on_cpu = data
         return wrapper
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"PretendTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return active().run(func, args, kwargs or {})
@@ -136,19 +133,18 @@ def current_index() -> int:
 
 def full_device(device: Any) -> torch.device:
     """Return a device with its number."""
-    device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", current_index())
-    return device
+    named = torch.device(device)
+    is_numbered = named.type != "cuda" or named.index is not None
+    return named if is_numbered else torch.device("cuda", current_index())
 
 
 def where() -> str:
     """Return file and line of the product's code that is running."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if (file := product_file(frame.f_code.co_filename)) is not None:
             return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "outside of the product"
 
 
@@ -170,7 +166,7 @@ class PretendCuda(TorchDispatchMode):
     """Runs every operation on the data, after CUDA's rules were checked."""
 
     # As torch's own fake tensors do: factories with a device then reach this mode.
-    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # type: ignore[attr-defined]
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE
 
     def __init__(self, capability: tuple[int, int] = HOPPER) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -179,13 +175,14 @@ class PretendCuda(TorchDispatchMode):
         self._pinned: set[int] = set()
 
     def __enter__(self) -> "PretendCuda":
-        self._lifted = torch._C._only_lift_cpu_tensors()  # type: ignore[attr-defined]
-        torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
-        return super().__enter__()  # type: ignore[no-any-return]
+        self._lifted = torch._C._only_lift_cpu_tensors()
+        torch._C._set_only_lift_cpu_tensors(True)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        torch._C._set_only_lift_cpu_tensors(self._lifted)  # type: ignore[attr-defined]
-        super().__exit__(*exception)
+        torch._C._set_only_lift_cpu_tensors(self._lifted)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
     def sync(self, what: str) -> None:
         self.record.syncs.append(Event(what, where()))
@@ -200,9 +197,7 @@ class PretendCuda(TorchDispatchMode):
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what an operation returns on CUDA tensors."""
-        if torch._C._dispatch_has_kernel_for_dispatch_key(  # type: ignore[attr-defined]
-            func.name(), "CompositeImplicitAutograd"
-        ):
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -280,7 +275,9 @@ class PretendCuda(TorchDispatchMode):
             self._download(is_async)
         return data
 
-    def _copy(self, func: Any, target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    def _copy(
+        self, func: Any, target: Tensor, source: Tensor, non_blocking: bool = False
+    ) -> Tensor:
         func(bare(target), bare(source))
         if isinstance(target, PretendTensor) and not isinstance(source, PretendTensor):
             self._upload(source, non_blocking)

@@ -61,12 +61,12 @@ def choose_backend(q: Tensor, mask: Tensor | None) -> str:
     Source: torch 2.13, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: cuDNN first.
     """
     is_half, width = q.dtype in (torch.bfloat16, torch.float16), q.shape[-1]
-    if is_half and width <= MAX_CUDNN_WIDTH and not width % 8:
-        if torch.backends.cuda.cudnn_sdp_enabled():
-            return "cudnn"
-    if is_half and mask is None and width <= MAX_FLASH_WIDTH:
-        if torch.backends.cuda.flash_sdp_enabled():
-            return "flash"
+    fits_cudnn = is_half and width <= MAX_CUDNN_WIDTH and not width % 8
+    if fits_cudnn and torch.backends.cuda.cudnn_sdp_enabled():
+        return "cudnn"
+    fits_flash = is_half and mask is None and width <= MAX_FLASH_WIDTH
+    if fits_flash and torch.backends.cuda.flash_sdp_enabled():
+        return "flash"
     return "efficient" if torch.backends.cuda.mem_efficient_sdp_enabled() else "math"
 
 
@@ -202,7 +202,7 @@ def submit_inline(
 def pretended_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[PretendCuda]:
     """Run the block as on a machine with CUDA devices of one compute capability."""
     mode = PretendCuda(capability)
-    torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]
+    torch._C._ensureCUDADeviceGuardSet()
 
     def set_device(device: Any) -> None:
         current.index = device if isinstance(device, int) else torch.device(device).index or 0
