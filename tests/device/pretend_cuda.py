@@ -105,7 +105,7 @@ class PretendTensor(Tensor):
         wrapper.data_on_cpu = data
         return wrapper
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
