@@ -5,30 +5,24 @@ import signal
 from collections import deque
 from collections.abc import Generator
 from multiprocessing.connection import Connection, wait
-from typing import assert_never
 
 from model.errors import ModelError
-from pipeline.encode import encode_image
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
-from pipeline.request import Event, ImageDone, StepDone, TextWritten
+from pipeline.request import Event
 from pipeline.settings import PipelineSettings
 from server.engine.messages import (
     Cancel,
     Job,
     JobCancelled,
     JobDone,
-    JobEvent,
     JobFailed,
-    JobImage,
-    JobStep,
-    JobText,
-    WorkerEvent,
     WorkerFailed,
     WorkerReady,
 )
 from server.import_guard import check_imports
 from server.process import request_id
+from server.worker.event_sender import EventSender
 from server.worker.ranks import (
     Advance,
     Begin,
@@ -75,28 +69,6 @@ def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
     )
 
 
-def to_job_event(job: Job, event: Event) -> JobEvent:
-    """Return a pipeline's event as a message of its job; images are encoded."""
-    match event:
-        case TextWritten():
-            return JobText(job_id=job.job_id, image=event.image, text=event.text)
-        case StepDone():
-            return JobStep(
-                job_id=job.job_id, image=event.image, step=event.step, num_steps=event.num_steps
-            )
-        case ImageDone():
-            return JobImage(
-                job_id=job.job_id,
-                image=event.image,
-                encoded=encode_image(event.pixels_yx3, job.image_format, job.quality),
-                width_px=event.width_px,
-                height_px=event.height_px,
-                diagnostics=event.diagnostics,
-            )
-        case _:
-            assert_never(event)
-
-
 class StepScheduler:
     """Interleaves the steps of several jobs, so that a short one does not wait for a long one."""
 
@@ -110,6 +82,7 @@ class StepScheduler:
     ) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
+        self._events = EventSender(jobs)
         self._control = control
         self._max_active = max_active
         self._followers = followers
@@ -148,21 +121,22 @@ class StepScheduler:
         self._command(Advance(job.job_id))
         try:
             event = next(events, None)
-            message = JobDone(job_id=job.job_id) if event is None else to_job_event(job, event)
         except ModelError as e:
             self._end(JobFailed(job_id=job.job_id, code=e.code, message=str(e)))
             return
         except Exception:
             log.exception("job %s failed", job.job_id)
-            if self._followers is not None and not self._followers.are_alive:
-                raise EOFError("a rank is gone") from None  # a whole new worker runs it again
+            if self._followers is not None:
+                # The other ranks may stand inside a collective of this step; the next job's would
+                # meet it. A whole new worker runs the jobs again.
+                self._followers.abandon()
             reason = "generation failed inside the model; the server's log has the details"
             self._end(JobFailed(job_id=job.job_id, code="inferenceError", message=reason))
             return
-        if isinstance(message, JobDone):
-            self._end(message)
+        if event is None:
+            self._end(JobDone(job_id=job.job_id))
             return
-        self._send(message)
+        self._events.send_event(job, event)
         self._active.append((job, events))
 
     def _cancel(self, job_id: str) -> None:
@@ -178,12 +152,9 @@ class StepScheduler:
     def _end(self, end: JobDone | JobFailed | JobCancelled) -> None:
         """Report the end of a job, which runs on no rank any more."""
         self._command(Drop(end.job_id))
-        self._send(end)
+        self._events.send(end)
 
     def _command(self, command: Command) -> None:
         """Send a command to the other ranks, if there are any."""
         if self._followers is not None:
             self._followers.send(command)
-
-    def _send(self, event: WorkerEvent) -> None:
-        self._jobs.send(event)
