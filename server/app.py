@@ -7,13 +7,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import http, openai, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
 from server.api.sessions import Sessions
 from server.api.state import AppState
 from server.background import Background
-from server.checkpoint_info import read_checkpoint_info
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.checkpoint_info import CheckpointInfo
+from pipeline.checkpoint_info import CheckpointInfo
 from server.runware.envelope import echo_uuid
 from server.runware.errors import TaskError
 from server.settings import ApiSettings

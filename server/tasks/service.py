@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.resolution import Size
+from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
-from server.checkpoint_info import CheckpointInfo
 from server.engine.protocol import EngineStatus
 from server.process import request_id
 from server.runware.envelope import Envelope, Item, ProcessingItem, ResultItem, to_error_object

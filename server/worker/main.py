@@ -9,6 +9,15 @@ from multiprocessing.connection import Connection, wait
 from model.errors import ModelError
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
+from pipeline.ranks import (
+    Advance,
+    Begin,
+    Command,
+    Drop,
+    Followers,
+    settings_of_rank,
+    started_mesh,
+)
 from pipeline.request import Event
 from pipeline.settings import PipelineSettings
 from server.engine.messages import (
@@ -23,15 +32,6 @@ from server.engine.messages import (
 from server.import_guard import check_imports
 from server.process import request_id
 from server.worker.event_sender import EventSender
-from server.worker.ranks import (
-    Advance,
-    Begin,
-    Command,
-    Drop,
-    Followers,
-    settings_of_rank,
-    started_mesh,
-)
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class StepScheduler:
             self._receive()
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
-                self._command(Begin(job))
+                self._command(Begin(job.job_id, job.request))
                 self._active.append((job, generate(self._pipeline, job.request)))
             if self._active:
                 self._advance(*self._active.popleft())

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from pipeline.checkpoint_info import read_checkpoint_info
 from server.app import create_app
-from server.checkpoint_info import read_checkpoint_info
 from server.engine.messages import Job
 from server.settings import Settings
 from tests.contract.conftest import FakeEngine, make_task

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from server.worker.ranks import FAULT_EXIT_CODE
+from pipeline.ranks import FAULT_EXIT_CODE
 
 TIMEOUT_S = 60.0
 # A first rank that never joins: the other waits for it in the collective that makes the mesh.
 FIRST_RANK = """
 import sys, threading
 from pipeline.settings import PipelineSettings
-from server.worker.ranks import Followers
+from pipeline.ranks import Followers
 
 if __name__ == "__main__":
     settings = PipelineSettings(checkpoint=sys.argv[1], tensor_parallel_size=2)

@@ -15,9 +15,9 @@ from model.config import load_config
 from model.loading.shard_plan import check_divisible
 from model.mesh import Mesh, leave_mesh
 from pipeline.load import load_pipeline
+from pipeline.ranks import join_settings_mesh
 from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
-from server.worker.ranks import join_settings_mesh
 from tools.verify.checks import Check
 from tools.verify.recording import Recording
 from tools.verify.run import Group, list_groups

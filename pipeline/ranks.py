@@ -22,9 +22,8 @@ from model.errors import CheckpointError, ModelError
 from model.mesh import Mesh, join_mesh, leave_mesh
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from pipeline.request import Event
+from pipeline.request import Event, ImageRequest
 from pipeline.settings import PipelineSettings
-from server.engine.messages import Job
 
 log = logging.getLogger(__name__)
 
@@ -34,23 +33,24 @@ FAULT_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A job is generated from now on."""
+    """A request is generated from now on, as the run of this id."""
 
-    job: Job
+    run_id: str
+    request: ImageRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One step of a job is generated now."""
+    """One step of a run is generated now."""
 
-    job_id: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A job is generated no more."""
+    """A run is generated no more."""
 
-    job_id: str
+    run_id: str
 
 
 Command = Begin | Advance | Drop
@@ -203,15 +203,15 @@ def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: 
     with contextlib.suppress(EOFError, OSError):
         while True:
             match pipe.recv():
-                case Begin(job):
-                    generating[job.job_id] = generate(pipeline, job.request)
-                case Advance(job_id):
+                case Begin(run_id, request):
+                    generating[run_id] = generate(pipeline, request)
+                case Advance(run_id):
                     try:
-                        next(generating.get(job_id, iter(())), None)
+                        next(generating.get(run_id, iter(())), None)
                     except ModelError:  # rank 0 raises the same one, and reports it
-                        generating.pop(job_id, None)
-                case Drop(job_id):
-                    generating.pop(job_id, None)
+                        generating.pop(run_id, None)
+                case Drop(run_id):
+                    generating.pop(run_id, None)
     leave_mesh()
 
 
