@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from model.config import ModelConfig, load_config
+from model.config import ModelConfig
+from model.config_file import load_config
 from model.errors import ConfigError
 from model.loading.options import LoadOptions
 from model.planning.memory_plan import (

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.config import load_config
+from model.config_file import load_config
 from model.generation_config import load_generation_config
 from model.kv_cache import build_step_groups, prefill
 from model.loading.build import load_model

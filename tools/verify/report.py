@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch.multiprocessing.spawn import spawn
 
-from model.config import load_config
+from model.config_file import load_config
 from model.loading.shard_plan import check_divisible
 from model.mesh import Mesh, leave_mesh
 from pipeline.load import load_pipeline
