@@ -55,9 +55,9 @@ def test_logits_of_a_growing_text_equal_those_of_the_whole(tiny_pipeline: Pipeli
     with torch.inference_mode():
         logits = transformer.text_logits(prefill(transformer, whole).hidden_1SD)[0]
     for index, step in enumerate(steps):
-        own = logits[len(HEADS[0]) - 1 + index]
-        torch.testing.assert_close(step.logits_V, own, atol=1e-4, rtol=1e-4)
-        assert step.token == int(own.argmax())
+        expected = logits[len(HEADS[0]) - 1 + index]
+        torch.testing.assert_close(step.logits_V, expected, atol=1e-4, rtol=1e-4)
+        assert step.token == int(expected.argmax())
 
 
 def test_a_text_ends_with_its_stop_token_while_others_go_on(tiny_pipeline: Pipeline) -> None:
@@ -156,3 +156,13 @@ def test_a_ratio_is_the_likeliest_of_the_offered_ones() -> None:
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 def test_a_choice_that_is_no_shape_is_the_square(value: float) -> None:
     assert choose_ratio(torch.full((33,), value), list(range(8, 25))) == FALLBACK_RATIO
+
+
+@torch.inference_mode()
+def test_the_keys_and_values_of_a_prompt_hold_no_other_memory(tiny_pipeline: Pipeline) -> None:
+    """A view of the fused projection would keep the queries alive for as long as the prompt."""
+    for past in (None, prefill(tiny_pipeline.transformer, list(range(20)))):
+        prompt = prefill(tiny_pipeline.transformer, [*range(20, 50)], past)
+        for layer in prompt.layers:
+            for tensor in (layer.k_BGSH, layer.v_BGSH):
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes
