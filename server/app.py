@@ -26,8 +26,16 @@ from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    *,
+    images: ImageStore | None = None,
+    safety: SafetyChecker | None = None,
+) -> FastAPI:
     """Return the application; the engine starts and stops with it.
+
+    The settings name the image store and the content checker unless others are given.
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
@@ -35,7 +43,13 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
-    services = _build_services(settings, engine, egress)
+    services = _build_services(
+        settings,
+        engine,
+        egress,
+        images or ImageStore(settings.images.store),
+        safety or SafetyChecker(settings.safety),
+    )
     tasks = TaskService(settings, services, checkpoint)
 
     @asynccontextmanager
@@ -69,13 +83,19 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     return app
 
 
-def _build_services(settings: Settings, engine: Engine, egress: Egress) -> RunnerServices:
+def _build_services(
+    settings: Settings,
+    engine: Engine,
+    egress: Egress,
+    images: ImageStore,
+    safety: SafetyChecker,
+) -> RunnerServices:
     store = TaskStore(settings.tasks.database_url)
     return RunnerServices(
         engine=engine,
         store=store,
-        images=ImageStore(settings.images.store),
+        images=images,
         webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
-        safety=SafetyChecker(settings.safety),
+        safety=safety,
         metrics=Metrics(),
     )
