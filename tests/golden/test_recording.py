@@ -13,8 +13,8 @@ from server.runware.errors import CommandError
 from tools.modes import parse_mode
 from tools.verify.checks import Check
 from tools.verify.recording import Recording, RecordingError
-from tools.verify.verify import Request, verify_recording
 from tools.verify.run import list_groups
+from tools.verify.verify import Request, verify_recording
 
 GOLDEN = Path(__file__).parent
 
