@@ -34,8 +34,8 @@ class PipelineSettings(BaseModel):
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Images of a job that are generated together")
-    cfg_parallel_size: Literal[1, 2] = Field(
-        1, description="Processes that share out the guided and the unguided row"
+    cfg_parallel_size: int = Field(
+        1, ge=1, le=2, description="Processes that share out the guided and the unguided row"
     )
     tensor_parallel_size: int = Field(
         1, ge=1, description="Processes that share out the layers; must divide the key/value heads"
