@@ -18,9 +18,9 @@ from cli.options import (
     read_settings,
     reported_errors,
 )
+from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from pipeline.request import ImageDone, ImageFormat, ImageRequest, Rewrite, StepDone, TextWritten
 from schedulers.catalog import ACCEPTED
-from server.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from server.runware.cache_options import build_cache_plan
 from server.runware.diagnostics import diagnostics_object
 from server.runware.errors import CommandError, TaskError

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cli.console import spinner, stdout
 from cli.options import Quantization, RequiredCheckpoint, reported_errors
-from model.config import load_config
+from model.config_file import load_config
 from model.planning.devices import Devices, parse_devices
 
 if TYPE_CHECKING:

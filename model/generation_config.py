@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import ConfigError
 
 TemplateName = Literal["pretrain", "instruct"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import TokenizerError
 
 

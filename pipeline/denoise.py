@@ -22,7 +22,7 @@ from cache.protocol import (
 )
 from model.attention import AttentionGroup
 from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
-from model.mesh import SINGLE, Group
+from model.mesh import SINGLE, RankGroup
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
 from schedulers.trajectory import Trajectory
@@ -41,7 +41,7 @@ class ImageRun:
     trajectory: Trajectory
     step_cache: StepCache
     guidance: float
-    cfg: Group = SINGLE.cfg
+    cfg: RankGroup = SINGLE.cfg
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -183,8 +183,8 @@ def run_rows(
     # every rank.
     first_row: dict[int, int] = {}
     for row, group in enumerate(flat):
-        first_row.setdefault(id(group.past), row)
-    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past)], row))
+        first_row.setdefault(id(group.past_kv), row)
+    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past_kv)], row))
     merged = merge_groups([flat[row] for row in order])
     if order == list(range(len(flat))):
         out_BSD = transformer.run_layers(x_BSD, merged, start, stop)

@@ -14,7 +14,8 @@ from cache.calibration import (
     CalibrationError,
     load_calibration,
 )
-from model.config import ModelConfig, load_config
+from model.config import ModelConfig
+from model.config_file import load_config
 from model.errors import ConfigError
 from model.generation_config import GenerationConfig, load_generation_config
 from model.kv_cache import PromptKVCache
@@ -128,7 +129,7 @@ def load_pipeline(
     tokenizer = Tokenizer.from_folder(folder)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    scheme, _ = resolve_scheme(folder, settings.quantization)
+    scheme = resolve_scheme(folder, settings.quantization).scheme
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     system_prompts = read_system_prompts(folder)
     options = LoadOptions(

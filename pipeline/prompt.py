@@ -12,6 +12,7 @@ from model.system_prompts import pick_system_prompt
 from model.template import Prompt, TextTask
 from model.text_generation import Sampler, choose_ratio, stop_tokens, write_texts
 from pipeline.load import Pipeline
+from pipeline.noise import text_stream
 from pipeline.request import ImageRequest, TextWritten
 
 REPORT_EVERY = 8  # tokens between two events of a text that is being written
@@ -76,13 +77,16 @@ def _rewrite_batch(
     task: TextTask = "think" if request.rewrite == "think" else "recaption"
     head = pipeline.template.text_head(prompt, task)
     with torch.inference_mode():
-        prompt_cache.get(head)
+        prompt_cache.get_or_compute(head)
     caches = [prompt_cache.fork() for _ in images]
     tokens: dict[int, list[int]] = {image: [] for image in images}
     rounds = write_texts(
         pipeline.transformer,
         [head] * len(images),
-        [Sampler(pipeline.generation.text_sampling, request.seeds[image]) for image in images],
+        [
+            Sampler(pipeline.generation.text_sampling, text_stream(request.seeds[image]))
+            for image in images
+        ],
         stop_tokens(pipeline.tokenizer, task, len(pipeline.sizes)),
         pipeline.max_rewrite_tokens,
         caches,

@@ -44,7 +44,7 @@ def report_run(
         num_evaluations=num_evaluations,
         scheduler=scheduler.requested,
         resolved_scheduler=scheduler.resolved,
-        sigma_schedule=scheduler.grid,
+        sigma_schedule=scheduler.sigma_schedule,
         scheduler_status=scheduler.status,
         text=prompt.prompt.cot_text,
         warnings=tuple(warnings),

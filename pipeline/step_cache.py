@@ -1,7 +1,5 @@
 """Step caches of a pipeline: what TeaCache compares, and a fresh cache for each image."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,7 @@ from cache.build import build_step_cache
 from cache.plan import CachePlan
 from cache.policies import Signal
 from cache.protocol import StepCache, StepContext
-from model.transformer import DecoderLayer, HunyuanImage
+from model.transformer import HunyuanImage
 from pipeline.load import Pipeline
 
 
@@ -34,10 +32,10 @@ def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
             return embedded_BD
 
         return schedule_signal
-    norm = cast(DecoderLayer, transformer.model.layers[0]).input_layernorm
+    norm = transformer.layers[0].input_layernorm
 
     def input_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
-        normed_BSD: Tensor = norm(x_BSD[:1, 1:])
+        normed_BSD: Tensor = norm(x_BSD[:1, 1:].to(norm.weight.device))
         return normed_BSD
 
     return input_signal

@@ -1,4 +1,4 @@
-"""The application: builds its parts and connects them; nothing is decided here."""
+"""The application: builds the parts of a server and connects them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import http, openai, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
 from server.api.sessions import Sessions
 from server.api.state import AppState
 from server.background import Background
-from server.checkpoint_info import read_checkpoint_info
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
@@ -26,26 +26,29 @@ from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    *,
+    images: ImageStore | None = None,
+    safety: SafetyChecker | None = None,
+) -> FastAPI:
     """Return the application; the engine starts and stops with it.
+
+    The settings name the image store and the content checker unless others are given.
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
         SettingsError: the key file or the database cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
-    store = TaskStore(settings.tasks.database_url)
-    images = ImageStore(settings.images.store)
     egress = Egress(settings.egress)
-    webhooks = WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared)
-    metrics = Metrics()
-    services = RunnerServices(
-        engine=engine,
-        store=store,
-        images=images,
-        webhooks=webhooks,
-        safety=SafetyChecker(settings.safety),
-        metrics=metrics,
+    services = _build_services(
+        settings,
+        engine,
+        egress,
+        images or ImageStore(settings.images.store),
+        safety or SafetyChecker(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
@@ -53,9 +56,9 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
         await tasks.open()
-        calls = asyncio.create_task(webhooks.run())
+        calls = asyncio.create_task(services.webhooks.run())
         yield
-        webhooks.stop()
+        services.webhooks.stop()
         await calls
         await tasks.close()
         await egress.close()
@@ -68,8 +71,8 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
         settings=settings,
         keys=Keys.load(Path(settings.keys.file)),
         tasks=tasks,
-        images=images,
-        metrics=metrics,
+        images=services.images,
+        metrics=services.metrics,
         sessions=Sessions(),
         background=Background(),
     )
@@ -78,3 +81,21 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     app.include_router(openai.router)
     app.add_middleware(AccessLog)
     return app
+
+
+def _build_services(
+    settings: Settings,
+    engine: Engine,
+    egress: Egress,
+    images: ImageStore,
+    safety: SafetyChecker,
+) -> RunnerServices:
+    store = TaskStore(settings.tasks.database_url)
+    return RunnerServices(
+        engine=engine,
+        store=store,
+        images=images,
+        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        safety=safety,
+        metrics=Metrics(),
+    )

@@ -1,4 +1,4 @@
-"""Guard against another package named `model`, `cache`, ... winning the import."""
+"""Import guard: no other package named `model`, `cache`, ... shadows ours."""
 
 import importlib.util
 from pathlib import Path
@@ -7,14 +7,14 @@ PACKAGES = ("cli", "tools", "server", "training", "pipeline", "model", "schedule
 
 
 class ForeignPackageError(RuntimeError):
-    """A package of ours resolves to somebody else's files."""
+    """A package of this distribution resolves to files from elsewhere."""
 
 
 def check_imports() -> None:
-    """Stop unless all our packages lie side by side.
+    """Check that all packages of this distribution lie side by side.
 
     Raises:
-        ForeignPackageError: naming the intruder.
+        ForeignPackageError: one does not; the message names it.
     """
     home = Path(__file__).resolve().parent.parent
     for name in PACKAGES:

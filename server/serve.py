@@ -19,7 +19,6 @@ from server.tasks.service import TaskService
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 30.0
 SHUTDOWN_TIMEOUT_S = 30
 LATE_SHUTDOWN_S = 5
 
@@ -28,12 +27,13 @@ class DrainingServer(uvicorn.Server):
     """A uvicorn server that SIGTERM drains first.
 
     At once new tasks and `/ready` get 503, while it still listens, so that a gateway sends its
-    requests elsewhere. When the running tasks are finished, or after DRAIN_S, it stops. Any other
+    requests elsewhere. When the running tasks are finished, or after `drain_s`, it stops. Any other
     signal, and a second SIGTERM, stop it as uvicorn does.
     """
 
-    def __init__(self, config: uvicorn.Config, tasks: TaskService) -> None:
+    def __init__(self, config: uvicorn.Config, tasks: TaskService, drain_s: float) -> None:
         super().__init__(config)
+        self._drain_s = drain_s
         self._tasks = tasks
         self._drained_by: float | None = None
 
@@ -41,7 +41,7 @@ class DrainingServer(uvicorn.Server):
         """Drain, or stop."""
         if sig == signal.SIGTERM and self._drained_by is None:
             self._tasks.drain()
-            self._drained_by = time.monotonic() + DRAIN_S
+            self._drained_by = time.monotonic() + self._drain_s
             return
         super().handle_exit(sig, frame)
 
@@ -85,7 +85,7 @@ def serve_forever(settings: Settings) -> None:
         forwarded_allow_ips="*" if settings.server.trust_proxy_headers else None,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
-    server = DrainingServer(config, state.tasks)
+    server = DrainingServer(config, state.tasks, settings.server.drain_s)
     log.info(
         "serving %s from %s on http://%s:%d/v1",
         settings.api.model,
@@ -99,7 +99,7 @@ def serve_forever(settings: Settings) -> None:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to let anybody draw who reaches this address.
+    """Refuse to serve everybody who reaches an address beyond loopback.
 
     Raises:
         SettingsError: it would listen beyond loopback without any key.
@@ -110,6 +110,6 @@ def check_exposure(settings: Settings) -> None:
         is_loopback or settings.server.allow_unauthenticated or Keys.load(Path(settings.keys.file))
     ):
         raise SettingsError(
-            f"listening on {host} without an API key would let anybody draw; add a key with "
+            f"listening on {host} without an API key would serve everybody; add a key with "
             f"`hyimage keys add NAME` or {ENVIRONMENT}, or set server.allow_unauthenticated = true"
         )

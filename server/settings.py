@@ -19,7 +19,7 @@ class SettingsError(ValueError):
 
 
 class ServerSettings(BaseModel):
-    """Where the server listens and what it says about itself."""
+    """Where the server listens, and its limits."""
 
     model_config = _SECTION
     host: str = "127.0.0.1"
@@ -28,7 +28,13 @@ class ServerSettings(BaseModel):
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
+    socket_idle_s: float = Field(
+        120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
+    )
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
+    drain_s: float = Field(
+        30.0, ge=0, description="How long SIGTERM lets running tasks finish before the server stops"
+    )
     allow_unauthenticated: bool = Field(
         False, description="Listen beyond loopback although no API key is configured"
     )
@@ -45,11 +51,14 @@ class CacheSettings(BaseModel):
         "documented", description="documented: lower reuses more; original: higher reuses more"
     )
     tea_signal: Literal["input", "schedule"] = Field(
-        "input", description="schedule: TeaCache looks at the noise level alone"
+        "input", description="schedule: TeaCache measures the noise level alone"
     )
     low_tea_distance: float = Field(0.5, ge=0, le=1, description="TeaCache of acceleration low")
     high_tea_distance: float = Field(
-        0.8, ge=0, le=1, description="TeaCache of acceleration high, which forecasts what it skips"
+        0.8,
+        ge=0,
+        le=1,
+        description="TeaCache of acceleration high, which also forecasts",
     )
 
 
@@ -58,17 +67,18 @@ class ImageSettings(BaseModel):
 
     model_config = _SECTION
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
-    ttl_s: int = Field(86400, ge=60, description="How long a URL works if a task does not say")
+    ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
 
 
 class TaskSettings(BaseModel):
-    """How tasks are remembered."""
+    """Where tasks are stored, and for how long."""
 
     model_config = _SECTION
     database_url: str = "sqlite:///data/tasks.db"
     retention_s: int = Field(
-        86400, ge=60, description="After this a task is forgotten and its UUID is free again"
+        86400, ge=60, description="After this a task is deleted and its UUID is free again"
     )
+    sweep_every_s: float = Field(5.0, gt=0, description="How often expired images are deleted")
     is_shared: bool = Field(
         False, description="Other servers use the same database and images; see docs/operating.md"
     )
@@ -78,11 +88,11 @@ class TaskSettings(BaseModel):
 
 
 class ClusterSettings(BaseModel):
-    """How many replicas `hyimage serve --cluster` asks Ray Serve for; see docs/cluster.md."""
+    """How many replicas `hyimage serve --cluster` requests of Ray Serve; see docs/cluster.md."""
 
     model_config = _SECTION
     ingresses: int = Field(2, ge=1, description="Replicas that speak the API")
-    engines: int = Field(1, ge=0, description="Replicas that draw; with max_engines the least")
+    engines: int = Field(1, ge=0, description="Replicas that generate; with max_engines the least")
     max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
     tasks_per_engine: float = Field(
         4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
@@ -107,7 +117,7 @@ class ClusterSettings(BaseModel):
 
 
 class KeySettings(BaseModel):
-    """Who may draw. Without any key everybody may, and the server stays on loopback."""
+    """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
@@ -142,7 +152,7 @@ class SafetySettings(BaseModel):
 
 
 class EgressSettings(BaseModel):
-    """Webhooks and uploads: where the server may go because a request says so."""
+    """Webhooks and uploads: which addresses the server may reach for a request."""
 
     model_config = _SECTION
     allowed_networks: tuple[str, ...] = Field(
@@ -154,10 +164,10 @@ class EgressSettings(BaseModel):
 
 
 class ApiSettings(BaseModel):
-    """What requests get when they leave a parameter out."""
+    """The served model, and defaults of requests."""
 
     model_config = _SECTION
-    model: str = Field("runware:180@1", description="The model identifier that is answered to")
+    model: str = Field("runware:180@1", description="The identifier of the served model")
     default_size: str = Field(
         "auto",
         pattern=r"^(auto|\d+x\d+)$",

@@ -17,7 +17,7 @@ from model.loading.device_map import layer_sizes, spread_layers
 from model.loading.expert_offload import choose_offloaded, experts_of
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, staging_bytes
 from model.loading.options import LoadOptions
-from model.mesh import Group, Mesh
+from model.mesh import Mesh, RankGroup
 from model.planning.devices import Devices
 from model.planning.step_memory import (
     SilentGroup,
@@ -90,7 +90,7 @@ def plan_rank(
         ConfigError: weights cannot be kept to that.
     """
     mesh = Mesh(
-        cfg=Group(0, cfg_parallel_size),
+        cfg=RankGroup(0, cfg_parallel_size),
         tensor=SilentGroup(0, tensor_parallel_size),
         size=cfg_parallel_size * tensor_parallel_size,
     )

@@ -1,6 +1,6 @@
-"""Products of float8 matrices on a GPU's own float8 units.
+"""FP8 matrix products on the float8 units of a GPU.
 
-No test without a GPU reaches this file: `make test-gpu` compares it with the way of the CPU.
+No test without a GPU runs this file: `make test-gpu` compares it with the CPU path.
 """
 
 import torch
@@ -28,8 +28,12 @@ def linear(x_BD: Tensor, weight_OD: Tensor, scale_O1: Tensor) -> Tensor:
     """
     x_TD = x_BD.flatten(0, -2)
     scale_T1 = (x_TD.abs().amax(dim=-1, keepdim=True).float() / _LARGEST).clamp_min(1e-12)
-    rounded_TD = (x_TD / scale_T1).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
+    fp8_TD = (x_TD / scale_T1).clamp(-_LARGEST, _LARGEST).to(torch.float8_e4m3fn)
     out_TO = torch._scaled_mm(
-        rounded_TD, weight_OD.t(), scale_a=scale_T1, scale_b=scale_O1.t(), out_dtype=torch.bfloat16
+        fp8_TD,
+        weight_OD.t(),
+        scale_a=scale_T1,
+        scale_b=scale_O1.t(),
+        out_dtype=torch.bfloat16,
     )
     return out_TO.unflatten(0, x_BD.shape[:-1])

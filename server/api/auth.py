@@ -16,7 +16,7 @@ ENVIRONMENT = "HYIMAGE_API_KEYS"
 
 
 def hash_key(key: str) -> str:
-    """Return what is stored of a key. Keys are long and random, so a plain hash suffices."""
+    """Return the hash that is stored of a key. Keys are long and random: a plain hash suffices."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
@@ -46,7 +46,7 @@ class Keys:
         """Return the name of the key's owner.
 
         Raises:
-            TaskError: there is no key, or it is not one of ours.
+            TaskError: there is no key, or it is not valid.
         """
         if not self:
             return ANYBODY
@@ -54,8 +54,8 @@ class Keys:
             raise _refusal("missingApiKey", "An API key is needed; send one.")
         given = hash_key(key)
         owner = None
-        for known, name in self._names_by_hash.items():  # all of them: time tells nothing
-            if hmac.compare_digest(known, given):
+        for valid, name in self._names_by_hash.items():  # compare with every key: constant time
+            if hmac.compare_digest(valid, given):
                 owner = name
         if owner is None:
             raise _refusal("invalidApiKey", "Invalid API key.")
@@ -63,7 +63,7 @@ class Keys:
 
 
 def add_key(file: Path, name: str) -> str:
-    """Make a key, remember its hash under `name`, and return it; it cannot be shown again.
+    """Make a key, store its hash under `name`, and return it; it cannot be shown again.
 
     Raises:
         SettingsError: the name is taken.
@@ -112,5 +112,5 @@ def _write_key_file(file: Path, names: dict[str, str]) -> None:
 
 
 def _refusal(code: str, message: str) -> TaskError:
-    """Return an authentication error: clients look for exactly these fields, and no taskUUID."""
+    """Return an authentication error: clients match exactly these fields, and no taskUUID."""
     return TaskError(code, message, "apiKey", {"type": "string", "taskType": "authentication"})

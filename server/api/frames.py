@@ -1,4 +1,4 @@
-"""Requests and frames of both transports: their tasks, and what their headers and URL say."""
+"""Requests and frames of both transports: their tasks, key, diagnostics and base URL."""
 
 import json
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What every endpoint works with: one object, made by `create_app`, one dependency."""
+"""Application state: one object, made by `create_app`, and its dependency for endpoints."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast

@@ -1,1 +1,1 @@
-"""Many machines: the same application as replicas of Ray Serve (extra `ray`)."""
+"""Many machines: the application as replicas of Ray Serve (extra `ray`)."""

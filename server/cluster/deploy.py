@@ -1,4 +1,4 @@
-"""Put the application on a Ray cluster, or take it down again."""
+"""Deployment on a Ray cluster: serve there, or stop serving there."""
 
 import logging
 import os
@@ -22,8 +22,8 @@ CONNECT_TIMEOUT_S = 5.0
 def deploy(settings: Settings, address: str) -> None:
     """Serve on a cluster, and return when all replicas are ready.
 
-    Where it is served already, replicas are replaced one after another: a restart that nobody
-    notices, with new settings if they are new.
+    Where it is served already, replicas are replaced one after another: a rolling restart, with
+    the present settings.
 
     Raises:
         SettingsError: the cluster is not there, or the settings do not suit one.
@@ -68,7 +68,7 @@ def take_down(address: str) -> None:
 
 
 def _connect(address: str) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage reports
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():  # Ray itself tries for minutes

@@ -1,6 +1,6 @@
-"""What runs in the cluster: ingresses that speak the API, and engines that draw.
+"""Ray Serve deployments: ingress replicas that speak the API, engine replicas that generate.
 
-An ingress is the whole server but its worker, an engine is the worker and what watches it. Both
+An ingress is the whole server without its worker; an engine is the worker with its watchdog. Both
 are the classes that a single machine uses; Ray Serve places, counts, restarts and drains them.
 """
 
@@ -40,8 +40,10 @@ WAITING_PER_ACTIVE = 4
 class EngineReplica:
     """One engine: a worker process, or several that share out the model, on one machine."""
 
-    async def __init__(self, settings: PipelineSettings) -> None:  # type: ignore[misc] # Ray awaits it
-        """Load the checkpoint; until then Ray Serve sends nothing here.
+    async def __init__(  # type: ignore[misc] # Ray awaits it
+        self, settings: PipelineSettings, watch_every_s: float = WATCH_EVERY_S
+    ) -> None:
+        """Load the checkpoint; until then Ray Serve sends no job.
 
         Raises:
             RuntimeError: it cannot be loaded.
@@ -49,6 +51,7 @@ class EngineReplica:
         configure_process()
         check_imports()
         self._failure = ""
+        self._watch_every_s = watch_every_s
         self._numbers = itertools.count()
         self._current: dict[str, str] = {}
         self._engine = LocalEngine(settings, on_failed=self._note_failure)
@@ -57,17 +60,17 @@ class EngineReplica:
             self.check_health()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def submit(self, job: Job, asker: ActorHandle) -> AsyncIterator[JobEvent]:
-        """Yield the events of a job, and stop it when the actor that asked is dead.
+    async def submit(self, job: Job, ingress: ActorHandle) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job, and cancel it when the ingress that submitted it is dead.
 
-        A job that comes again has been taken over from an ingress that is thought dead: what is
-        still being generated for that one is stopped.
+        A job that is submitted again was taken over from an ingress that seemed dead: the former
+        run of it is cancelled.
         """
         run_id = f"{job.job_id}.{next(self._numbers)}"
         if (former := self._current.get(job.job_id)) is not None:
             await self._engine.cancel(former)
         self._current[job.job_id] = run_id
-        watching = asyncio.get_running_loop().create_task(self._watch(asker, run_id))
+        watching = asyncio.get_running_loop().create_task(self._watch(ingress, run_id))
         try:
             async for event in self._engine.submit(replace(job, job_id=run_id)):
                 yield replace(event, job_id=job.job_id)
@@ -76,24 +79,24 @@ class EngineReplica:
             if self._current[job.job_id] == run_id:
                 del self._current[job.job_id]
 
-    async def _watch(self, asker: ActorHandle, run_id: str) -> None:
-        """Cancel a run when its asker is dead; Ray itself lets it go on for nobody."""
+    async def _watch(self, ingress: ActorHandle, run_id: str) -> None:
+        """Cancel a run when its ingress is dead; Ray itself lets the stream go on."""
         while True:
-            await asyncio.sleep(WATCH_EVERY_S)
+            await asyncio.sleep(self._watch_every_s)
             try:
-                await asker.__ray_ready__.remote()
+                await ingress.__ray_ready__.remote()
             except ActorDiedError:
                 log.warning("job %s: its ingress is dead; it is generated no further", run_id)
                 await self._engine.cancel(run_id)
                 return
             except RayError:
-                continue  # busy, or the network: only the certainly dead need no image
+                continue  # busy, or the network: only a dead ingress needs no image
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces a replica that raises.
 
         Raises:
-            RuntimeError: the worker can never draw again.
+            RuntimeError: the worker can never generate again.
         """
         if self._failure:
             raise RuntimeError(self._failure)
@@ -114,7 +117,7 @@ def build_application(settings: Settings) -> Application:
     """Return the ingress deployment bound to its engines.
 
     Raises:
-        SettingsError: anybody could draw who reaches it.
+        SettingsError: it would serve everybody who reaches it.
     """
     check_exposure(settings)
     settings = settings.for_cluster()
@@ -131,8 +134,8 @@ def build_application(settings: Settings) -> Application:
     engine = serve.deployment(
         EngineReplica,
         name=ENGINES,
-        # Enough beyond what is generated at once that the next job is there when one ends, and few
-        # enough that most wait where Ray Serve counts them, for a new engine to take.
+        # More than the worker interleaves, so that the next job is there when one ends, but few, so
+        # that most wait where Ray Serve counts them and a new engine can take them.
         max_ongoing_requests=WAITING_PER_ACTIVE * settings.worker.max_active_jobs,
         ray_actor_options={
             "num_cpus": resources.get("CPU", 0),
@@ -140,7 +143,7 @@ def build_application(settings: Settings) -> Application:
             "resources": dict(cluster.engine_resources),
         },
         placement_group_bundles=[resources],
-        placement_group_strategy="STRICT_PACK",  # the ranks of an engine talk all the time
+        placement_group_strategy="STRICT_PACK",  # its ranks exchange tensors in every layer
         graceful_shutdown_timeout_s=cluster.drain_s,
         **_count(settings),
     )

@@ -1,6 +1,6 @@
-"""The engine in a cluster: whichever engine replica Ray Serve chooses, and another if that dies.
+"""The engine of a cluster: runs a job on an engine replica, and on another if that one dies.
 
-A job depends on nothing but itself, so that a replica that dies costs time and nothing else.
+A job depends on nothing but itself, so a replica that dies costs time and nothing else.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ from server.engine.protocol import EngineStatus
 log = logging.getLogger(__name__)
 
 APPLICATION, ENGINES = "hyimage", "Engine"
-MAX_RUNS = 4  # machines come and go; a job that outlived as many replicas is suspected itself
+MAX_RUNS = 4  # a job during which as many replicas died is taken to be the cause
 STATUS_EVERY_S = 2.0
 
 
 class ClusterEngine:
     """Implements `server.engine.protocol.Engine` with engine replicas.
 
-    What no replica has taken waits here, in this process: Ray Serve counts it to decide how many
-    replicas there should be, and if this process dies the task store still knows it.
+    Jobs that no replica has taken wait in this process: Ray Serve counts them to decide how many
+    replicas to run, and if this process dies their tasks are still in the task store.
     """
 
     def __init__(self, engines: DeploymentHandle) -> None:
         self._engines = engines.options(stream=True)
-        self._self = ray.get_runtime_context().current_actor  # engines look whether it still lives
+        self._self = ray.get_runtime_context().current_actor  # engines check whether it is alive
         self._streams: dict[str, DeploymentResponseGenerator] = {}
-        self._status = EngineStatus(is_ready=False, description="no engine has been heard of")
+        self._status = EngineStatus(is_ready=False, description="no engine has been found yet")
         self._watching: asyncio.Task[None] | None = None
         self._is_stopping = False
 
@@ -51,7 +51,7 @@ class ClusterEngine:
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """Give up the jobs of this process; the replicas are not its own."""
+        """Cancel the jobs of this process; the replicas run on."""
         self._is_stopping = True
         if self._watching is not None:
             self._watching.cancel()
@@ -59,20 +59,20 @@ class ClusterEngine:
             stream.cancel()
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
-        """Yield the events of a job; no image comes twice, however often it is begun."""
-        told: set[int] = set()
+        """Yield the events of a job; each image once, however many replicas begin the job."""
+        delivered: set[int] = set()
         for _ in range(MAX_RUNS):
             stream = self._streams[job.job_id] = self._engines.submit.remote(job, self._self)
             try:
                 async for event in stream:
-                    if isinstance(event, JobImage) and event.image in told:
+                    if isinstance(event, JobImage) and event.image in delivered:
                         continue
                     if isinstance(event, JobImage):
-                        told.add(event.image)
+                        delivered.add(event.image)
                     yield event
                     if isinstance(event, JobEnd):
                         return
-                log.warning("job %s: its engine left it; another one begins it again", job.job_id)
+                log.warning("job %s: its engine ended; another one starts it again", job.job_id)
             except RequestCancelledError:
                 stopped = "the server was stopped before the task was finished"
                 yield (
@@ -90,7 +90,7 @@ class ClusterEngine:
                 return
             except RayError as e:
                 log.warning(
-                    "job %s: its engine is gone (%s); another one begins it again",
+                    "job %s: its engine is gone (%s); another one starts it again",
                     job.job_id,
                     type(e).__name__,
                 )
@@ -105,11 +105,11 @@ class ClusterEngine:
             stream.cancel()
 
     async def _watch(self) -> None:
-        told = ""
+        reported = ""
         while True:
             self._status, trouble = await asyncio.to_thread(_count_engines)
-            if trouble != told:
-                told = trouble
+            if trouble != reported:
+                reported = trouble
                 log.log(logging.ERROR if trouble else logging.INFO, trouble or "engines run again")
             await asyncio.sleep(STATUS_EVERY_S)
 
@@ -119,11 +119,11 @@ def _failed(job: Job, code: str, message: str) -> JobFailed:
 
 
 def _count_engines() -> tuple[EngineStatus, str]:
-    """Ask Ray Serve, a remote process, how many engines have loaded, and if none, why."""
+    """Return how many engines Ray Serve reports as loaded, and if none, why."""
     try:
         engines = serve.status().applications[APPLICATION].deployments[ENGINES]
     except (RayError, RayServeException, KeyError) as e:
-        return EngineStatus(is_ready=False, description="Ray Serve does not tell"), repr(e)
+        return EngineStatus(is_ready=False, description="Ray Serve does not answer"), repr(e)
     running = engines.replica_states.get("RUNNING", 0)
     others = sum(engines.replica_states.values()) - running
     description = f"{running} engines, {others} starting or stopping"

@@ -1,1 +1,1 @@
-"""How finished images leave the server."""
+"""Delivery of images: the image store, guarded outgoing requests, content checking."""

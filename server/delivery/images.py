@@ -1,4 +1,4 @@
-"""Finished images as files, under names that cannot be guessed."""
+"""The image store: finished images as files, under names that cannot be guessed."""
 
 import asyncio
 import logging
@@ -30,13 +30,13 @@ def media_type(name: str) -> str:
 
 
 class ImageStore:
-    """A folder, or any place that fsspec reaches by URL. All of it runs in threads.
+    """A folder, or any store that fsspec reaches by URL. All of its I/O runs in threads.
 
-    Every call raises a TaskError, serviceUnavailable, if the place cannot be reached.
+    Every call raises a TaskError, serviceUnavailable, if the store cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
-        """Reach the place.
+        """Connect to the store.
 
         Raises:
             SettingsError: the URL names a protocol that is not installed or not known.
@@ -62,7 +62,7 @@ class ImageStore:
         return await self._run(self._read, name)
 
     async def delete(self, names: Iterable[str]) -> None:
-        """Delete images; those that are gone already are none's concern."""
+        """Delete images; missing ones are not an error."""
         await self._run(self._remove, list(names))
 
     async def _run(self, operation: Callable[..., Result], *arguments: object) -> Result:

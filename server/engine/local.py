@@ -1,6 +1,6 @@
-"""The engine on this machine: one worker process, watched and restarted.
+"""The engine of one machine: a worker process, watched and restarted.
 
-Pipes block, so a thread reads and a thread writes; the event loop only sees finished messages.
+Pipes block, so one thread reads and one writes; the event loop gets whole messages.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class _Running:
     delivered: set[int] = field(default_factory=set)
 
     def pass_on(self, event: JobEvent) -> None:
-        """Pass on an event; an image that is generated again after a death is dropped."""
+        """Pass on an event; drop an image that was passed on before its worker died."""
         if isinstance(event, JobImage):
             if event.image in self.delivered:
                 return
@@ -75,7 +75,7 @@ class LocalEngine:
     def __init__(
         self, settings: PipelineSettings, on_failed: Callable[[str], None] = lambda message: None
     ) -> None:
-        """`on_failed` is called once, with the reason, if the worker can never generate."""
+        """`on_failed` is called once, with the reason, if no worker can ever generate."""
         self._settings = settings
         self._on_failed = on_failed
         self._running: dict[str, _Running] = {}
@@ -92,7 +92,7 @@ class LocalEngine:
         return self._status
 
     async def start(self) -> None:
-        """Start the worker; `status` tells when it has loaded its checkpoint."""
+        """Start the worker; `status` is ready once it has loaded its checkpoint."""
         self._status = EngineStatus(is_ready=False, description="the worker is loading")
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -108,7 +108,7 @@ class LocalEngine:
         reader.start()
 
     async def stop(self) -> None:
-        """End the worker: ask, then terminate, then kill."""
+        """End the worker: close its pipe, then terminate, then kill."""
         self._is_stopping = True
         if self._restart is not None:
             self._restart.cancel()
@@ -141,7 +141,7 @@ class LocalEngine:
                 yield event
         finally:
             del self._running[job.job_id]
-            if not has_ended:  # nobody listens any more
+            if not has_ended:  # its consumer is gone
                 self._spawn(self._send_cancel(job.job_id))
 
     async def cancel(self, job_id: str) -> None:
@@ -175,10 +175,10 @@ class LocalEngine:
                 loop.call_soon_threadsafe(self._on_event, event)
         except (EOFError, OSError):
             worker.process.join(STOP_TIMEOUT_S)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to tell
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._on_death, worker)
         except RuntimeError:
-            log.debug("the event loop is closed; the worker's last words are lost")
+            log.debug("the event loop is closed; the worker's last events are lost")
 
     def _on_event(self, event: WorkerEvent) -> None:
         if isinstance(event, WorkerReady):
@@ -221,7 +221,7 @@ class LocalEngine:
                 self._end(running, "inferenceError", message)
 
     def _give_up(self, code: str, message: str) -> None:
-        log.error("the worker cannot draw: %s", message)
+        log.error("the worker cannot generate: %s", message)
         self._failure = (code, message)
         self._status = EngineStatus(is_ready=False, description=message)
         self._fail_all(code, message)

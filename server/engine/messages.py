@@ -1,4 +1,4 @@
-"""Messages between the server and its worker: jobs and cancels one way, events the other."""
+"""Messages between server and worker: jobs and cancels one way, events the other."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""What the server asks of whatever generates: take a job, report on it, stop it."""
+"""The engine protocol: run a job, report its events, cancel it."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from server.engine.messages import Job, JobEvent
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether images can be generated now, and by what; or what stands in the way."""
+    """Whether images can be generated now, and by what; otherwise the reason why not."""
 
     is_ready: bool
     description: str
 
 
 class Engine(Protocol):
-    """Generates jobs somewhere else than in this process."""
+    """Runs jobs outside of this process."""
 
     async def start(self) -> None:
         """Start loading; returns before the engine is ready."""

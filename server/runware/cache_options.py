@@ -1,7 +1,7 @@
-"""From a task's acceleration parameters to a plan for the step caches, and what to warn of.
+"""Step-cache plan of a task from its acceleration parameters, with warnings.
 
-A preset of `acceleration` is a base; a policy that the task names itself, on or off, replaces the
-preset's policy, and the window and the limit of reuse in a row apply to either.
+`acceleration` names a preset. A policy that the task sets itself, on or off, replaces the preset's
+policy; the window and the limit of skips in a row apply to either.
 """
 
 from cache.calibration import DEFAULT_THRESHOLD
@@ -26,9 +26,9 @@ def build_cache_plan(
             tea = options.teaCacheDistance
         if options.fbCache:
             fb = fb_threshold_scale(options.fbCacheThreshold, settings)
-    if (wanted := task.hunyuan.forecast) is not None:
-        forecast = ForecastPlan(order=wanted.order, interval=wanted.interval)
-        if wanted.interval is not None:
+    if (requested := task.hunyuan.forecast) is not None:
+        forecast = ForecastPlan(order=requested.order, interval=requested.interval)
+        if requested.interval is not None:
             tea, fb = None, None
         elif tea is None and fb is None:
             tea = settings.high_tea_distance
@@ -45,10 +45,10 @@ def build_cache_plan(
 
 
 def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
-    """Return how much of the calibrated FBCache threshold a value of the API stands for.
+    """Return the factor on the calibrated FBCache threshold that a value of the API stands for.
 
-    The parameter page says that lower values reuse more; older documentation, and every
-    implementation, say the opposite. Both meanings meet at the default.
+    On the parameter page lower values skip more steps; in older documentation, and in every
+    implementation, higher values do. Both meanings meet at the default.
     """
     if settings.fb_cache_threshold_meaning == "documented":
         return (1 - threshold) / (1 - DEFAULT_THRESHOLD)
@@ -68,7 +68,7 @@ def _preset(
 
 
 def _limit(options: AcceleratorOptions, forecast: ForecastPlan | None) -> int:
-    """Return the most steps reused in a row: the task's value, or a forecast's interval."""
+    """Return the most steps skipped in a row: the task's value, or from a forecast's interval."""
     limit = options.cacheMaxConsecutiveSteps
     interval = None if forecast is None else forecast.interval
     if interval is None or "cacheMaxConsecutiveSteps" in options.model_fields_set:
@@ -77,7 +77,7 @@ def _limit(options: AcceleratorOptions, forecast: ForecastPlan | None) -> int:
 
 
 def _list_ignored(options: AcceleratorOptions, forecast: ForecastPlan | None) -> list[str]:
-    """Name values that have no effect: thresholds of caches that are off, too long an interval."""
+    """Return warnings of values without effect: a cache that is off, an interval too long."""
     given = options.model_fields_set
     limit = _limit(options, forecast)
     interval = None if forecast is None else forecast.interval

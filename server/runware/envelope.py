@@ -103,3 +103,9 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
             if isinstance(task.get(name), str):
                 fields.setdefault(name, task[name])
     return cast(ErrorObject, fields)
+
+
+def echo_uuid(task: dict[str, Any]) -> dict[str, str]:
+    """Return the field that repeats a task's UUID, or nothing if it has none."""
+    value = task.get("taskUUID")
+    return {"taskUUID": value} if isinstance(value, str) else {}

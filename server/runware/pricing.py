@@ -1,4 +1,4 @@
-"""What an image costs, for `includeCost`."""
+"""Cost of an image, for `includeCost`."""
 
 from server.settings import PriceSettings
 

@@ -1,4 +1,4 @@
-"""The body of an imageInference task: every bound once, with the words for the OpenAPI page."""
+"""Schema of an imageInference task: every bound once, described for the OpenAPI page."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,7 +14,7 @@ Acceleration = Literal["none", "low", "medium", "high"]
 UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
 
-# What some official clients always send, and what has no meaning for this model; accepted, unused.
+# Parameters that official clients always send and that mean nothing for this model: not used.
 # Source: wire specification 5.3 and 7.5, captured from the clients.
 TOLERATED = {"clipSkip", "promptWeighting"}
 ALIASES = {
@@ -68,15 +68,15 @@ class Safety(BaseModel):
 
 
 class AcceleratorOptions(BaseModel):
-    """Step caches: when a step may reuse the last one's work."""
+    """Step caches: which steps reuse the layers' output of an earlier step."""
 
     model_config = _STRICT
-    teaCache: bool = Field(False, description="ResidualCache steps whose input has hardly changed.")
+    teaCache: bool = Field(False, description="Skip steps whose input has hardly changed.")
     teaCacheDistance: float = Field(
         0.5, ge=0, le=1, multiple_of=0.01, description="0 = never reuse, 1 = most aggressive."
     )
     fbCache: bool = Field(
-        False, description="ResidualCache steps whose first layer has hardly changed."
+        False, description="Skip steps whose first layer has hardly changed its input."
     )
     fbCacheThreshold: float = Field(
         0.25, ge=0, le=1, multiple_of=0.01, description="Lower values reuse more aggressively."
@@ -105,9 +105,9 @@ class AcceleratorOptions(BaseModel):
 
 
 class ForecastOptions(BaseModel):
-    """Forecast what the layers add at a skipped step, instead of holding it.
+    """Forecast what the layers add at a skipped step, instead of adding the last residual again.
 
-    TeaCache or FBCache, whichever is on, decide what is skipped; TeaCache if neither is.
+    TeaCache or FBCache, whichever is on, decides which steps are skipped; TeaCache if neither is.
     """
 
     model_config = _STRICT
@@ -125,11 +125,11 @@ class HunyuanOptions(BaseModel):
 
     model_config = _STRICT
     forecast: ForecastOptions | None = Field(
-        None, description="DampedTaylor skipped steps; alone or with teaCache or fbCache."
+        None, description="Forecast what skipped steps add; alone or with teaCache or fbCache."
     )
     rewrite: Literal["off", "recaption", "think"] = Field(
         "off",
-        description="Let an Instruct checkpoint rewrite the prompt, or think first, then draw.",
+        description="Let an Instruct checkpoint rewrite the prompt, or think, before the image.",
     )
     systemPrompt: str | None = Field(
         None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
@@ -189,7 +189,7 @@ class ImageInference(BaseModel):
     safety: Safety = Field(Safety(), description="Content checking.")
     checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
     ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
-    includeCost: bool = Field(False, description="Tell the cost, in USD, with each image.")
+    includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
     acceleration: Acceleration = Field(
         "medium", description="Preset of the accelerator options; explicit options win."
     )
@@ -205,7 +205,7 @@ class ImageInference(BaseModel):
 
     @property
     def is_async(self) -> bool:
-        """Whether the answer is an acknowledgement: asked for, or implied by a webhook."""
+        """Whether the answer is an acknowledgement: requested, or implied by a webhook."""
         if self.deliveryMethod is None:
             return self.webhookURL is not None
         return self.deliveryMethod == "async"
@@ -226,8 +226,8 @@ def task_schema() -> dict[str, Any]:
         if not isinstance(value, dict):
             return value
         part = parts.get(str(value.get("$ref", "")).rpartition("/")[2], {})
-        own = {k: v for k, v in value.items() if k != "$ref"}
-        return {k: inlined(v) for k, v in {**part, **own}.items()}
+        siblings = {k: v for k, v in value.items() if k != "$ref"}
+        return {k: inlined(v) for k, v in {**part, **siblings}.items()}
 
     whole: dict[str, Any] = inlined(schema)
     return whole

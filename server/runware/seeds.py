@@ -1,4 +1,4 @@
-"""Which seed each image of a task gets. Fixed at admission, so that a task can be run again."""
+"""Seeds of the images of a task, fixed at admission so that the task can be run again."""
 
 import secrets
 

@@ -1,4 +1,4 @@
-"""Faults of a task in the API's own words, one at a time and in the API's order.
+"""Validation errors of a task in the API's own form: one at a time, in the API's order.
 
 Source: wire specification 1.11: unknown names, then missing ones, then the prompt, then values.
 """
@@ -17,7 +17,7 @@ MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
     """Check one task and return it. `null` counts as absent.
 
-    `default_steps` is what a distilled checkpoint generates when the task does not say.
+    `default_steps` replaces the API's default number of steps, for distilled checkpoints.
 
     Raises:
         TaskError: the first fault.
@@ -58,7 +58,7 @@ def check_cache_window(task: ImageInference) -> None:
         if all(getattr(options, name.split(".")[1]) is not None for name in names):
             raise TaskError(
                 "incompatibleParameters",
-                f"'{names[0]}' and '{names[1]}' both say where caching {end.lower()}s; send one.",
+                f"'{names[0]}' and '{names[1]}' both set where caching {end.lower()}s; send one.",
                 names,
             )
     start, end_step = cache_window(task)
@@ -134,13 +134,13 @@ def _to_task_error(fault: Any) -> TaskError:
     suffix = last[0].upper() + last[1:]
     if fault["type"] == "missing":
         return TaskError(f"missing{suffix}", f"Missing required parameter: '{name}'.", name)
-    facts = _facts(parameter_schema(path) or {})
+    bounds = _bounds(parameter_schema(path) or {})
     return TaskError(
         f"invalid{suffix}",
-        f"Invalid value for '{name}' parameter. {_rule(fault, last, facts)} "
+        f"Invalid value for '{name}' parameter. {_rule(fault, last, bounds)} "
         f"Got {_shown(fault['input'])}.",
         name,
-        facts,
+        bounds,
     )
 
 
@@ -149,38 +149,38 @@ def _shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{len(str(value))} characters"
 
 
-def _facts(schema: dict[str, Any]) -> dict[str, Any]:
+def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
     """Return type, min, max, multiplier and allowedValues from a parameter's JSON schema."""
     schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
     values = schema.get("items", schema)
     allowed = values.get("enum") or ([values["const"]] if "const" in values else None)
     kind = values.get("type", "object" if "$ref" in values else "string")
-    facts = {
+    bounds = {
         "type": {"number": "float"}.get(kind, kind),
         "min": schema.get("minimum", schema.get("minLength")),
         "max": schema.get("maximum", schema.get("maxLength")),
         "multiplier": schema.get("multipleOf"),
         "allowedValues": allowed,
     }
-    return {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in bounds.items() if value is not None}
 
 
-def _rule(fault: Any, name: str, facts: dict[str, Any]) -> str:
+def _rule(fault: Any, name: str, bounds: dict[str, Any]) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    if "allowedValues" in facts:
-        return f"It must be one of: {', '.join(map(repr, facts['allowedValues']))}."
+    if "allowedValues" in bounds:
+        return f"It must be one of: {', '.join(map(repr, bounds['allowedValues']))}."
     if name == "taskUUID":
         return "It must be a UUID v4."
     if name in ("webhookURL", "uploadEndpoint"):
         return "It must be an http or https URL."
-    article = "an" if facts["type"][0] in "aeiou" else "a"
-    rule = f"It must be {article} {facts['type']}"
-    unit = " characters" if facts["type"] == "string" else ""
-    if "min" in facts and "max" in facts:
-        rule += f" of {facts['min']} to {facts['max']}{unit}"
-    elif "min" in facts:
-        rule += f" of at least {facts['min']}"
-    if "multiplier" in facts:
-        rule += f" in steps of {facts['multiplier']}"
+    article = "an" if bounds["type"][0] in "aeiou" else "a"
+    rule = f"It must be {article} {bounds['type']}"
+    unit = " characters" if bounds["type"] == "string" else ""
+    if "min" in bounds and "max" in bounds:
+        rule += f" of {bounds['min']} to {bounds['max']}{unit}"
+    elif "min" in bounds:
+        rule += f" of at least {bounds['min']}"
+    if "multiplier" in bounds:
+        rule += f" in steps of {bounds['multiplier']}"
     return f"{rule}."

@@ -1,10 +1,10 @@
-"""Admission: refuse early and clearly what cannot be generated here, or not now. Holds no state."""
+"""Admission: refuses early and clearly what cannot be generated here, or not now."""
 
 from collections.abc import Sequence
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
-from server.checkpoint_info import CheckpointInfo
+from pipeline.checkpoint_info import CheckpointInfo
 from server.runware.errors import TaskError
 from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import ApiSettings, ServerSettings

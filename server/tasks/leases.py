@@ -1,8 +1,8 @@
-"""Leases on tasks: several servers share one task store, and take over tasks nobody holds.
+"""Leases on tasks: servers that share a task store take over tasks whose holder died.
 
-A server holds the tasks that it accepted, for a while, and says so again in good time. What a dead
-one held is free when its time is over; then the first server that claims it generates it, from its
-seeds, so that it does not matter how far the other one got. Clocks may differ by less than a lease.
+A server holds a lease on the tasks that it accepted and renews it in good time. When the lease of a
+dead server ends, the first server that claims a task generates it again from its seeds, so it does
+not matter how far the other one got. Clocks may differ by less than a lease.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from server.tasks.tables import StoredTask
 
 log = logging.getLogger(__name__)
 
-# A server with as many tasks of its own leaves those of the dead to others.
+# A server that runs as many tasks claims none.
 MAX_CLAIMED = 8
 RENEWALS_A_LEASE = 3
 
 
 class Leases:
-    """What this server holds. Without sharing it holds everything, for ever."""
+    """The leases of this server. Without sharing it holds all tasks, for ever."""
 
     def __init__(self, settings: TaskSettings, store: TaskStore) -> None:
         self._store = store
@@ -35,11 +35,11 @@ class Leases:
 
     @property
     def held_until(self) -> float | None:
-        """Return until when what is accepted now is held; None for ever."""
+        """When the lease of a task that is accepted now ends; None for never."""
         return time.time() + self._lease_s if self.is_shared else None
 
     async def take_over(self) -> list[StoredTask]:
-        """Return all that an earlier process of this server accepted and did not finish."""
+        """Return the tasks that an earlier process of this server did not finish."""
         return [] if self.is_shared else await self._store.list_running()
 
     async def keep(
@@ -48,16 +48,16 @@ class Leases:
         start: Callable[[StoredTask], None],
         stop: asyncio.Event,
     ) -> None:
-        """Hold what is being generated, and start what nobody holds, until stopped.
+        """Renew the leases of running tasks, and start tasks without one, until stopped.
 
         `list_progress` returns the tasks that this server runs, and their progress in percent.
         """
         while self.is_shared and not stop.is_set():
-            with contextlib.suppress(TaskError):  # the store says why in the log
+            with contextlib.suppress(TaskError):  # the store logs its errors
                 running = list_progress()
                 await self._store.renew(self.holder, time.time() + self._lease_s, running)
                 for stored in await self._claim(MAX_CLAIMED - len(running)):
-                    # Its own, if it was held up for longer than a lease.
+                    # It runs here already if this server was held up for longer than a lease.
                     if stored.row.task_uuid not in list_progress():
                         log.warning("task %s was left by another server", stored.row.task_uuid)
                         start(stored)
@@ -66,7 +66,7 @@ class Leases:
                     await stop.wait()
 
     async def give_up(self) -> None:
-        """Let others have at once what is not finished."""
+        """End the leases, so that others take over unfinished tasks at once."""
         if self.is_shared:
             with contextlib.suppress(TaskError):
                 await self._store.renew(self.holder, 0.0, {})

@@ -39,13 +39,13 @@ STORE_RETRY_S, MAX_STORE_RETRY_S = 1.0, 30.0
 
 @dataclass(frozen=True, slots=True)
 class FinishedImage:
-    """An image and its bytes, for those who wait for it now."""
+    """An image with its bytes, for followers."""
 
     row: ImageRow
     encoded: bytes = field(repr=False)
 
 
-# What followers of a task get: each image, then the end, which is a failure or None for success.
+# What followers of a task receive: each image, then a failure, or None for success.
 Outcome = FinishedImage | TaskError | None
 
 
@@ -60,20 +60,20 @@ class RunningTask:
     followers: list["asyncio.Queue[Outcome]"] = field(default_factory=list)
 
     def follow(self) -> "asyncio.Queue[Outcome]":
-        """Return a queue that gets every outcome from now on."""
+        """Return a queue that receives every outcome from now on."""
         outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self.followers.append(outcomes)
         return outcomes
 
     def publish(self, outcome: Outcome) -> None:
-        """Give an outcome to all followers."""
+        """Put an outcome into the queues of all followers."""
         for outcomes in self.followers:
             outcomes.put_nowait(outcome)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunnerServices:
-    """What a runner works with."""
+    """The parts of a server that a runner uses."""
 
     engine: Engine
     store: TaskStore
@@ -102,7 +102,7 @@ class TaskRunner:
         del self.running[task_uuid]
 
     def start(self, stored: StoredTask) -> None:
-        """Begin to generate what is missing of a stored task."""
+        """Start to generate the missing images of a stored task."""
         row = stored.row
         self.running.setdefault(row.task_uuid, RunningTask(row, len(row.seeds)))
         self._background.spawn(self.run(stored))
@@ -141,7 +141,7 @@ class TaskRunner:
             del self.running[row.task_uuid]
 
     async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
-        """Generate and keep the images that are missing; return what went wrong, if anything."""
+        """Generate and store the missing images; return the failure, or None."""
         task = AcceptedTask.from_row(stored.row)
         finished = {image.position for image in stored.images}
         positions = [i for i in range(task.num_images) if i not in finished]
@@ -192,7 +192,7 @@ class TaskRunner:
         webhook: Webhook | None = None
         if parameters.webhookURL is not None:
             item = result_item(task, image, done.encoded, self._settings.price)
-            webhook = services.webhooks.announce(
+            webhook = services.webhooks.new_call(
                 parameters.webhookURL, task.task_uuid, position, {"data": [item]}
             )
         await services.store.add_image(image, webhook)
@@ -207,7 +207,7 @@ class TaskRunner:
         return diagnostics_object(done.diagnostics, warnings)
 
     async def _end(self, row: TaskRow, failure: TaskError | None) -> TaskError | None:
-        """Store the end of a task; return what its followers get.
+        """Store the end of a task; return what its followers receive.
 
         If the store cannot be reached, the end is stored as soon as it can: otherwise the task
         would stay running for ever, for pollers and for other servers.
@@ -241,7 +241,7 @@ class TaskRunner:
         url = row.request.get("webhookURL")
         if isinstance(url, str):
             body = {"errors": [error]}
-            webhook = self._services.webhooks.announce(url, row.task_uuid, -1, body)
+            webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, body)
         await self._services.store.fail(row, error, webhook)
         self._services.webhooks.wake()
 

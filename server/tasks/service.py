@@ -1,7 +1,7 @@
-"""The task service: what requests ask of imageInference tasks, whatever their transport.
+"""The task service: admission, following, polling and details of imageInference tasks.
 
-A task outlives the connection that brought it. Whoever waits for it follows its outcomes; whoever
-asks later finds them in the store.
+A task outlives the connection that brought it: `follow` yields its results as they are finished,
+`poll` reads them from the store later.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.resolution import Size
+from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
-from server.checkpoint_info import CheckpointInfo
 from server.engine.protocol import EngineStatus
 from server.process import request_id
 from server.runware.envelope import Envelope, Item, ProcessingItem, ResultItem, to_error_object
@@ -38,12 +38,10 @@ from server.tasks.tables import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Whose task it is, and under which address image URLs are given out."""
+    """The owner of a task, and the base of the image URLs in its results."""
 
     owner: str
     base_url: str
@@ -51,7 +49,7 @@ class Client:
 
 
 class TaskService:
-    """Admits, follows and looks up tasks; knows nothing of HTTP or WebSockets."""
+    """Admits, follows and looks up tasks, for every transport."""
 
     def __init__(
         self, settings: Settings, services: RunnerServices, checkpoint: CheckpointInfo
@@ -68,7 +66,7 @@ class TaskService:
     # --- start and stop ---
 
     async def open(self) -> None:
-        """Continue what an earlier process accepted and did not finish."""
+        """Continue the tasks that an earlier process accepted and did not finish."""
         await self._services.store.open()
         for stored in await self._leases.take_over():
             log.info("task %s was accepted before a restart; it runs now", stored.row.task_uuid)
@@ -80,7 +78,7 @@ class TaskService:
         self._background.spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
-        """Stop the engine and then everything else; what is not finished stays in the store."""
+        """Stop the engine, then all else; unfinished tasks stay in the store."""
         self.drain()
         self._stopping.set()
         await self._runner.stop()
@@ -94,7 +92,7 @@ class TaskService:
 
     @property
     def status(self) -> EngineStatus:
-        """Return whether tasks are accepted now, and by what they are generated."""
+        """Whether tasks are accepted now, and the engine's description."""
         if self._is_draining:
             return EngineStatus(is_ready=False, description="the server is stopping")
         return self._services.engine.status
@@ -106,7 +104,7 @@ class TaskService:
     # --- tasks ---
 
     async def admit(self, parameters: ImageInference, client: Client) -> str:
-        """Accept a task for good and start it; return its UUID.
+        """Store a task, start it, and return its UUID.
 
         Raises:
             TaskError: it cannot be generated, its UUID is taken, or too much is queued.
@@ -154,7 +152,7 @@ class TaskService:
             yield _with_diagnostics(item, outcome.row, client)
 
     async def poll(self, task_uuid: str, client: Client) -> list[ProcessingItem] | list[ResultItem]:
-        """Return one item per image of a task: all in the making, or all finished.
+        """Return one item per image of a task: all `processing`, or all `success`.
 
         Raises:
             TaskError: the task is not known, or it failed.
@@ -175,7 +173,7 @@ class TaskService:
         return items
 
     async def details(self, task_uuid: str, client: Client) -> dict[str, Any]:
-        """Return a task as it was sent and what came of it.
+        """Return a task as it was sent, with its present response.
 
         Raises:
             TaskError: the task is not known.
@@ -209,7 +207,7 @@ class TaskService:
         await self._services.store.add_image(row, None)
 
     async def release(self, task_uuid: str) -> None:
-        """Forget a failed task whose client will send it again."""
+        """Delete a failed task whose client will send it again."""
         await self._services.store.release(task_uuid)
 
     # --- admission ---
@@ -248,7 +246,9 @@ class TaskService:
         """Delete images whose time is over and tasks that ended long ago."""
         store = self._services.store
         while not self._stopping.is_set():
-            with contextlib.suppress(TaskError):  # next time; stores log their faults
+            with contextlib.suppress(
+                TaskError
+            ):  # tried again next time; the stores log their errors
                 now = time.time()
                 expired = await store.list_expired_images(now)
                 forgotten = await store.purge(self._settings.tasks.retention_s)
@@ -256,7 +256,7 @@ class TaskService:
                 if expired:
                     await store.note_deleted_images(now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_EVERY_S):
+                async with asyncio.timeout(self._settings.tasks.sweep_every_s):
                     await self._stopping.wait()
 
 

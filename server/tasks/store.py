@@ -1,7 +1,7 @@
-"""The task store: tasks, images and webhook calls, on disk before anyone learns of them.
+"""The task store: tasks, images and webhook calls, committed before anybody is answered.
 
-SQLite by default, any database that SQLAlchemy reaches by URL. Seeds are stored as text: the API's
-largest lies beyond a signed 64-bit integer.
+SQLite by default, or any database that SQLAlchemy reaches by URL. Seeds are stored as text: the
+API's largest seed lies beyond a signed 64-bit integer.
 """
 
 import asyncio
@@ -48,17 +48,17 @@ NUM_READERS = 4
 
 
 class DuplicateTaskError(ValueError):
-    """A task with this UUID is remembered already."""
+    """A task with this UUID is stored already."""
 
 
 class TaskStore:
-    """Writes go through one thread and are committed in groups; reads have threads of their own.
+    """Writes go through one thread and are committed in groups; reads run in a pool of threads.
 
     Every call raises a TaskError if the database does not work.
     """
 
     def __init__(self, url: str) -> None:
-        """Reach the database and create what is missing.
+        """Connect to the database and create missing tables and columns.
 
         Raises:
             SettingsError: the URL is not understood, or the database cannot be used.
@@ -77,7 +77,7 @@ class TaskStore:
                 "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
             ) from None
         self._writer = Writer(self._engine)
-        # Apart from the threads that wait for S3 or check contents.
+        # Not asyncio's default pool, whose threads may all wait for S3 or check contents.
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
 
     async def open(self) -> None:
@@ -85,7 +85,7 @@ class TaskStore:
         self._writer.start()
 
     async def close(self) -> None:
-        """Finish what is being written."""
+        """Finish the writes that are queued."""
         await self._writer.stop()
         self._readers.shutdown(wait=False)
         await asyncio.to_thread(self._engine.dispose)
@@ -93,7 +93,7 @@ class TaskStore:
     # --- tasks ---
 
     async def add(self, row: TaskRow) -> None:
-        """Remember a task.
+        """Store a task.
 
         Raises:
             DuplicateTaskError: its UUID is taken.
@@ -117,10 +117,10 @@ class TaskStore:
         return await self._read(read)
 
     async def renew(self, holder: str, until: float, progress: Mapping[str, int]) -> None:
-        """Hold the running tasks of a server until a later time; store their progress."""
-        own = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
-        hold = sa.update(TASKS).where(own).values(held_until=until)
-        note = sa.update(TASKS).where(own, TASKS.c.task_uuid == sa.bindparam("uuid"))
+        """Extend the leases of a server's running tasks; store their progress."""
+        held = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
+        hold = sa.update(TASKS).where(held).values(held_until=until)
+        note = sa.update(TASKS).where(held, TASKS.c.task_uuid == sa.bindparam("uuid"))
         values = [{"uuid": uuid, "percent": percent} for uuid, percent in progress.items()]
 
         def write(connection: Connection) -> None:
@@ -131,9 +131,9 @@ class TaskStore:
         await self._write(write)
 
     async def claim(self, holder: str, until: float, limit: int) -> list[StoredTask]:
-        """Give a server some running tasks that nobody holds any more, the oldest first.
+        """Give a server some running tasks whose lease has ended, the oldest first.
 
-        Of several servers that ask at once, each task goes to one.
+        If several servers claim at once, each task goes to one of them.
         """
         held_until = sa.func.coalesce(TASKS.c.held_until, 0.0)
         free = sa.and_(TASKS.c.status == RUNNING, held_until < time.time())
@@ -150,9 +150,9 @@ class TaskStore:
         return await self._write(write)
 
     async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
-        """Remember a finished image and the call that announces it.
+        """Store a finished image and its webhook call.
 
-        An image that is there already, from before a crash, is left as it is.
+        An image that is stored already, from before a crash, stays as it is.
         """
 
         def write(connection: Connection) -> None:
@@ -162,7 +162,7 @@ class TaskStore:
         await self._write(write)
 
     async def succeed(self, task_uuid: str) -> None:
-        """End a running task whose images are all there."""
+        """End a running task whose images are all stored."""
         await self._write(lambda connection: _end(connection, task_uuid, SUCCESS, None))
 
     async def fail(self, row: TaskRow, error: ErrorObject, webhook: Webhook | None = None) -> None:
@@ -176,22 +176,22 @@ class TaskStore:
         await self._write(write)
 
     async def release(self, task_uuid: str) -> None:
-        """Forget a task, so that its UUID can be used again."""
+        """Delete a task, so that its UUID can be used again."""
         await self._write(lambda c: _forget(c, TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
-        """Forget tasks that ended long ago; return the names of their images."""
+        """Delete tasks that ended long ago; return the names of their images."""
         before = time.time() - retention_s
         old = sa.and_(TASKS.c.status != RUNNING, TASKS.c.created_at <= before)
         return await self._write(lambda connection: _forget(connection, old))
 
     async def list_expired_images(self, now: float) -> list[str]:
-        """Return the names of images whose time is over and whose bytes may still be there."""
+        """Return the names of expired images whose bytes may still be stored."""
         expired = sa.select(IMAGES.c.name).where(IMAGES.c.expires_at <= now)
         return await self._read(lambda connection: list(connection.scalars(expired)))
 
     async def note_deleted_images(self, now: float) -> None:
-        """Remember that the bytes of all images expired by `now` are gone."""
+        """Note that the bytes of all images expired by `now` are deleted."""
         expired = IMAGES.c.expires_at <= now
 
         def write(connection: Connection) -> None:
@@ -203,7 +203,7 @@ class TaskStore:
     # --- webhooks ---
 
     async def list_due_webhooks(self, now: float, limit: int) -> list[DueWebhook]:
-        """Return calls whose time has come, the longest waiting first."""
+        """Return calls that are due, the longest waiting first."""
         due = sa.select(WEBHOOKS).where(WEBHOOKS.c.next_try_at <= now)
         due = due.order_by(WEBHOOKS.c.next_try_at).limit(limit)
         return await self._read(
@@ -211,19 +211,19 @@ class TaskStore:
         )
 
     async def claim_webhook(self, due: DueWebhook, until: float) -> bool:
-        """Keep other servers from making a call for a while; return whether none is making it."""
+        """Claim a call for a while; return False if another server has claimed it."""
         unchanged = sa.and_(WEBHOOKS.c.id == due.id, WEBHOOKS.c.next_try_at == due.next_try_at)
         change = sa.update(WEBHOOKS).where(unchanged).values(next_try_at=until)
         return await self._write(lambda connection: connection.execute(change).rowcount == 1)
 
     async def delay_webhook(self, webhook_id: int, num_tries: int, next_try_at: float) -> None:
-        """Try a call again later."""
+        """Postpone a call that failed."""
         change = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
         change = change.values(num_tries=num_tries, next_try_at=next_try_at)
         await self._write(lambda connection: connection.execute(change).rowcount)
 
     async def drop_webhook(self, webhook_id: int) -> None:
-        """Forget a call: it was answered, or it is given up."""
+        """Delete a call: it was answered, or it is given up."""
         change = sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
         await self._write(lambda connection: connection.execute(change).rowcount)
 
@@ -245,7 +245,7 @@ class TaskStore:
 
 
 def _unreachable() -> TaskError:
-    """Return the error for a database that does not work; its own words go to the log."""
+    """Return the error for a database that does not work; log the database's error."""
     log.exception("the task store does not work")
     return TaskError("serviceUnavailable", "The task store cannot be reached; try again later.")
 
@@ -291,8 +291,8 @@ def _end(
 def _forget(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
     """Delete tasks and their images' rows; return the images' names."""
     uuids = sa.select(TASKS.c.task_uuid).where(which).scalar_subquery()
-    own = IMAGES.c.task_uuid.in_(uuids)
-    names = list(connection.scalars(sa.select(IMAGES.c.name).where(own)))
-    connection.execute(sa.delete(IMAGES).where(own))
+    belonging = IMAGES.c.task_uuid.in_(uuids)
+    names = list(connection.scalars(sa.select(IMAGES.c.name).where(belonging)))
+    connection.execute(sa.delete(IMAGES).where(belonging))
     connection.execute(sa.delete(TASKS).where(which))
     return names

@@ -1,4 +1,4 @@
-"""The tables of the task store, and their rows as the rest of the server sees them."""
+"""Tables of the task store, and their rows as dataclasses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from server.runware.envelope import ErrorObject
 
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
-UPLOAD = "upload"  # stands for the task of an image that a client sent
+UPLOAD = "upload"  # the task_uuid of images that clients uploaded
 FOREVER = 1e18
 
 METADATA = sa.MetaData()
@@ -60,7 +60,7 @@ WEBHOOKS = sa.Table(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRow:
-    """One accepted task."""
+    """A row of `tasks`: one accepted task."""
 
     task_uuid: str
     owner: str
@@ -81,7 +81,7 @@ class TaskRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRow:
-    """One finished image; the file lies in the image store under `name`."""
+    """A row of `images`: one finished image, in the image store under `name`."""
 
     image_uuid: str
     task_uuid: str
@@ -96,7 +96,7 @@ class ImageRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """A call that has to be made."""
+    """A webhook call to be made."""
 
     task_uuid: str
     position: int
@@ -108,21 +108,21 @@ class Webhook:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DueWebhook(Webhook):
-    """A call that stands in the outbox."""
+    """A row of `webhooks`: a call that is stored."""
 
     id: int
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """A task and what has become of it."""
+    """A task with its finished images in order."""
 
     row: TaskRow
     images: tuple[ImageRow, ...]
 
 
 def prepare_database(engine: sa.Engine) -> None:
-    """Create what is missing; later columns may be null, so that old databases go on working."""
+    """Create missing tables and columns; new columns may be null, so old databases still work."""
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     METADATA.create_all(engine)

@@ -1,7 +1,7 @@
-"""What leaves the server on a task's behalf: uploads at once, webhooks from a durable outbox.
+"""Webhooks and uploads: webhook calls from the task store, uploads at once.
 
-A webhook call is in the store before anything is sent, and leaves it when it was answered with 2xx
-or tried often enough; so it survives a restart and is not made again after it succeeded.
+A webhook call is stored before it is sent, and deleted when it was answered with 2xx or has failed
+often enough; so it survives a restart and is not made again after it succeeded.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ CLAIM_TIMEOUTS = 2
 
 
 class WebhookSender:
-    """Sends what is due; one instance per server process."""
+    """Sends the webhook calls that are due; one instance per server process."""
 
     def __init__(
         self, settings: EgressSettings, store: TaskStore, egress: Egress, *, is_shared: bool = False
@@ -39,8 +39,8 @@ class WebhookSender:
         self._wakeup = asyncio.Event()
         self._is_stopping = False
 
-    def announce(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> Webhook:
-        """Return the call that tells `url` of an image; whoever stores the image stores it."""
+    def new_call(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> Webhook:
+        """Return the call that posts `body` to `url`; the caller stores it."""
         return Webhook(
             task_uuid=task_uuid,
             position=position,
@@ -51,7 +51,7 @@ class WebhookSender:
         )
 
     def wake(self) -> None:
-        """Look for due calls now."""
+        """Send due calls now."""
         self._wakeup.set()
 
     def stop(self) -> None:
@@ -76,7 +76,7 @@ class WebhookSender:
         """Send webhooks until stopped."""
         while not self._is_stopping:
             due: list[DueWebhook] = []
-            with contextlib.suppress(TaskError):  # the store says why in the log
+            with contextlib.suppress(TaskError):  # the store logs its errors
                 due = await self._store.list_due_webhooks(time.time(), BATCH)
                 await asyncio.gather(*(self._call(row) for row in due))
             if not due:

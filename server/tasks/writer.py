@@ -1,7 +1,7 @@
-"""One thread that writes to the database, many writes in one transaction.
+"""The writer thread of the task store: group commits, many writes in one transaction.
 
-A commit costs the same for one row as for a hundred, so whatever has queued up while the last one
-was on its way goes into the next. A write is answered only after the commit that holds it.
+A commit costs the same for one row as for a hundred, so all writes that queue up during one commit
+share the next. `run` returns only after the commit that holds the write.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 Result = TypeVar("Result")
 Operation = Callable[[Connection], Any]
@@ -26,8 +25,8 @@ class _Pending:
     future: "asyncio.Future[Any]"
     loop: asyncio.AbstractEventLoop
 
-    def answer(self, result: Any, error: Exception | None = None) -> None:
-        """Resolve the future in its own loop, unless nobody waits any more."""
+    def finish(self, result: Any, error: Exception | None = None) -> None:
+        """Resolve the future in its own loop, unless it was cancelled."""
 
         def resolve() -> None:
             if self.future.cancelled():
@@ -56,7 +55,7 @@ class Writer:
         """Return an operation's result once it is committed.
 
         Raises:
-            SQLAlchemyError: the operation failed; it alone was rolled back.
+            Exception: whatever the operation raised; it alone was rolled back.
         """
         loop = asyncio.get_running_loop()
         pending = _Pending(operation, loop.create_future(), loop)
@@ -87,12 +86,12 @@ class Writer:
         try:
             with self._engine.begin() as connection:
                 results = [pending.operation(connection) for pending in batch]
-        except SQLAlchemyError as e:
+        except Exception as e:  # noqa: BLE001 -- one write must not end the thread for all
             if len(batch) == 1:
-                batch[0].answer(None, e)
+                batch[0].finish(None, e)
                 return
-            for pending in batch:  # one of them is at fault; the others must not suffer
+            for pending in batch:  # one of them is at fault; the others are committed
                 self._commit([pending])
             return
         for pending, result in zip(batch, results, strict=True):
-            pending.answer(result)
+            pending.finish(result)

@@ -1,43 +1,37 @@
-"""The worker process: receives jobs, runs them step by step, reports events, obeys cancels."""
+"""The worker process: runs jobs step by step, reports their events, obeys cancels."""
 
 import logging
 import signal
 from collections import deque
 from collections.abc import Generator
 from multiprocessing.connection import Connection, wait
-from typing import assert_never
 
 from model.errors import ModelError
-from pipeline.encode import encode_image
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
-from pipeline.request import Event, ImageDone, StepDone, TextWritten
+from pipeline.ranks import (
+    Advance,
+    Begin,
+    Command,
+    Drop,
+    Followers,
+    settings_of_rank,
+    started_mesh,
+)
+from pipeline.request import Event
 from pipeline.settings import PipelineSettings
 from server.engine.messages import (
     Cancel,
     Job,
     JobCancelled,
     JobDone,
-    JobEvent,
     JobFailed,
-    JobImage,
-    JobStep,
-    JobText,
-    WorkerEvent,
     WorkerFailed,
     WorkerReady,
 )
 from server.import_guard import check_imports
 from server.process import request_id
-from server.worker.ranks import (
-    Advance,
-    Begin,
-    Drop,
-    Followers,
-    Order,
-    settings_of_rank,
-    started_mesh,
-)
+from server.worker.event_sender import EventSender
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +58,7 @@ def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> No
 
 
 def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
-    """Return one line on what this worker generates with."""
+    """Return one line about the checkpoint, precision and device of this worker."""
     num_parameters = sum(p.numel() for p in pipeline.transformer.parameters())
     ranks = f", rank 0 of {settings.num_ranks}" if settings.num_ranks > 1 else ""
     weights = "" if pipeline.scheme is None else f", {pipeline.scheme} weights"
@@ -73,28 +67,6 @@ def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
         f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}"
         f"{weights}, {settings.device}{ranks})"
     )
-
-
-def to_job_event(job: Job, event: Event) -> JobEvent:
-    """Return a pipeline's event as a message of its job; images are encoded."""
-    match event:
-        case TextWritten():
-            return JobText(job_id=job.job_id, image=event.image, text=event.text)
-        case StepDone():
-            return JobStep(
-                job_id=job.job_id, image=event.image, step=event.step, num_steps=event.num_steps
-            )
-        case ImageDone():
-            return JobImage(
-                job_id=job.job_id,
-                image=event.image,
-                encoded=encode_image(event.pixels_yx3, job.image_format, job.quality),
-                width_px=event.width_px,
-                height_px=event.height_px,
-                diagnostics=event.diagnostics,
-            )
-        case _:
-            assert_never(event)
 
 
 class StepScheduler:
@@ -110,6 +82,7 @@ class StepScheduler:
     ) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
+        self._events = EventSender(jobs)
         self._control = control
         self._max_active = max_active
         self._followers = followers
@@ -126,13 +99,13 @@ class StepScheduler:
             self._receive()
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
-                self._order(Begin(job))
+                self._command(Begin(job.job_id, job.request))
                 self._active.append((job, generate(self._pipeline, job.request)))
             if self._active:
                 self._advance(*self._active.popleft())
 
     def _receive(self) -> None:
-        """Take what has arrived; wait for it only when there is nothing to run."""
+        """Take the messages that have arrived; wait for one only if there is nothing to run."""
         is_idle = not (self._active or self._waiting)
         arrived = wait([self._jobs, self._control], None if is_idle else 0)
         for source in (s for s in (self._jobs, self._control) if s in arrived):
@@ -143,26 +116,27 @@ class StepScheduler:
                 self._cancel(message.job_id)
 
     def _advance(self, job: Job, events: Generator[Event, None, None]) -> None:
-        """Run a job to its next event, then put it at the end of the line; end it if it is done."""
+        """Run a job to its next event, then queue it again; end it if it is done."""
         request_id.set(job.request_id or "-")
-        self._order(Advance(job.job_id))
+        self._command(Advance(job.job_id))
         try:
             event = next(events, None)
-            message = JobDone(job_id=job.job_id) if event is None else to_job_event(job, event)
         except ModelError as e:
             self._end(JobFailed(job_id=job.job_id, code=e.code, message=str(e)))
             return
         except Exception:
             log.exception("job %s failed", job.job_id)
-            if self._followers is not None and not self._followers.are_alive:
-                raise EOFError("a rank is gone") from None  # a whole new worker runs it again
+            if self._followers is not None:
+                # The other ranks may stand inside a collective of this step; the next job's would
+                # meet it. A whole new worker runs the jobs again.
+                self._followers.abandon()
             reason = "generation failed inside the model; the server's log has the details"
             self._end(JobFailed(job_id=job.job_id, code="inferenceError", message=reason))
             return
-        if isinstance(message, JobDone):
-            self._end(message)
+        if event is None:
+            self._end(JobDone(job_id=job.job_id))
             return
-        self._send(message)
+        self._events.send_event(job, event)
         self._active.append((job, events))
 
     def _cancel(self, job_id: str) -> None:
@@ -177,13 +151,10 @@ class StepScheduler:
 
     def _end(self, end: JobDone | JobFailed | JobCancelled) -> None:
         """Report the end of a job, which runs on no rank any more."""
-        self._order(Drop(end.job_id))
-        self._send(end)
+        self._command(Drop(end.job_id))
+        self._events.send(end)
 
-    def _order(self, order: Order) -> None:
-        """Let the other ranks do the same."""
+    def _command(self, command: Command) -> None:
+        """Send a command to the other ranks, if there are any."""
         if self._followers is not None:
-            self._followers.send(order)
-
-    def _send(self, event: WorkerEvent) -> None:
-        self._jobs.send(event)
+            self._followers.send(command)

@@ -8,7 +8,10 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -26,7 +29,7 @@ from server.engine.messages import (
     JobImage,
     JobStep,
 )
-from server.worker.main import to_job_event
+from server.worker.event_sender import EventSender
 from tests.system.jobs import variant
 
 TIMEOUT_S = 90
@@ -48,7 +51,12 @@ async def collect(engine: LocalEngine, job: Job) -> list[JobEvent]:
 
 
 def run_here(pipeline: Pipeline, job: Job) -> list[JobEvent]:
-    return [to_job_event(job, event) for event in generate(pipeline, job.request)]
+    sent: list[JobEvent] = []
+    sender = EventSender(cast(Connection, SimpleNamespace(send=sent.append)))
+    for event in generate(pipeline, job.request):
+        sender.send_event(job, event)
+    sender.close()
+    return sent
 
 
 def images(events: list[JobEvent]) -> list[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.errors import UnsupportedSizeError
 from model.loading.build import build_skeleton
 from model.loading.weight_map import list_slots

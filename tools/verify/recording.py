@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import ModelError
 from model.loading.safetensors_file import SafetensorsFile
 

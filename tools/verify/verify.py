@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from model.config import load_config
+from model.config_file import load_config
 from model.loading.shard_plan import check_divisible
 from model.mesh import SINGLE, Mesh, leave_mesh
 from pipeline.load import load_pipeline
+from pipeline.ranks import join_settings_mesh
 from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
-from server.worker.ranks import join_settings_mesh
 from tools.modes import parse_mode
 from tools.verify.checks import Check
 from tools.verify.recording import Recording

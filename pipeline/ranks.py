@@ -1,59 +1,67 @@
 """The other ranks of a mesh: processes that run every step together with rank 0.
 
-Rank 0 decides which step runs next and sends this order to the others, so that all ranks run the
-same steps in the same order. Tensors go through the mesh; these pipes carry only orders.
+Rank 0 decides which step runs next and sends a command to the others, so that all ranks run the
+same steps in the same order. Tensors go through the mesh; these pipes carry only commands.
 """
 
 import contextlib
 import logging
 import multiprocessing
+import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal, NoReturn
 
 from model.errors import CheckpointError, ModelError
 from model.mesh import Mesh, join_mesh, leave_mesh
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
-from pipeline.request import Event
+from pipeline.request import Event, ImageRequest
 from pipeline.settings import PipelineSettings
-from server.engine.messages import Job
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5.0
+FAULT_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A job is generated from now on."""
+    """A request is generated from now on, as the run of this id."""
 
-    job: Job
+    run_id: str
+    request: ImageRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """One step of a job is generated now."""
+    """One step of a run is generated now."""
 
-    job_id: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A job is generated no more."""
+    """A run is generated no more."""
 
-    job_id: str
+    run_id: str
 
 
-Order = Begin | Advance | Drop
+Command = Begin | Advance | Drop
 
 
 class Followers:
-    """All ranks but the first, as seen by the first."""
+    """The processes of all ranks but the first, held by the first.
+
+    If one of them dies, this process ends at once: the other ranks may wait for the dead one in a
+    collective, NCCL's for ten minutes. The engine starts a whole new worker.
+    """
 
     def __init__(self, settings: PipelineSettings) -> None:
         """Start them; each loads its part of the checkpoint by itself."""
@@ -62,6 +70,8 @@ class Followers:
         self.rendezvous = self._folder / "rendezvous"
         self._pipes: list[Connection] = []
         self._processes: list[BaseProcess] = []
+        self._phase: Literal["joining", "loading", "running"] = "joining"
+        self._is_stopping = False
         for rank in range(1, settings.num_ranks):
             ours, theirs = context.Pipe()
             process = context.Process(
@@ -74,6 +84,7 @@ class Followers:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
+        threading.Thread(target=self._watch, name="ranks-watch", daemon=True).start()
 
     def wait_until_loaded(self) -> None:
         """Wait for every rank.
@@ -88,22 +99,48 @@ class Followers:
                 fault = "it died; -9 usually means that memory ran out"
             if fault:
                 raise CheckpointError(f"rank {rank} could not load its part: {fault}")
+        self._phase = "running"
 
-    def send(self, order: Order) -> None:
-        """Send every rank what comes next.
+    def join_mesh(self, settings: PipelineSettings) -> Mesh:
+        """Return the first rank's place in the mesh, once all have joined it."""
+        mesh = join_settings_mesh(settings, 0, self.rendezvous)
+        self._phase = "loading"  # without a collective: `wait_until_loaded` reports what fails
+        return mesh
+
+    def send(self, command: Command) -> None:
+        """Send a command to every rank.
 
         Raises:
             OSError: one of them is gone.
         """
         for pipe in self._pipes:
-            pipe.send(order)
+            pipe.send(command)
 
-    @property
-    def are_alive(self) -> bool:
-        return all(process.is_alive() for process in self._processes)
+    def abandon(self) -> NoReturn:
+        """Kill all ranks and end this process, without waiting for any of them."""
+        for process in self._processes:
+            process.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        logging.shutdown()
+        os._exit(FAULT_EXIT_CODE)
+
+    def _watch(self) -> None:
+        """Abandon the worker when a rank dies, unless `wait_until_loaded` reports it."""
+        alive = {process.sentinel: process for process in self._processes}
+        while alive:
+            for sentinel in wait(list(alive)):
+                assert isinstance(sentinel, int)
+                process = alive.pop(sentinel)
+                process.join()
+                if self._is_stopping:
+                    return
+                if self._phase == "running" or (self._phase == "joining" and process.exitcode):
+                    log.error("%s ended with exit code %s", process.name, process.exitcode)
+                    self.abandon()
 
     def stop(self) -> None:
         """End them: an idle rank ends by itself when its pipe closes."""
+        self._is_stopping = True
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -123,7 +160,7 @@ def started_mesh(settings: PipelineSettings) -> Iterator[tuple[Mesh, Followers |
         return
     followers = Followers(settings)
     try:
-        yield join_settings_mesh(settings, 0, followers.rendezvous), followers
+        yield followers.join_mesh(settings), followers
     finally:
         followers.stop()
         leave_mesh()
@@ -149,7 +186,12 @@ def settings_of_rank(settings: PipelineSettings, rank: int) -> PipelineSettings:
 
 
 def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: Path) -> None:
-    """Load this rank's part and run what rank 0 orders, until the pipe closes."""
+    """Load this rank's part and obey rank 0's commands, until the pipe closes.
+
+    Anything but a ModelError, which rank 0 raises at the same step, ends this rank, and with it the
+    worker.
+    """
+    _end_with_parent()
     try:
         mesh = join_settings_mesh(settings, rank, rendezvous)
         pipeline = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
@@ -161,12 +203,25 @@ def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: 
     with contextlib.suppress(EOFError, OSError):
         while True:
             match pipe.recv():
-                case Begin(job):
-                    generating[job.job_id] = generate(pipeline, job.request)
-                case Advance(job_id):
+                case Begin(run_id, request):
+                    generating[run_id] = generate(pipeline, request)
+                case Advance(run_id):
                     try:
-                        next(generating.get(job_id, iter(())), None)
-                    except ModelError:  # the first rank meets the same one, and reports it
-                        generating.pop(job_id, None)
-                case Drop(job_id):
-                    generating.pop(job_id, None)
+                        next(generating.get(run_id, iter(())), None)
+                    except ModelError:  # rank 0 raises the same one, and reports it
+                        generating.pop(run_id, None)
+                case Drop(run_id):
+                    generating.pop(run_id, None)
+    leave_mesh()
+
+
+def _end_with_parent() -> None:
+    """End this process when rank 0's dies, even if it waits in a collective then."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(FAULT_EXIT_CODE)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), name="parent", daemon=True).start()

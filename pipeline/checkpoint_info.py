@@ -1,4 +1,4 @@
-"""What the API has to know of the checkpoint to say no early, from its small files. No torch."""
+"""Checkpoint information for admission, read from its small files. No torch."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from model.config import load_config, read_json
+from model.config_file import load_config, read_json
 from model.errors import TokenizerError
 from model.generation_config import TemplateName, load_generation_config
 from model.resolution import Size, list_offered_sizes
@@ -18,12 +18,12 @@ MAX_BYTES_PER_CHARACTER = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointInfo:
-    """Facts of one checkpoint."""
+    """What admission needs of one checkpoint: its sizes, template, limits and tokenizer."""
 
     sizes: tuple[Size, ...]
     template: TemplateName
     is_distilled: bool
-    default_steps: int | None  # of a distilled checkpoint; others draw the API's default
+    default_steps: int | None  # of a distilled checkpoint; None: the API's default
     max_positions: int
     pixels_per_token: int
     tokenizer: Tokenizer
@@ -42,7 +42,7 @@ class CheckpointInfo:
 
 
 def read_checkpoint_info(folder: Path) -> CheckpointInfo:
-    """Read the facts of the checkpoint in `folder`.
+    """Read config.json, generation_config.json and tokenizer.json of `folder`.
 
     Raises:
         ModelError: a file is missing or not usable.

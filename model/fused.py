@@ -1,0 +1,121 @@
+"""Fused kernels: small pure functions between the matrix products.
+
+Each reads its arguments once and writes its results once. Eagerly, on a CPU, it is a handful of
+operations; `enable_compilation` makes torch.compile turn each into one kernel on CUDA. The eager
+function is the reference, and tests compare the two.
+
+Calls follow torch's `__torch_function__` protocol, so that a mode can see a fused kernel as one
+operation: `model/planning/step_cost.py` counts them like that.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_is_compiling = False
+
+
+class FusedKernel(Generic[P, R]):
+    """A pure function of tensors that runs as one kernel where compilation is enabled."""
+
+    def __init__(self, eager: Callable[P, R]) -> None:
+        self.eager = eager
+        self.name = eager.__name__
+        self.__doc__ = eager.__doc__
+        self._compiled: Callable[P, R] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if has_torch_function(tensors):
+            result: R = handle_torch_function(self, tensors, *args, **kwargs)
+            return result
+        if _is_compiling and tensors[0].is_cuda:
+            return self.compiled()(*args, **kwargs)
+        return self.eager(*args, **kwargs)
+
+    def compiled(self) -> Callable[P, R]:
+        """Return the compiled function: one graph for all numbers of tokens."""
+        with _lock:
+            if self._compiled is None:
+                self._compiled = torch.compile(self.eager, dynamic=True, fullgraph=True)
+            return self._compiled
+
+
+def enable_compilation(is_enabled: bool = True) -> None:
+    """Compile the fused kernels on CUDA from now on, each at its first call."""
+    global _is_compiling
+    _is_compiling = is_enabled
+
+
+@FusedKernel
+def rms_norm(x_BSZ: Tensor, weight_Z: Tensor, eps: float) -> Tensor:
+    """Return the root-mean-square norm, statistics in float32. Shapes: -> x_BSZ, dtype of x."""
+    normed_BSZ = F.rms_norm(x_BSZ.float(), weight_Z.shape, eps=eps)
+    return normed_BSZ.to(x_BSZ.dtype) * weight_Z.to(x_BSZ.dtype)
+
+
+@FusedKernel
+def add_rms_norm(
+    x_BSD: Tensor, added_BSD: Tensor, weight_D: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return a sum and its root-mean-square norm. Shapes: -> x_BSD, normed_BSD."""
+    x_BSD = x_BSD + added_BSD
+    normed_BSD = F.rms_norm(x_BSD.float(), weight_D.shape, eps=eps)
+    return x_BSD, normed_BSD.to(x_BSD.dtype) * weight_D.to(x_BSD.dtype)
+
+
+@FusedKernel
+def rotate_and_norm(
+    x_BNSH: Tensor, cos_SH: Tensor, sin_SH: Tensor, weight_H: Tensor | None, eps: float
+) -> Tensor:
+    """Return rotated queries or keys, normed if there is a weight. Shapes: -> x_BNSH, dtype of x.
+
+    `sin_SH` has the signs of the rotation: its first half is negative.
+    Rotate before normalising: the checkpoint was trained in this order. Both are done in float32.
+    """
+    wide_BNSH = x_BNSH.float()
+    swapped_BNSH = wide_BNSH.roll(wide_BNSH.shape[-1] // 2, dims=-1)
+    wide_BNSH = torch.addcmul(wide_BNSH * cos_SH, swapped_BNSH, sin_SH)
+    if weight_H is not None:
+        wide_BNSH = F.rms_norm(wide_BNSH, weight_H.shape, eps=eps) * weight_H.float()
+    return wide_BNSH.to(x_BNSH.dtype)
+
+
+@FusedKernel
+def swiglu(up_gate_TZ: Tensor) -> Tensor:
+    """Return up * silu(gate), halving the last axis.
+
+    The checkpoint stores [up; gate]. The usual fused kernels assume the opposite order.
+    """
+    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    return F.silu(gate_TF) * up_TF
+
+
+@FusedKernel
+def weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> Tensor:
+    """Return swiglu times a float32 weight for each row: the weight of a token's expert.
+
+    Before the second product instead of after it: what follows is then a plain sum.
+    """
+    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    product_TF = F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1)
+    return product_TF.to(up_gate_TZ.dtype)
+
+
+@FusedKernel
+def quantize_rows(x_TD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float8 rows and the float32 scale of each. Shapes: -> x_TD float8, scale_T1."""
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    wide_TD = x_TD.float()
+    scale_T1 = (wide_TD.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(1e-12)
+    units_TD = (wide_TD / scale_T1).clamp(-largest, largest)
+    return units_TD.to(torch.float8_e4m3fn), scale_T1

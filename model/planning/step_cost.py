@@ -1,0 +1,292 @@
+"""Kernels, bytes and operations of a denoising step, counted on the meta device.
+
+The product's own code runs on shapes alone, and each operation is priced by the stated rates of a
+card: a product by its multiplications, everything else by the bytes it reads and writes, and
+nothing below the time of a launch. The result is counted, not measured; it leaves out whatever a
+kernel wastes inside. `hyimage plan` takes its seconds from here, and a test holds the number of
+kernels to a budget.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model.fused import FusedKernel
+
+aten = torch.ops.aten
+_ROOT = Path(__file__).resolve().parents[2]
+_HERE = {"model/planning/step_cost.py", "model/planning/step_memory.py", "model/fused.py"}
+
+
+LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
+TOPK_ROW_S = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """Rates that a card reaches on large operands, in FLOP/s and bytes/s; times in seconds.
+
+    `fp8` and `grouped_fp8` are None where the card, or torch on it, has no such kernel.
+    """
+
+    name: str
+    bandwidth: float
+    matmul: float  # dense bfloat16
+    grouped: float  # grouped bfloat16 products of 64 experts
+    attention: float
+    convolution: float
+    matmul_float32: float
+    fp8: float | None
+    grouped_fp8: float | None
+    link: float  # all-reduce bus bandwidth
+    link_latency_s: float = 15e-6
+
+
+# Shares of the data sheets' peaks that published benchmarks reach: 0.84 of the bandwidth, 0.63 of
+# dense bfloat16, 0.58 grouped, 0.55 attention, 0.35 convolutions.
+# Source: NVIDIA's data sheets (H100 SXM 989 TFLOP/s and 3.35 TB/s, H200 4.8 TB/s, B200 2250 and
+# 8 TB/s, A100 312 and 2.04, RTX PRO 6000 503 and 1.79, RTX 4090 165 and 1.01); the shares are those
+# of a review of 2026-11-23 and were not measured by this project.
+def _card(name: str, tflops: float, tbytes: float, link: float, **others: float | None) -> Card:
+    peak = tflops * 1e12
+    rates: dict[str, Any] = {
+        "matmul_float32": 0.07 * peak / 1.5,
+        "grouped": 0.58 * peak,
+        "fp8": 1.11 * peak,
+        "grouped_fp8": None,
+        **others,
+    }
+    return Card(
+        name=name,
+        bandwidth=0.84e12 * tbytes,
+        matmul=0.63 * peak,
+        attention=0.55 * peak,
+        convolution=0.35 * peak,
+        link=link,
+        **rates,
+    )
+
+
+CARDS: Mapping[str, Card] = {
+    card.name: card
+    for card in (
+        _card("H100", 989, 3.35, 380e9, grouped_fp8=1.02 * 989e12),
+        _card("H200", 989, 4.8, 380e9, grouped_fp8=1.02 * 989e12),
+        _card("B200", 2250, 8.0, 760e9, grouped_fp8=1.02 * 2250e12),
+        # Without torch's fast grouped kernel: a loop of products on the experts' tokens.
+        _card("A100", 312, 2.04, 230e9, grouped=0.4 * 312e12, fp8=None),
+        _card("RTX PRO 6000", 503, 1.79, 45e9, grouped=0.4 * 503e12),
+        _card("RTX 4090", 165, 1.01, 20e9, grouped=0.4 * 165e12),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One launch: its name, the line that caused it, what it moves and computes."""
+
+    name: str
+    where: str
+    bytes_moved: int
+    flops: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class StepCost:
+    """The launches of a stretch of code, in order."""
+
+    kernels: list[Kernel] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(kernel.seconds for kernel in self.kernels)
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(kernel.bytes_moved for kernel in self.kernels)
+
+    @property
+    def flops(self) -> int:
+        return sum(kernel.flops for kernel in self.kernels)
+
+
+@contextmanager
+def count_cost(card: Card, share_of_rows: float = 1.0) -> Iterator[StepCost]:
+    """Count the launches of the block, which runs on meta tensors.
+
+    `share_of_rows` is the part of the experts' rows that belongs to this rank's experts.
+    """
+    cost = StepCost()
+    counter = _Counter(card, cost, share_of_rows)
+    with counter, _Functions(counter):
+        yield cost
+
+
+class _Counter(TorchDispatchMode):
+    """Adds a kernel for every operation that is neither a view nor an allocation."""
+
+    def __init__(self, card: Card, cost: StepCost, share_of_rows: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.card = card
+        self._cost = cost
+        self._share_of_rows = share_of_rows
+        self._is_paused = False
+
+    def add(
+        self,
+        name: str,
+        bytes_moved: int,
+        flops: int = 0,
+        rate: float | None = None,
+        launches: int = 1,
+    ) -> None:
+        computing_s = flops / rate if rate else 0.0
+        seconds = max(computing_s, bytes_moved / self.card.bandwidth, launches * LAUNCH_S)
+        self._cost.kernels.append(Kernel(name, _where(), bytes_moved, flops, seconds))
+
+    def add_exchange(self, num_bytes: int, size: int) -> None:
+        """Add a sum over the ranks, by a ring: each byte passes twice."""
+        seconds = self.card.link_latency_s + 2 * num_bytes * (size - 1) / size / self.card.link
+        self._cost.kernels.append(Kernel("all_reduce", _where(), num_bytes, 0, seconds))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        before, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = before
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self._is_paused and not _is_free(func):
+            self._add_operation(func, list(_tensors((args, kwargs))), list(_tensors(out)))
+        return out
+
+    def _add_operation(self, func: Any, given: list[Tensor], made: list[Tensor]) -> None:
+        name = func.overloadpacket.__name__
+        moved = sum(t.nbytes for t in given) + sum(t.nbytes for t in made)
+        card = self.card
+        if name in ("mm", "addmm", "bmm"):
+            a, b = given[-2:]
+            is_wide = a.dtype == torch.float32
+            flops = 2 * a.numel() * b.shape[-1]
+            self.add(name, moved, flops, card.matmul_float32 if is_wide else card.matmul)
+        elif name == "_grouped_mm":
+            flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
+            self.add(name, moved, flops, card.grouped)
+        elif name == "_scaled_mm":
+            self.add(name, moved, 2 * given[0].numel() * given[1].shape[-1], card.fp8)
+        elif name.startswith("_scaled_grouped_mm"):
+            flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
+            self.add(name, moved, flops, card.grouped_fp8)
+        elif name == "convolution":
+            self.add(name, moved, 2 * made[0].numel() * given[1][0].numel(), card.convolution)
+        elif name in ("index", "index_select", "embedding"):  # reads the rows it returns
+            self.add(name, 2 * made[0].nbytes + sum(t.nbytes for t in given[1:]))
+        elif name in ("_embedding_bag_forward_only", "_embedding_bag"):
+            row_bytes = given[0].shape[1] * given[0].element_size()
+            self.add(name, given[1].numel() * row_bytes + made[0].nbytes + given[1].nbytes)
+        elif name in ("cat", "clone", "stack", "contiguous"):
+            self.add(name, 2 * sum(t.nbytes for t in made))
+        elif name == "sort":  # radix: three launches for each byte of a key
+            self.add(name, moved, launches=3 * given[0].element_size())
+        elif name == "topk":  # a block of threads for each row
+            self.add(name, moved, launches=math.ceil(made[0].shape[0] * TOPK_ROW_S / LAUNCH_S))
+        else:
+            self.add(name, moved)
+
+
+class _Functions(TorchFunctionMode):
+    """Sees what is one kernel as one: fused functions, attention, norms; and the ranks' sums."""
+
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if isinstance(func, FusedKernel):
+            with self._counter.paused():
+                out = func.eager(*args, **kwargs)
+            moved = sum(t.nbytes for t in _tensors((args, kwargs, out)))
+            self._counter.add(func.name, moved)
+            return out
+        if func is F.rms_norm:
+            with self._counter.paused():
+                out = func(*args, **kwargs)
+            self._counter.add("rms_norm", sum(t.nbytes for t in _tensors((args, kwargs, out))))
+            return out
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args[:3]
+            # The fused kernel's own shapes: alone, meta tensors go the long way, with scores.
+            with self._counter.paused():
+                out = torch.empty_like(q)
+            flops = 4 * q.numel() * k.shape[2]
+            moved = 2 * q.nbytes + k.nbytes + v.nbytes
+            self._counter.add("attention", moved, flops, self._counter.card.attention)
+            return out
+        return func(*args, **kwargs)
+
+
+_ALLOCATIONS = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.detach.default,
+    aten._unsafe_view.default,
+}
+
+
+@cache
+def _is_free(func: Any) -> bool:
+    """Return whether an operation launches nothing: views and allocations do not."""
+    returned = func._schema.returns
+    is_view = bool(returned) and all(
+        r.alias_info is not None and not r.alias_info.is_write for r in returned
+    )
+    return is_view or func in _ALLOCATIONS
+
+
+def _tensors(values: Any) -> Iterable[Tensor]:
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def _where() -> str:
+    """Return the line of the product that caused an operation."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file = _product_file(frame.f_code.co_filename)
+        if file is not None:
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+@cache
+def _product_file(filename: str) -> str | None:
+    path = Path(filename)
+    if not path.is_relative_to(_ROOT) or "site-packages" in path.parts:
+        return None
+    relative = str(path.relative_to(_ROOT))
+    return None if relative in _HERE or relative.startswith("tests/") else relative
