@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cli.console import print_table, progress_bar, stdout
+from cli.console import progress_bar, stdout
 from cli.options import ConfigOption, RequiredCheckpoint, read_settings, reported_errors
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _print(result: CalibrationResult) -> None:
     table = Table("policy", "threshold", "saving", "PSNR, dB")
     for row in result.swept:
         table.add_row(row.policy, f"{row.threshold:.4f}", f"{row.saving:.2f}x", f"{row.psnr:.1f}")
-    print_table(table)
+    stdout.print(table)
     if calibration.poly:
         stdout.print(
             f"polynomial of degree {len(calibration.poly) - 1}, R2 {calibration.r2:.2f}, "

@@ -16,7 +16,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from tools.progress import Report
@@ -24,18 +23,19 @@ from tools.progress import Report
 TABLE_WIDTH = 120  # of a table that goes to a file or a pipe
 
 # No markup: a path may hold [brackets].
-stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+stdout = Console(
+    highlight=False,
+    markup=False,
+    emoji=False,
+    soft_wrap=True,
+    width=None if sys.stdout.isatty() else TABLE_WIDTH,
+)
 stderr = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """Print one line to stderr that says what is wrong and what would work."""
     stderr.print(Text.assemble(("error", "red"), " ", message))
-
-
-def print_table(table: Table) -> None:
-    """Print a table, as wide as the terminal or, without one, TABLE_WIDTH characters."""
-    stdout.print(table, width=None if sys.stdout.isatty() else TABLE_WIDTH)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import print_table, spinner, stdout
+from cli.console import spinner, stdout
 from cli.options import Quantization, RequiredCheckpoint, reported_errors
 from model.config_file import load_config
 from model.planning.devices import Devices, parse_devices
@@ -53,7 +53,7 @@ def plan(
         )
         with spinner("running a step of each mode on the meta device"):
             plans = list(list_plans(request))
-        print_table(_table(plans, devices))
+        stdout.print(_table(plans, devices))
         _print_legend(request)
         best = fastest_fitting(plans, devices)
         if best is None:
@@ -64,7 +64,8 @@ def plan(
                 )
             )
             raise typer.Exit(1)
-        stdout.print(f"\n{commands_of(best, request, checkpoint)}")
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        stdout.print(f"\n{commands_of(best, request, folder)}")
 
 
 def commands_of(best: RankPlan, request: PlanRequest, checkpoint: Path) -> str:

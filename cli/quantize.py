@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cli.console import print_table, progress_bar, stdout
+from cli.console import progress_bar, stdout
 from cli.options import RequiredCheckpoint, Scheme, reported_errors
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def quantize(
 
         with progress_bar() as report:
             result = quantize_checkpoint(checkpoint, folder, scheme, report)
-        print_table(_table(result))
+        stdout.print(_table(result))
         stdout.print(
             f"{folder}: {result.target_bytes / 1e9:.2f} GB instead of "
             f"{result.source_bytes / 1e9:.2f}. Serve it with\n"

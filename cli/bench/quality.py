@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cli.console import print_table, progress_bar, write_json
+from cli.console import progress_bar, stdout, write_json
 from cli.options import (
     CheckpointOption,
     ConfigOption,
@@ -74,7 +74,7 @@ def bench_quality(
             for row in run_quality_bench(pipeline, requests, steps, sweep, report):
                 rows.append(row)
                 write_rows(rows, csv_file, json_file)
-        print_table(_table(rows))
+        stdout.print(_table(rows))
         if chart is not None:
             plot_quality_chart(chart, rows, steps)
             if schedulers:

@@ -78,7 +78,14 @@ def run_limited(settings: PipelineSettings, limit_bytes: int, num_steps: int) ->
         CommandError: it did not manage.
     """
     _drop_from_cache(_weight_files(Path(settings.checkpoint)))
-    load_s, step_s, peak = _in_process(_generate_limited, (settings, limit_bytes, num_steps))
+    try:
+        load_s, step_s, peak = _in_process(_generate_limited, (settings, limit_bytes, num_steps))
+    except CommandError as e:
+        raise CommandError(
+            f"generation within {limit_bytes / 1e9:g} GB failed ({e}); raise the limit, or keep "
+            "less in memory with the setting worker.device_memory_gb (0: no limit), which is "
+            f"{settings.device_memory_gb:g}"
+        ) from None
     return LimitedResult(
         limit_bytes=limit_bytes, peak_bytes=int(peak), load_s=load_s, step_s=step_s
     )
@@ -123,7 +130,7 @@ def _send_figures(
     try:
         connection.send(work(argument))
     except (ValueError, RuntimeError, MemoryError) as e:
-        connection.send(f"{type(e).__name__}: {e}")
+        connection.send(str(e) or type(e).__name__)
 
 
 def _read_all(paths: list[Path]) -> tuple[float, float, float]:
