@@ -81,7 +81,7 @@ def load_calibration(folder: Path, fingerprint: str) -> Calibration:
     path = folder / FILE_NAME
     if not path.is_file():
         return UNCALIBRATED
-    again = f"run `hyimage calibrate {folder}` again, or delete the file"
+    again = f"run `hyimage calibrate --checkpoint {folder}` again, or delete the file"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         calibration = _parse(raw)

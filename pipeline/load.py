@@ -23,7 +23,8 @@ from model.loading.build import Progress, load_model
 from model.loading.fingerprint import fingerprint
 from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
-from model.planning.memory_plan import Devices, plan_rank
+from model.planning.devices import Devices
+from model.planning.memory_plan import plan_rank
 from model.planning.step_memory import Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes

@@ -34,8 +34,11 @@ class PipelineSettings(BaseModel):
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Images of a job that are generated together")
-    cfg_parallel_size: Literal[1, 2] = Field(
-        1, description="CFG parallel: processes that split the conditional and unconditional row"
+    cfg_parallel_size: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="CFG parallel: processes that split the conditional and unconditional row",
     )
     tensor_parallel_size: int = Field(
         1, ge=1, description="Tensor parallel: processes that split each layer by key/value heads"

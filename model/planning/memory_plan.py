@@ -6,7 +6,6 @@ peak, the bytes of its weights over its bandwidth, or the offloaded experts over
 whichever is slowest; then the all-reduces over the link, and the dequantization of weights.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from model.loading.expert_offload import choose_offloaded, experts_of
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, staging_bytes
 from model.loading.options import LoadOptions
 from model.mesh import Mesh, RankGroup
+from model.planning.devices import Devices
 from model.planning.step_memory import (
     SilentGroup,
     Workload,
@@ -30,20 +30,6 @@ from model.transformer import HunyuanImage
 
 # Share of a device's memory that a plan may fill: contexts, workspaces and fragments need the rest.
 USABLE = 0.92
-_GPUS = re.compile(r"(\d+)x(\d+(?:\.\d+)?)GB", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Devices:
-    """Equal devices of one machine. The defaults are an H100 SXM's data sheet; all are settable."""
-
-    count: int
-    memory_bytes: float
-    flops: float = 989e12  # dense bfloat16
-    bandwidth: float = 3.35e12  # bytes/s
-    link: float = 450e9  # bytes/s each way: NVLink 4; PCIe 5 x16 has 64e9
-    host_link: float = 55e9  # bytes/s from pinned memory over PCIe 5 x16; PCIe 4 has half
-    efficiency: float = 0.6  # of the peak that large matrix products reach
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +56,6 @@ class RankPlan:
 
     def fits(self, devices: Devices) -> bool:
         return self.num_ranks <= devices.count and self.total <= USABLE * devices.memory_bytes
-
-
-def parse_devices(text: str) -> Devices:
-    """Return the devices of a text such as "4x80GB".
-
-    Raises:
-        ConfigError: it is not written like that.
-    """
-    match = _GPUS.fullmatch(text)
-    if match is None or int(match[1]) < 1:
-        raise ConfigError(f"devices {text!r} are not understood; write COUNTxMEMORY, like 4x80GB")
-    return Devices(count=int(match[1]), memory_bytes=float(match[2]) * 1e9)
 
 
 def list_modes(config: ModelConfig, count: int) -> list[tuple[int, int]]:

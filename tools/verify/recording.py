@@ -21,7 +21,7 @@ class RecordingError(ModelError):
 
 
 class Recording:
-    """Reads a recording and knows what it promises."""
+    """A recording on disk: its cases, tensors with tolerances, and images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Recording:
 
     @property
     def cases(self) -> dict[str, dict[str, Any]]:
-        """Return the image cases' inputs by name."""
+        """The image cases' inputs by name."""
         cases: dict[str, dict[str, Any]] = self.manifest["cases"]
         return cases
 

@@ -17,14 +17,13 @@ from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.mesh import Mesh, RankGroup
 from model.moe import AcquireExperts, Experts
+from model.planning.devices import Devices, parse_devices
 from model.planning.live_bytes import LiveBytes
 from model.planning.memory_plan import (
-    Devices,
     RankPlan,
     fit_rank,
     list_modes,
     mode_name,
-    parse_devices,
     plan_rank,
 )
 from model.planning.step_memory import Workload
