@@ -1,0 +1,35 @@
+"""Residual predictors: the damped Taylor forecast."""
+
+import pytest
+import torch
+
+from cache.predictors import DampedTaylor, LastResidual
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
+    estimate = DampedTaylor(order)
+    curve_BSD = torch.tensor([[[1.0, -2.0, 3.0], [2.0, 0.5, -1.0]]])
+    for sigma in (0.9, 0.85, 0.7, 0.6)[: order + 2]:
+        estimate.keep(sigma, curve_BSD * sigma**order)
+    torch.testing.assert_close(estimate.at(0.5), curve_BSD * 0.5**order)
+
+
+def test_a_forecast_holds_until_it_has_been_seen_to_come_true() -> None:
+    forecast, hold = DampedTaylor(1), LastResidual()
+    for sigma, value in ((0.9, 1.0), (0.8, 2.0)):
+        for estimate in (forecast, hold):
+            estimate.keep(sigma, torch.full((1, 2, 3), value))
+        assert torch.equal(forecast.at(0.5), hold.at(0.5))
+
+
+def test_each_channel_of_each_row_takes_the_share_of_the_forecast_that_came_true() -> None:
+    forecast = DampedTaylor(1)
+    for sigma, values in (
+        (0.9, [0.0, 0.0, 0.0, 0.0]),
+        (0.8, [1.0, 1.0, 1.0, 0.0]),
+        (0.7, [2.0, 1.25, 0.0, 0.0]),  # as forecast, a quarter of it, the other way, nothing
+    ):
+        forecast.keep(sigma, torch.tensor(values).expand(1, 5, 4))
+    expected = torch.tensor([3.0, 1.25 + 0.25 * 0.25, 0.0, 0.0]).expand(1, 5, 4)
+    torch.testing.assert_close(forecast.at(0.6), expected)
