@@ -82,7 +82,7 @@ def load_config(folder: Path) -> ModelConfig:
     """Read the architecture of the checkpoint in `folder` (or of a config.json given directly).
 
     Raises:
-        ConfigError: the file is missing, is not JSON, or asks for another architecture.
+        ConfigError: the file is missing, is not JSON, or selects another architecture.
     """
     path = folder if folder.suffix == ".json" else folder / "config.json"
     return parse_config(read_json(path, ConfigError), source=str(path))

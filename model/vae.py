@@ -150,7 +150,7 @@ class LevelWidths:
 def level_widths(
     channels: tuple[int, ...], num_resampled: int, is_matched: bool
 ) -> list[LevelWidths]:
-    """Return the widths of each level, from the first that runs to the last.
+    """Return the widths of each level, in running order.
 
     `channels` are those inside. The first `num_resampled` levels end with a resampling, which
     also changes to the next level's channels if `is_matched`; otherwise that level's blocks do.
@@ -238,11 +238,10 @@ class Decoder(nn.Module):
         self._repeats = channels[0] // config.latent_channels
         self.mid = MiddleBlock(channels[0], groups)
         self.up = nn.ModuleList()
-        num_resampled = config.num_spatial_levels
-        levels = level_widths(channels, num_resampled, config.match_channels_up)
+        levels = level_widths(channels, config.num_spatial_levels, config.match_channels_up)
         for index, widths in enumerate(levels):
             upsample = None
-            if index < num_resampled:
+            if index < config.num_spatial_levels:
                 upsample = Upsample(widths.inner, widths.out, index < config.num_temporal_levels)
             self.up.append(Level(widths, config.layers_per_block + 1, groups, upsample=upsample))
         self.norm_out = nn.GroupNorm(groups, channels[-1], eps=NORM_EPS)

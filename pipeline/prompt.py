@@ -1,4 +1,4 @@
-"""The prompt of an image: rewritten or thought about first, and the size that the model chooses."""
+"""Prompt rewriting by the model itself, system prompts, and the model's choice of an image size."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -69,10 +69,10 @@ def _rewrite_batch(
     prompt: Prompt,
     prompt_cache: PromptKVCache,
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
-    """Write the texts of some images together.
+    """Rewrite the prompt for some images together.
 
-    Each continues the prompt in a KV cache of its own: an image must not depend, not even by
-    rounding, on what was written for another one.
+    Each text continues the prompt in a KV cache of its own: an image must not depend, not even by
+    rounding, on the text of another one.
     """
     task: TextTask = "think" if request.rewrite == "think" else "recaption"
     head = pipeline.template.text_head(prompt, task)

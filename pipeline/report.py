@@ -1,4 +1,4 @@
-"""Diagnostics of a finished image."""
+"""Diagnostics of a finished image: scheduler, step cache, evaluations, warnings."""
 
 from cache.build import calibration_of, effective_thresholds
 from cache.residual_cache import ResidualCache

@@ -1,4 +1,4 @@
-"""Step caches of a pipeline: what TeaCache compares, and a fresh cache for each image."""
+"""Step caches of a pipeline: a fresh cache for each image, and the signal of TeaCache."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def new_step_cache(pipeline: Pipeline, plan: CachePlan) -> StepCache:
 
 
 def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
-    """Return what TeaCache compares between steps.
+    """Return the signal that TeaCache compares between steps.
 
     `input`: the first layer's normed input at the image tokens, the same in all rows of an image.
     `schedule`: the embedded noise level alone.

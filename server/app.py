@@ -52,19 +52,10 @@ def create_app(
     )
     tasks = TaskService(settings, services, checkpoint)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        await tasks.open()
-        calls = asyncio.create_task(services.webhooks.run())
-        yield
-        services.webhooks.stop()
-        await calls
-        await tasks.close()
-        await egress.close()
-
     app = FastAPI(
-        title="hyimage", description="HunyuanImage-3.0 behind Runware's API.", lifespan=lifespan
+        title="hyimage",
+        description="HunyuanImage-3.0 behind Runware's API.",
+        lifespan=lambda _: _running(services, tasks, egress),
     )
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
@@ -81,6 +72,20 @@ def create_app(
     app.include_router(openai.router)
     app.add_middleware(AccessLog)
     return app
+
+
+@asynccontextmanager
+async def _running(
+    services: RunnerServices, tasks: TaskService, egress: Egress
+) -> AsyncIterator[None]:
+    await services.engine.start()
+    await tasks.open()
+    calls = asyncio.create_task(services.webhooks.run())
+    yield
+    services.webhooks.stop()
+    await calls
+    await tasks.close()
+    await egress.close()
 
 
 def _build_services(

@@ -66,7 +66,7 @@ def load_model(
     disk; where they are quantized on the way, a few float32 copies of those.
 
     Raises:
-        ConfigError: config.json asks for another architecture, or options that do not fit it.
+        ConfigError: config.json selects another architecture, or the options do not fit it.
         CheckpointError: a tensor is missing, extra, misshapen or not finite, or a file is damaged.
     """
     options = options or LoadOptions()

@@ -150,10 +150,6 @@ class StoredScheme:
     scheme: Scheme | None
     is_on_disk: bool  # the folder's weights are quantized already
 
-    @property
-    def name(self) -> SchemeName | None:
-        return None if self.scheme is None else self.scheme.name
-
 
 def resolve_scheme(folder: Path, wanted: str = "none") -> StoredScheme:
     """Return the scheme in which the weights of a folder are to be held.

@@ -12,6 +12,7 @@ from model.kv_cache import prefill
 from model.loading.build import load_model
 from model.loading.expert_offloader import staging_bytes
 from model.loading.options import LoadOptions
+from model.moe import Experts
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
@@ -27,6 +28,10 @@ IDS = list(range(60))
 def hidden(transformer: HunyuanImage, ids: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         return prefill(transformer, ids).hidden_1SD.float().cpu()
+
+
+def experts_of(transformer: HunyuanImage) -> list[Experts]:
+    return [module for module in transformer.modules() if isinstance(module, Experts)]
 
 
 def test_layers_agree_with_the_cpu(wide_checkpoint: Path, on_cpu: HunyuanImage) -> None:
