@@ -12,7 +12,7 @@ from cache.plan import NO_REUSE
 from cli.app import app
 from cli.generate import to_request
 from cli.generate_options import GenerateOptions
-from server.checkpoint_info import CheckpointInfo, read_checkpoint_info
+from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from server.runware.cache_options import build_cache_plan
 from server.runware.errors import CommandError
 from server.runware.image_request import to_image_request
