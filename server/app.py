@@ -26,8 +26,16 @@ from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
 
 
-def create_app(settings: Settings, engine: Engine) -> FastAPI:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    *,
+    images: ImageStore | None = None,
+    safety: SafetyChecker | None = None,
+) -> FastAPI:
     """Return the application; the engine starts and stops with it.
+
+    The settings name the image store and the content checker unless others are given.
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
@@ -35,22 +43,19 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
-    services = _build_services(settings, engine, egress)
+    services = _build_services(
+        settings,
+        engine,
+        egress,
+        images or ImageStore(settings.images.store),
+        safety or SafetyChecker(settings.safety),
+    )
     tasks = TaskService(settings, services, checkpoint)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        await tasks.open()
-        calls = asyncio.create_task(services.webhooks.run())
-        yield
-        services.webhooks.stop()
-        await calls
-        await tasks.close()
-        await egress.close()
-
     app = FastAPI(
-        title="hyimage", description="HunyuanImage-3.0 behind Runware's API.", lifespan=lifespan
+        title="hyimage",
+        description="HunyuanImage-3.0 behind Runware's API.",
+        lifespan=lambda _: _running(services, tasks, egress),
     )
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
@@ -69,13 +74,33 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
     return app
 
 
-def _build_services(settings: Settings, engine: Engine, egress: Egress) -> RunnerServices:
+@asynccontextmanager
+async def _running(
+    services: RunnerServices, tasks: TaskService, egress: Egress
+) -> AsyncIterator[None]:
+    await services.engine.start()
+    await tasks.open()
+    calls = asyncio.create_task(services.webhooks.run())
+    yield
+    services.webhooks.stop()
+    await calls
+    await tasks.close()
+    await egress.close()
+
+
+def _build_services(
+    settings: Settings,
+    engine: Engine,
+    egress: Egress,
+    images: ImageStore,
+    safety: SafetyChecker,
+) -> RunnerServices:
     store = TaskStore(settings.tasks.database_url)
     return RunnerServices(
         engine=engine,
         store=store,
-        images=ImageStore(settings.images.store),
+        images=images,
         webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
-        safety=SafetyChecker(settings.safety),
+        safety=safety,
         metrics=Metrics(),
     )

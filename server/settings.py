@@ -28,6 +28,9 @@ class ServerSettings(BaseModel):
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
+    socket_idle_s: float = Field(
+        120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
+    )
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
     drain_s: float = Field(
         30.0, ge=0, description="How long SIGTERM lets running tasks finish before the server stops"
@@ -75,6 +78,7 @@ class TaskSettings(BaseModel):
     retention_s: int = Field(
         86400, ge=60, description="After this a task is deleted and its UUID is free again"
     )
+    sweep_every_s: float = Field(5.0, gt=0, description="How often expired images are deleted")
     is_shared: bool = Field(
         False, description="Other servers use the same database and images; see docs/operating.md"
     )

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any, TypedDict
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -23,8 +24,16 @@ FLOAT32 = LoadOptions(dtype=torch.float32)
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+
+class Tolerance(TypedDict):
+    """How far apart numbers may be for `torch.testing.assert_close`."""
+
+    atol: float
+    rtol: float
+
+
 # The only tolerances in the suite: a looser one carries a comment at its place.
-TOLERANCE = {
+TOLERANCE: dict[torch.dtype, Tolerance] = {
     torch.float32: {"atol": 1e-5, "rtol": 1e-5},
     torch.bfloat16: {"atol": 2e-2, "rtol": 2e-2},
 }
@@ -43,7 +52,7 @@ def golden_pipeline() -> Pipeline:
 
 
 # The proportions of a model that `make serve` could load, at a sixteenth of the pixels.
-SMALL_CONFIG = {
+SMALL_CONFIG: dict[str, Any] = {
     **TINY_CONFIG,
     "image_base_size": 256,
     "vae_downsample_factor": [16, 16],

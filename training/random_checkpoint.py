@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME
 from model.loading.weight_map import ParameterSlot, list_slots

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -10,10 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from cli.options import CheckpointOption, ConfigOption, read_settings, reported_errors
+from cli.console import spinner, stdout, write_json
+from cli.options import (
+    CheckpointOption,
+    ConfigOption,
+    JsonOption,
+    check_output,
+    read_settings,
+    reported_errors,
+)
 
 if TYPE_CHECKING:
     from pipeline.load import Pipeline
@@ -23,8 +29,6 @@ if TYPE_CHECKING:
 ART_FOLDER = Path("~/.cache/hyimage-training/art")
 NUM_AUTO_CAPTIONS = 100
 NUM_LONG = 40
-
-console = Console(highlight=False)
 
 
 def bench_adherence(
@@ -41,11 +45,12 @@ def bench_adherence(
         bool, typer.Option("--long", help="Also hide a known thing in prompts of 2,000 characters.")
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write a sheet of images of the first setting here.")
+        Path | None,
+        typer.Option(
+            help="Write a sheet of images of the first setting here.", callback=check_output
+        ),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write figures here.")
-    ] = None,
+    json_file: JsonOption = None,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
@@ -69,9 +74,7 @@ def bench_adherence(
         rows = _measure_rows(run, tried)
         wanted = {"negative": negative, "long": long, "auto": auto}
         more = _measure_more(run, tried[0], {name for name, is_set in wanted.items() if is_set})
-    if json_file is not None:
-        figures = {**asdict(rows[0]), "rows": [asdict(row) for row in rows], **more}
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, {**asdict(rows[0]), "rows": [asdict(row) for row in rows], **more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +94,12 @@ def _measure_rows(run: _Run, tried: Sequence[SampleOptions]) -> list[Adherence]:
     rows: list[Adherence] = []
     for options in tried:
         setting = f"guidance {options.guidance:g}, {options.num_steps} steps"
-        with console.status(f"{run.num_prompts} captions, {setting}"):
+        with spinner(f"{run.num_prompts} captions, {setting}"):
             sheet = None if rows else run.sheet
             row = measure_adherence(run.pipeline, run.art, options, run.num_prompts, sheet)
-        console.print(f"{setting}: all right {row.all:.0%}, {row.seconds:.2f} s")
+        stdout.print(f"{setting}: all right {row.all:.0%}, {row.seconds:.2f} s")
         rows.append(row)
-    console.print(_table(rows))
+    stdout.print(_table(rows))
     return rows
 
 
@@ -106,25 +109,25 @@ def _measure_more(run: _Run, options: SampleOptions, wanted: Set[str]) -> dict[s
 
     more: dict[str, Any] = {}
     if "negative" in wanted:
-        with console.status("negative prompt"):
+        with spinner("negative prompt"):
             red = adherence.measure_negated_colour(run.pipeline, run.art, options, run.num_prompts)
         more["negative"] = asdict(red)
-        console.print(
+        stdout.print(
             f"share of red: {red.without_negative:.0%}; with red as the negative prompt: "
             f"{red.with_negative:.0%}"
         )
     if "long" in wanted:
-        with console.status(f"{NUM_LONG} prompts of {adherence.LONG_CHARACTERS} characters"):
+        with spinner(f"{NUM_LONG} prompts of {adherence.LONG_CHARACTERS} characters"):
             sheet = None if run.sheet is None else run.sheet.with_stem(f"{run.sheet.stem}_long")
             more["long"] = adherence.measure_found_in_prose(
                 run.pipeline, run.art, options, NUM_LONG, sheet
             )
-        console.print(f"known thing in the middle of {NUM_LONG} long prompts: {more['long']:.0%}")
+        stdout.print(f"known thing in the middle of {NUM_LONG} long prompts: {more['long']:.0%}")
     if "auto" in wanted:
-        with console.status("size auto"):
+        with spinner("size auto"):
             right = adherence.measure_right_shapes(run.pipeline, NUM_AUTO_CAPTIONS)
         more["auto"] = asdict(right)
-        console.print(f"size `auto` right, of {NUM_AUTO_CAPTIONS} captions: {right.all:.0%}")
+        stdout.print(f"size `auto` right, of {NUM_AUTO_CAPTIONS} captions: {right.all:.0%}")
     return more
 
 

@@ -18,7 +18,6 @@ from server.tasks.service import Client
 
 router = APIRouter()
 
-IDLE_S = 120.0
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry of close codes
 
 
@@ -34,9 +33,10 @@ async def serve_socket(
         await socket.close(TRY_AGAIN_LATER)
         return
     state.sessions.num_sockets += 1
+    idle_s = state.settings.server.socket_idle_s
     try:
         while True:
-            await connection.receive(await _next_frame(socket, connection))
+            await connection.receive(await _next_frame(socket, connection, idle_s))
     except WebSocketDisconnect:
         pass
     except TimeoutError:
@@ -46,7 +46,7 @@ async def serve_socket(
         connection.leave()
 
 
-async def _next_frame(socket: WebSocket, connection: "Connection") -> str | bytes:
+async def _next_frame(socket: WebSocket, connection: "Connection", idle_s: float) -> str | bytes:
     """Return the next frame; a socket that waits for images may be silent for long.
 
     Raises:
@@ -55,7 +55,7 @@ async def _next_frame(socket: WebSocket, connection: "Connection") -> str | byte
     """
     while True:
         try:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(idle_s):
                 message = await socket.receive()
         except TimeoutError:
             if not connection.is_waited_for:

@@ -40,7 +40,9 @@ WAITING_PER_ACTIVE = 4
 class EngineReplica:
     """One engine: a worker process, or several that share out the model, on one machine."""
 
-    async def __init__(self, settings: PipelineSettings) -> None:  # type: ignore[misc] # Ray awaits it
+    async def __init__(  # type: ignore[misc] # Ray awaits it
+        self, settings: PipelineSettings, watch_every_s: float = WATCH_EVERY_S
+    ) -> None:
         """Load the checkpoint; until then Ray Serve sends no job.
 
         Raises:
@@ -49,6 +51,7 @@ class EngineReplica:
         configure_process()
         check_imports()
         self._failure = ""
+        self._watch_every_s = watch_every_s
         self._numbers = itertools.count()
         self._current: dict[str, str] = {}
         self._engine = LocalEngine(settings, on_failed=self._note_failure)
@@ -79,7 +82,7 @@ class EngineReplica:
     async def _watch(self, ingress: ActorHandle, run_id: str) -> None:
         """Cancel a run when its ingress is dead; Ray itself lets the stream go on."""
         while True:
-            await asyncio.sleep(WATCH_EVERY_S)
+            await asyncio.sleep(self._watch_every_s)
             try:
                 await ingress.__ray_ready__.remote()
             except ActorDiedError:

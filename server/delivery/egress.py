@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import json
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +18,7 @@ import httpx
 from server.settings import EgressSettings
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Lookup = Callable[[str, int], Awaitable[list[Address]]]
 
 
 class EgressError(RuntimeError):
@@ -27,11 +29,22 @@ class EgressError(RuntimeError):
         self.is_worth_retrying = is_worth_retrying
 
 
+async def look_up(host: str, port: int) -> list[Address]:
+    """Return the addresses of a name.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found]
+
+
 class Egress:
     """Sends requests to public addresses, and to the private networks that settings allow."""
 
-    def __init__(self, settings: EgressSettings) -> None:
+    def __init__(self, settings: EgressSettings, look_up: Lookup = look_up) -> None:
         self._settings = settings
+        self._look_up = look_up
         self._allowed = [ipaddress.ip_network(network) for network in settings.allowed_networks]
         self._client = httpx.AsyncClient(
             timeout=settings.timeout_s, follow_redirects=False, trust_env=False
@@ -85,12 +98,9 @@ class Egress:
         if scheme.lower() not in ("http", "https") or not host:
             raise EgressError("only http and https URLs are served", is_worth_retrying=False)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port or 0, type=socket.SOCK_STREAM
-            )
+            addresses = await self._look_up(host, port or 0)
         except (OSError, UnicodeError):
             raise EgressError(f"{host} has no address", is_worth_retrying=True) from None
-        addresses = [ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found]
         for address in addresses:
             if self._is_open(address):
                 return address

@@ -12,12 +12,15 @@ from typing import Any
 from server.runware.errors import TaskError
 from server.settings import SafetySettings
 
+DETECTOR = "nudenet"
+
 
 class SafetyChecker:
     """Detects in images the labels that the settings name."""
 
-    def __init__(self, settings: SafetySettings) -> None:
+    def __init__(self, settings: SafetySettings, package: str = DETECTOR) -> None:
         self._settings = settings
+        self._package = package
         self._turn = asyncio.Lock()
 
     def require(self) -> None:
@@ -26,7 +29,7 @@ class SafetyChecker:
         Raises:
             TaskError: the detector is not installed.
         """
-        if importlib.util.find_spec("nudenet") is None:
+        if importlib.util.find_spec(self._package) is None:
             raise TaskError(
                 "unsupportedSafetyCheck",
                 "This server has no content checker: its extra 'safety' is not installed. "
@@ -49,4 +52,4 @@ class SafetyChecker:
 
     @cached_property
     def _detector(self) -> Any:
-        return importlib.import_module("nudenet").NudeDetector()
+        return importlib.import_module(self._package).NudeDetector()

@@ -38,8 +38,6 @@ from server.tasks.tables import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Client:
@@ -258,7 +256,7 @@ class TaskService:
                 if expired:
                     await store.note_deleted_images(now)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SWEEP_EVERY_S):
+                async with asyncio.timeout(self._settings.tasks.sweep_every_s):
                     await self._stopping.wait()
 
 

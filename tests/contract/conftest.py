@@ -1,19 +1,21 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.request import Diagnostics, ImageRequest
+from server.api.state import AppState
 from server.app import create_app
 from server.engine.messages import Job, JobDone, JobEvent, JobFailed, JobImage, JobStep
 from server.engine.protocol import EngineStatus
 from server.settings import Settings, load_settings
+from server.tasks.service import TaskService
+from tests.waiting import until
 
 
 def make_task(**changes: Any) -> dict[str, Any]:
@@ -47,7 +49,43 @@ def make_diagnostics(request: ImageRequest) -> Diagnostics:
     )
 
 
+def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
+    """Send a task that is refused; return its error."""
+    response = client.post("/v1", json=[make_task(**changes)])
+    body = response.json()
+    assert response.status_code == 400, response.text
+    assert body["data"] == []
+    assert body["error"] == body["errors"][0]
+    error: dict[str, Any] = body["errors"][0]
+    return error
+
+
+def change(settings: Settings, **values: Any) -> Settings:
+    """Return settings with other values, each given as section__field."""
+    for name, value in values.items():
+        section, field = name.split("__")
+        changed = getattr(settings, section).model_copy(update={field: value})
+        settings = settings.model_copy(update={section: changed})
+    return settings
+
+
+def state_of(client: TestClient) -> AppState:
+    """Return the state of the application behind a client."""
+    app: Any = client.app
+    return cast(AppState, app.state.hyimage)
+
+
+def tasks_of(client: TestClient) -> TaskService:
+    """Return the task service behind a client."""
+    return state_of(client).tasks
+
+
 class FakeEngine:
+    """Generates at once: one step and one image a seed.
+
+    `failure` (code, message) fails jobs; `is_held` lets them wait.
+    """
+
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.failure: tuple[str, str] | None = None
@@ -62,8 +100,7 @@ class FakeEngine:
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
-        while self.is_held:
-            await asyncio.sleep(0.01)
+        await until(lambda: not self.is_held)
         if self.failure:
             yield JobFailed(job_id=job.job_id, code=self.failure[0], message=self.failure[1])
             return
@@ -96,17 +133,13 @@ def settings(tmp_path: Path) -> Settings:
     )
     for name in ("generation_config.json", "tokenizer.json"):
         (tmp_path / "checkpoint" / name).write_bytes((golden / name).read_bytes())
-    base = load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint"))
-    images = base.images.model_copy(update={"store": str(tmp_path / "images")})
-    server = base.server.model_copy(update={"max_body_bytes": 100_000, "max_queued_images": 25})
-    database = f"sqlite:///{tmp_path}/tasks.db"
-    return base.model_copy(
-        update={
-            "images": images,
-            "server": server,
-            "tasks": base.tasks.model_copy(update={"database_url": database}),
-            "keys": base.keys.model_copy(update={"file": str(tmp_path / "keys.json")}),
-        }
+    return change(
+        load_settings(None, worker__checkpoint=str(tmp_path / "checkpoint")),
+        images__store=str(tmp_path / "images"),
+        server__max_body_bytes=100_000,
+        server__max_queued_images=25,
+        tasks__database_url=f"sqlite:///{tmp_path}/tasks.db",
+        keys__file=str(tmp_path / "keys.json"),
     )
 
 

@@ -10,14 +10,7 @@ from schedulers.catalog import ACCEPTED
 from server.app import create_app
 from server.settings import CacheSettings, Settings
 from server.tasks.store import TaskStore
-from tests.contract.conftest import FakeEngine, make_task
-
-
-def refusal(client: TestClient, **fields: Any) -> dict[str, Any]:
-    response = client.post("/v1", json=[make_task(**fields)])
-    assert response.status_code == 400, response.text
-    error: dict[str, Any] = response.json()["errors"][0]
-    return error
+from tests.contract.conftest import FakeEngine, make_task, refusal
 
 
 def plan_of(client: TestClient, engine: FakeEngine, **fields: Any) -> CachePlan:
@@ -105,7 +98,7 @@ def test_the_fb_cache_threshold_means_what_the_setting_says(
     threshold: float,
     fb_threshold_scale: float,
 ) -> None:
-    cache = CacheSettings(fb_cache_threshold_meaning=meaning)  # type: ignore[arg-type]
+    cache = CacheSettings.model_validate({"fb_cache_threshold_meaning": meaning})
     app: Any = create_app(settings.model_copy(update={"cache": cache}), engine)
     with TestClient(app) as client:
         options = {"fbCache": True, "fbCacheThreshold": threshold}

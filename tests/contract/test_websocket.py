@@ -1,7 +1,6 @@
 """The WebSocket transport, with an engine that generates nothing."""
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
-from tests.contract.conftest import make_task
+from tests.contract.conftest import FakeEngine, change, make_task, tasks_of
+from tests.waiting import wait_until
 
 
 def ask(socket: WebSocketTestSession, *tasks: object) -> dict[str, Any]:
@@ -65,7 +65,9 @@ def test_an_error_is_alone_in_its_frame_and_names_its_task(socket: WebSocketTest
     assert [error["taskUUID"] for error in frame["errors"]] == [bad["taskUUID"]]
 
 
-def test_tasks_of_one_socket_run_side_by_side(socket: WebSocketTestSession, engine: Any) -> None:
+def test_tasks_of_one_socket_run_side_by_side(
+    socket: WebSocketTestSession, engine: FakeEngine
+) -> None:
     engine.is_held = True
     slow = make_task()
     socket.send_text(json.dumps([slow]))
@@ -75,7 +77,7 @@ def test_tasks_of_one_socket_run_side_by_side(socket: WebSocketTestSession, engi
 
 
 def test_async_delivery_is_one_acknowledgement_and_then_polls(
-    socket: WebSocketTestSession, engine: Any
+    socket: WebSocketTestSession, engine: FakeEngine
 ) -> None:
     engine.is_held = True
     task = make_task(deliveryMethod="async", numberResults=2)
@@ -87,9 +89,8 @@ def test_async_delivery_is_one_acknowledgement_and_then_polls(
     assert len({item["imageUUID"] for item in waiting}) == 2
     assert all("imageURL" not in item for item in waiting)
     engine.is_held = False
-    deadline = time.monotonic() + 10
-    while (done := ask(socket, poll)["data"])[0]["status"] != "success":
-        assert time.monotonic() < deadline
+    wait_until(lambda: ask(socket, poll)["data"][0]["status"] == "success")
+    done = ask(socket, poll)["data"]
     assert {item["imageUUID"] for item in done} == {item["imageUUID"] for item in waiting}
     assert all(item["imageURL"] for item in done)
     details = ask(socket, {"taskType": "getTaskDetails", "taskUUID": task["taskUUID"]})["data"][0]
@@ -98,7 +99,7 @@ def test_async_delivery_is_one_acknowledgement_and_then_polls(
 
 
 def test_a_used_uuid_is_a_conflict_while_running_and_afterwards(
-    socket: WebSocketTestSession, engine: Any
+    socket: WebSocketTestSession, engine: FakeEngine
 ) -> None:
     task = make_task()
     engine.is_held = True
@@ -109,7 +110,9 @@ def test_a_used_uuid_is_a_conflict_while_running_and_afterwards(
     assert ask(socket, task)["errors"][0]["code"] == "conflictTaskUUID"
 
 
-def test_a_failed_task_tells_so_to_whoever_polls(socket: WebSocketTestSession, engine: Any) -> None:
+def test_a_failed_task_tells_so_to_whoever_polls(
+    socket: WebSocketTestSession, engine: FakeEngine
+) -> None:
     engine.failure = ("inferenceError", "it did not work")
     task = make_task()
     assert ask(socket, task)["errors"][0]["code"] == "inferenceError"
@@ -124,7 +127,7 @@ def test_an_unknown_task_is_not_found(socket: WebSocketTestSession) -> None:
 
 
 def test_results_of_a_dropped_socket_wait_for_the_sessions_return(
-    client: TestClient, engine: Any
+    client: TestClient, engine: FakeEngine
 ) -> None:
     engine.is_held = True
     task = make_task(numberResults=2)
@@ -133,10 +136,7 @@ def test_results_of_a_dropped_socket_wait_for_the_sessions_return(
         first.send_text(json.dumps([task]))
         ask(first, {"taskType": "ping"})
     engine.is_held = False
-    deadline = time.monotonic() + 10
-    while client.app.state.tasks.num_running_tasks:  # type: ignore[attr-defined]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not tasks_of(client).num_running_tasks)
     with client.websocket_connect("/v1") as second:
         assert authenticate(second, connectionSessionUUID=session) == session
         frames = [second.receive_json(), second.receive_json()]
@@ -161,7 +161,7 @@ def test_a_task_before_authentication_is_refused_with_its_uuid(client: TestClien
 
 
 @pytest.fixture
-def locked(settings: Settings, engine: Any) -> Iterator[tuple[TestClient, str, str]]:
+def locked(settings: Settings, engine: FakeEngine) -> Iterator[tuple[TestClient, str, str]]:
     """A server with two keys; yields a client and the keys."""
     file = Path(settings.keys.file)
     ours, other = add_key(file, "ours"), add_key(file, "other")
@@ -208,36 +208,45 @@ def test_one_key_does_not_see_the_tasks_of_another(locked: tuple[TestClient, str
         assert answer.status_code == status
 
 
-def test_a_silent_socket_is_closed(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.api.websocket.IDLE_S", 0.2)
-    with client.websocket_connect("/v1") as socket:
+@pytest.fixture
+def impatient(settings: Settings, engine: FakeEngine) -> Iterator[TestClient]:
+    """A server that closes sockets after a short silence."""
+    with TestClient(create_app(change(settings, server__socket_idle_s=0.2), engine)) as client:
+        yield client
+
+
+def wait_for_close(socket: WebSocketTestSession) -> None:
+    with pytest.raises(WebSocketDisconnect):
+        socket.receive_json()
+
+
+def test_a_silent_socket_is_closed(impatient: TestClient) -> None:
+    with impatient.websocket_connect("/v1") as socket:
         authenticate(socket)
-        with pytest.raises(WebSocketDisconnect):
-            socket.receive_json()
+        wait_for_close(socket)
 
 
 def test_a_socket_that_waits_for_an_image_is_not_closed_for_its_silence(
-    client: TestClient, engine: Any, monkeypatch: pytest.MonkeyPatch
+    impatient: TestClient, engine: FakeEngine
 ) -> None:
-    monkeypatch.setattr("server.api.websocket.IDLE_S", 0.2)
-    with client.websocket_connect("/v1") as socket:
-        authenticate(socket)
-        engine.is_held = True
-        task = make_task()
-        socket.send_json([task])
-        time.sleep(0.7)
+    engine.is_held = True
+    task = make_task()
+    with impatient.websocket_connect("/v1") as waiting:
+        authenticate(waiting)
+        waiting.send_json([task])
+        for _ in range(2):  # each is silent for a shorter time than the one that waits
+            with impatient.websocket_connect("/v1") as silent:
+                authenticate(silent)
+                wait_for_close(silent)
         engine.is_held = False
-        assert socket.receive_json()["data"][0]["taskUUID"] == task["taskUUID"]
-        with pytest.raises(WebSocketDisconnect):
-            socket.receive_json()
+        assert waiting.receive_json()["data"][0]["taskUUID"] == task["taskUUID"]
+        wait_for_close(waiting)
 
 
 def test_sockets_over_the_limit_are_told_to_come_back_later(
-    settings: Settings, engine: Any
+    settings: Settings, engine: FakeEngine
 ) -> None:
-    limited = settings.model_copy(
-        update={"server": settings.server.model_copy(update={"max_connections": 1})}
-    )
+    limited = change(settings, server__max_connections=1)
     with (
         TestClient(create_app(limited, engine)) as client,
         client.websocket_connect("/v1") as first,

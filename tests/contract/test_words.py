@@ -11,7 +11,7 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.app import create_app
 from server.engine.messages import Job
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, make_task
+from tests.contract.conftest import FakeEngine, make_task, refusal
 
 
 def change_checkpoint(settings: Settings, name: str, **fields: Any) -> None:
@@ -21,13 +21,6 @@ def change_checkpoint(settings: Settings, name: str, **fields: Any) -> None:
 
 def send(client: TestClient, **fields: Any) -> Any:
     return client.post("/v1", json=[make_task(**fields)])
-
-
-def refusal(client: TestClient, **fields: Any) -> dict[str, Any]:
-    response = send(client, **fields)
-    assert response.status_code == 400, response.text
-    error: dict[str, Any] = response.json()["errors"][0]
-    return error
 
 
 def job_of(settings: Settings, engine: FakeEngine, **fields: Any) -> Job:

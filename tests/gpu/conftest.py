@@ -8,12 +8,12 @@ import torch
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.transformer import HunyuanImage
-from tests.conftest import SMALL_CONFIG
+from tests.conftest import SMALL_CONFIG, Tolerance
 from training.random_checkpoint import write_random_checkpoint
 
 CUDA_BFLOAT16 = LoadOptions(device="cuda:0", dtype=torch.bfloat16)
 # bfloat16 sums in another order: about three bits of its eight.
-ROUGHLY = {"atol": 5e-2, "rtol": 5e-2}
+ROUGHLY: Tolerance = {"atol": 5e-2, "rtol": 5e-2}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,10 +1,10 @@
-"""Two GPUs draw what one generates. NCCL takes the calls that gloo takes in tests/parallel."""
+"""Two GPUs generate what one generates. NCCL takes the calls that gloo takes in tests/parallel."""
 
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from model.kv_cache import prefill
 from model.loading.build import load_model
@@ -44,7 +44,7 @@ def test_layers_on_two_devices_give_the_same_numbers(wide_checkpoint: Path) -> N
 
 
 def test_two_tensor_ranks_give_the_numbers_of_one(wide_checkpoint: Path, tmp_path: Path) -> None:
-    mp.spawn(run_rank, args=(wide_checkpoint, tmp_path), nprocs=2)
+    spawn(run_rank, args=(wide_checkpoint, tmp_path), nprocs=2)
     alone = hidden(wide_checkpoint, LoadOptions(device="cuda:0"))
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, **ROUGHLY)

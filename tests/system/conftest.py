@@ -1,12 +1,13 @@
 """Real server processes, each with its own folder and port."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 
 from pipeline.request import ImageRequest
 from server.engine.messages import Job
+from tests.waiting import wait_until
 
 START_TIMEOUT_S = 120
 HYIMAGE = [sys.executable, "-m", "cli.app"]
@@ -49,15 +51,26 @@ class ServerProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            try:
-                self.get("/ready")
-                return
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.1)
-        raise AssertionError(f"not ready: {(self.folder / 'log').read_text()}")
+        wait_until(self.is_ready, START_TIMEOUT_S, every_s=0.1)
+
+    def is_ready(self) -> bool:
+        """Return whether it generates images; fail if the process has ended."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        try:
+            self.get("/ready")
+        except (urllib.error.URLError, ConnectionError):
+            return False
+        return True
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return what the task store answers to a query."""
+        uri = f"file:{self.folder}/tasks.db?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute(query).fetchall()
 
     def children(self) -> list[int]:
         assert self.process is not None
@@ -71,10 +84,7 @@ class ServerProcess:
         children = self.children()
         self.process.send_signal(how)
         self.process.wait(timeout=60)
-        deadline = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in children):
-            assert time.monotonic() < deadline, f"still running: {children}"
-            time.sleep(0.05)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
 
     def get(self, path: str) -> tuple[bytes, str]:
         url = path if path.startswith("http") else f"{self.url}{path}"
@@ -95,14 +105,16 @@ class ServerProcess:
 
     def wait_for(self, task_uuid: str, timeout_s: float = 120) -> list[dict[str, Any]]:
         """Poll a task until it is finished; return its items."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
+        items: list[dict[str, Any]] = []
+
+        def is_finished() -> bool:
             envelope = self.post({"taskType": "getResponse", "taskUUID": task_uuid})
-            items: list[dict[str, Any]] = envelope["data"]
-            if all(item["status"] == "success" for item in items):
-                return items
-            time.sleep(0.1)
-        raise AssertionError(f"task {task_uuid} did not finish: {envelope}")
+            assert envelope["data"], envelope
+            items[:] = envelope["data"]
+            return all(item["status"] == "success" for item in items)
+
+        wait_until(is_finished, timeout_s, every_s=0.1)
+        return items
 
 
 @pytest.fixture

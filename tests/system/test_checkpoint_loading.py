@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.config import load_config, parse_config
+from model.config_file import load_config, parse_config
 from model.errors import CheckpointError, ModelError
 from model.loading.build import build_skeleton, load_model
 from model.loading.checkpoint import INDEX_NAME, list_shards
@@ -30,10 +30,10 @@ def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_checkpoint, tmp_path / "Tiny-1.0.b"))
 
 
-def edit_shard(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> str:
+def edit_shard(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> str:
     """Change the tensors of the first shard; return the name of its first tensor."""
     tensors = load_file(folder / SHARD)
-    name = sorted(tensors)[0]
+    name: str = sorted(tensors)[0]
     edit(tensors)
     save_file(tensors, folder / SHARD)
     return name

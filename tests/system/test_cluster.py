@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -20,11 +19,13 @@ from typing import Any
 import pytest
 from runware import Runware, RunwareError
 
+from tests.waiting import until, wait_until
+
 pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = pytest.mark.slow
 
 NUM_TASKS, NUM_IMAGES = 50, 2
-BIN = Path(sys.executable).parent
+RAY, HYIMAGE = (str(Path(sys.executable).with_name(name)) for name in ("ray", "hyimage"))
 DEPLOY_TIMEOUT_S, DRAW_TIMEOUT_S = 300, 480
 
 
@@ -65,11 +66,11 @@ class Cluster:
     def _start_node(self, *flags: str) -> None:
         log = self.folder / f"node{len(self.nodes)}.log"
         # Room for an old and a new engine, as a replacement starts before the old one is gone.
-        command = [BIN / "ray", "start", "--block", "--num-cpus=16", '--resources={"engine": 3}']
+        command = [RAY, "start", "--block", "--num-cpus=16", '--resources={"engine": 3}']
         command += ["--object-store-memory=100000000", "--disable-usage-stats", *flags]
         ports = ["--dashboard-agent-listen-port"]
         if "--head" in flags:
-            command += ["--temp-dir", self.folder / "ray"]
+            command += ["--temp-dir", str(self.folder / "ray")]
             ports += ["--ray-client-server-port", "--dashboard-port"]
         for flag in ports:  # the usual ones may be another cluster's
             command += [flag, str(free_port())]
@@ -78,14 +79,22 @@ class Cluster:
                 command, env=self.environment, stdout=file, stderr=subprocess.STDOUT
             )
         self.nodes.append(node)
-        deadline = time.monotonic() + 120
-        while b"Ray runtime started" not in log.read_bytes():
+
+        def is_started() -> bool:
             assert node.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+            return b"Ray runtime started" in log.read_bytes()
+
+        wait_until(is_started, 120, every_s=0.2)
 
     def serve(self, *flags: str) -> subprocess.Popen[bytes]:
-        command = [BIN / "hyimage", "serve", "--cluster", self.address, "--port", str(self.port)]
+        command = [
+            HYIMAGE,
+            "serve",
+            "--cluster",
+            self.address,
+            "--port",
+            str(self.port),
+        ]
         with (self.folder / "serve.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, *flags], env=self.environment, stdout=log, stderr=subprocess.STDOUT
@@ -166,11 +175,21 @@ async def generate(client: Runware, index: int) -> list[dict[str, Any]]:
         # It had been accepted when the answer was lost, and the client sent it again.
         if "taskUUID" not in str(e):
             raise
-    while True:
-        items: list[dict[str, Any]] = await client.get_response({"taskUUID": task_uuid})
-        if all(item["status"] == "success" for item in items):
-            return items
-        await asyncio.sleep(0.5)
+    items: list[Any] = []
+
+    async def is_finished() -> bool:
+        items[:] = await client.get_response({"taskUUID": task_uuid})
+        return all(item["status"] == "success" for item in items)
+
+    await until(is_finished, DRAW_TIMEOUT_S, every_s=0.5)
+    return items
+
+
+def is_done(task: "asyncio.Task[Any]") -> bool:
+    """Return whether a task is done; raise what it raised."""
+    if task.done():
+        task.result()
+    return task.done()
 
 
 async def generate_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]]:
@@ -181,10 +200,10 @@ async def generate_through_faults(cluster: Cluster) -> list[list[dict[str, Any]]
     tasks = [asyncio.create_task(generate(client, index)) for index in range(NUM_TASKS)]
 
     async def wait_for(num_finished: int) -> None:
-        while sum(task.done() for task in tasks) < num_finished:
-            await asyncio.sleep(0.1)
-            if failed := [t for t in tasks if t.done() and t.exception() is not None]:
-                failed[0].result()
+        def are_finished() -> bool:
+            return sum(is_done(task) for task in tasks) >= num_finished
+
+        await until(are_finished, DRAW_TIMEOUT_S, every_s=0.1)
 
     await wait_for(4)
     os.kill(cluster.replicas("Engine")[0], signal.SIGKILL)
@@ -219,7 +238,7 @@ def test_tasks_survive_dead_replicas_and_a_rolling_restart(cluster: Cluster) -> 
 
 def test_a_cluster_that_is_not_there_is_named(cluster: Cluster) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    command = [BIN / "hyimage", "serve", "--cluster", nobody]
+    command = [HYIMAGE, "serve", "--cluster", nobody]
     done = subprocess.run(
         command, env=cluster.environment, capture_output=True, text=True, timeout=60
     )

@@ -12,7 +12,6 @@ pytest.importorskip("ray", reason="needs the extra `ray`")
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from pipeline.settings import PipelineSettings
-from server.cluster import deployments
 from server.cluster.deployments import EngineReplica, build, build_application, engine_resources
 from server.engine.messages import Job, JobCancelled, JobDone, JobEvent, JobStep
 from server.settings import ClusterSettings, Settings, SettingsError
@@ -41,24 +40,19 @@ class Asker:
 class Replica(EngineReplica):
     """One that is closed by hand."""
 
-    def __del__(self) -> None: ...
+    def __del__(self) -> None: ...  # type: ignore[override]
 
 
 async def use(settings: PipelineSettings, scenario: Callable[[Replica], Awaitable[None]]) -> None:
     replica: Any = Replica.__new__(Replica)
     try:
-        await replica.__init__(settings)  # as Ray does
+        await replica.__init__(settings, watch_every_s=0.1)  # as Ray does
         await asyncio.wait_for(scenario(replica), 60)
     finally:
         await replica.close()
 
 
 async def nothing(_: Replica) -> None: ...
-
-
-@pytest.fixture(autouse=True)
-def _quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployments, "WATCH_EVERY_S", 0.1)
 
 
 async def last_of(events: AsyncIterator[JobEvent]) -> JobEvent:
@@ -118,7 +112,9 @@ def test_all_servers_of_a_cluster_share_their_tasks() -> None:
     settings = Settings()
     assert not settings.tasks.is_shared
     assert settings.for_cluster().tasks.is_shared
-    assert build_application(settings) is not None
+    application = build_application(settings)
+    (engines,) = application._bound_deployment.init_args
+    assert engines._bound_deployment.init_args == (settings.worker,)
 
 
 def test_a_cluster_without_keys_is_not_opened_to_everybody() -> None:

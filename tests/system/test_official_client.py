@@ -29,7 +29,8 @@ async def use(url: str, transport: str) -> None:
     )
     await client.connect()
     for delivery in ("sync", "async"):
-        task_uuid, heard = str(uuid.uuid4()), []
+        heard: list[Any] = []
+        task_uuid = str(uuid.uuid4())
         results = await client.run(
             {
                 **TASK,
@@ -46,7 +47,7 @@ async def use(url: str, transport: str) -> None:
         assert {item["taskUUID"] for item in results} == {task_uuid}
         assert all("cost" in item and item["NSFWContent"] is False for item in results)
         assert len(heard) == 2
-        again: list[dict[str, Any]] = await client.get_response({"taskUUID": task_uuid})
+        again: list[Any] = await client.get_response({"taskUUID": task_uuid})
         assert {item["imageUUID"] for item in again} == {item["imageUUID"] for item in results}
     for faulty, code in (({"steps": 1000}, "validation"), ({"width": 100}, "validation")):
         with pytest.raises(RunwareError) as caught:

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.ranks import FAULT_EXIT_CODE
+from tests.waiting import wait_until
 
 TIMEOUT_S = 60.0
 # A first rank that never joins: the other waits for it in the collective that makes the mesh.
@@ -52,13 +52,6 @@ def ranks(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[tuple["subprocess.P
 def is_alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_the_first_rank_ends_at_once_when_another_one_is_killed(

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.waiting import wait_until
 from training.random_checkpoint import write_random_checkpoint
 
 SEED_REQUESTS = json.loads(
@@ -70,23 +70,21 @@ def served(
             stderr=log,
         )
     try:
-        wait_until_ready(url, process, folder / "log")
+        log_file = folder / "log"
+        wait_until(lambda: is_ready(url, process, log_file), START_TIMEOUT_S, every_s=0.2)
         yield url, process
     finally:
         process.kill()
         process.wait(timeout=30)
 
 
-def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            get(f"{url}/ready")
-            return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise AssertionError(f"not ready after {START_TIMEOUT_S} s: {log.read_text()}")
+def is_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, log.read_text()
+    try:
+        get(f"{url}/ready")
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
 
 
 @pytest.mark.slow
@@ -147,7 +145,4 @@ def test_a_terminated_server_takes_its_worker_with_it(
     assert children
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in children):
-        assert time.monotonic() < deadline, f"still running: {children}"
-        time.sleep(0.1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))

@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from server.tasks.store import DuplicateTaskError, TaskStore
 from server.tasks.tables import FAILED, RUNNING, SUCCESS, ImageRow, TaskRow, Webhook
+from tests.waiting import wait_until
 
 TASK = TaskRow(
     task_uuid="t1",
@@ -41,6 +43,15 @@ def find_postgres() -> Path | None:
         iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None
     )
     return Path(found).parent if found else None
+
+
+def is_reachable(url: str, server: "subprocess.Popen[bytes]") -> bool:
+    assert server.poll() is None
+    try:
+        sa.create_engine(url, poolclass=sa.NullPool).connect().close()
+    except sa.exc.OperationalError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +82,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert server.poll() is None
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        time.sleep(1)
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        wait_until(lambda: is_reachable(url, server), every_s=0.1)
+        yield url
     finally:
         server.terminate()
         server.wait(timeout=30)
@@ -187,7 +190,8 @@ def test_a_task_lives_in_the_store_from_acceptance_to_being_forgotten(url: str) 
         assert (await store.list_due_webhooks(now=20.0, limit=10))[0].num_tries == 1
         await store.drop_webhook(call.id)
         second = replace(IMAGE, image_uuid="i2", position=1, name="i2.png")
-        await store.add_image(second, None, is_last=True)
+        await store.add_image(second, None)
+        await store.succeed("t1")
         await store.fail(TASK, {"code": "late"})  # a task that has ended stays as it ended
         stored = await store.find("t1")
         assert stored is not None

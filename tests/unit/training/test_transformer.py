@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, parse_config
+from model.config import ModelConfig
+from model.config_file import parse_config
 from model.kv_cache import build_step_groups, prefill
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.delivery.egress import Egress, EgressError
+from server.delivery.egress import Address, Egress, EgressError
 from server.settings import EgressSettings
 
 LOOPBACK = EgressSettings(allowed_networks=("127.0.0.0/8",), timeout_s=2)
@@ -86,17 +86,14 @@ def test_places_inside_are_closed_and_not_tried_again(url: str) -> None:
     assert not caught.value.is_worth_retrying
 
 
-def test_a_name_that_also_stands_elsewhere_in_the_url_is_replaced_only_as_the_host(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def to_loopback(host: str, port: int) -> list[Address]:
+    return [ipaddress.IPv4Address("127.0.0.1")]
+
+
+def test_a_name_that_also_stands_elsewhere_in_the_url_is_replaced_only_as_the_host() -> None:
     async def scenario() -> bytes:
         async with listener(b"HTTP/1.1 204 No Content\r\n\r\n") as (port, heard):
-            egress = Egress(LOOPBACK)
-
-            async def resolve(*_: object) -> ipaddress.IPv4Address:
-                return ipaddress.IPv4Address("127.0.0.1")
-
-            monkeypatch.setattr(egress, "_resolve", resolve)
+            egress = Egress(LOOPBACK, look_up=to_loopback)
             await egress.send("POST", f"http://h:{port}/h?h", b"x", "text/plain")
             await egress.close()
             return heard[0]
