@@ -83,12 +83,13 @@ def tasks_of(client: TestClient) -> TaskService:
 class FakeEngine:
     """Generates at once: one step and one image a seed.
 
-    `failure` (code, message) fails jobs; `is_held` lets them wait.
+    `failure` (code, message) fails jobs, `fault` raises out of them; `is_held` lets them wait.
     """
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.failure: tuple[str, str] | None = None
+        self.fault: Exception | None = None
         self.is_held = False
         self.status = EngineStatus(is_ready=True, description="fake")
 
@@ -101,6 +102,8 @@ class FakeEngine:
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
         await until(lambda: not self.is_held)
+        if self.fault is not None:
+            raise self.fault
         if self.failure:
             yield JobFailed(job_id=job.job_id, code=self.failure[0], message=self.failure[1])
             return
