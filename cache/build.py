@@ -1,4 +1,4 @@
-"""From a plan and a calibration to a step cache for one image."""
+"""Step cache construction: from a plan and a calibration to the cache of one image."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -21,19 +21,19 @@ from cache.residual_cache import Agree, ResidualCache
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What the API's values come to for a checkpoint; None where the policy is off."""
+    """The API's values in a checkpoint's own units; None where the policy is off."""
 
     tea: float | None
     fb: float | None
 
 
 def calibration_of(plan: CachePlan, calibration: Calibration) -> Calibration:
-    """Return what is known of the plan's TeaCache signal: a fit to another one tells nothing."""
+    """Return the calibration if it was fitted to the plan's TeaCache signal, else UNCALIBRATED."""
     return calibration if calibration.signal == plan.tea_signal else UNCALIBRATED
 
 
 def effective_thresholds(plan: CachePlan, calibration: Calibration) -> Thresholds:
-    """Return the thresholds that the votes will use."""
+    """Return the thresholds that the policies use."""
     tea, fb = plan.tea_distance, plan.fb_threshold_scale
     return Thresholds(
         tea=None if tea is None else tea * calibration_of(plan, calibration).tea_scale,
@@ -46,26 +46,28 @@ def build_step_cache(
 ) -> StepCache:
     """Return a fresh cache.
 
-    `signal` is what TeaCache compares between steps; `agree` makes all processes that draw the
-    image together take the same decision.
+    `signal` is what TeaCache compares between steps; `agree` makes all ranks that generate the
+    image take the same decision.
     """
     if not plan.is_on:
         return NoCache()
     window = (plan.start, plan.end)
     forecast = plan.forecast
-    estimate = (
+    new_predictor = (
         partial(DampedTaylor, forecast.order) if forecast and forecast.order else LastResidual
     )
     if forecast is not None and forecast.interval is not None:
         policy = FixedIntervalPolicy(forecast.interval)
-        return ResidualCache(window, plan.max_consecutive, policy, None, estimate, agree)
+        return ResidualCache(window, plan.max_consecutive, policy, None, new_predictor, agree)
     thresholds = effective_thresholds(plan, calibration)
     early_policy: EarlyPolicy | None = None
     if thresholds.tea is not None:
-        own = calibration_of(plan, calibration)
-        if own.poly:
-            early_policy = TeaCachePolicy(thresholds.tea, signal, own.poly, own.x_range)
+        fitted = calibration_of(plan, calibration)
+        if fitted.poly:
+            early_policy = TeaCachePolicy(thresholds.tea, signal, fitted.poly, fitted.x_range)
         else:
-            early_policy = NoiseLevelPolicy(thresholds.tea, own.profile)
+            early_policy = NoiseLevelPolicy(thresholds.tea, fitted.profile)
     first_block = None if thresholds.fb is None else FirstBlockPolicy(thresholds.fb)
-    return ResidualCache(window, plan.max_consecutive, early_policy, first_block, estimate, agree)
+    return ResidualCache(
+        window, plan.max_consecutive, early_policy, first_block, new_predictor, agree
+    )

@@ -1,4 +1,4 @@
-"""What `hyimage calibrate` found out about a checkpoint: its step_cache.json. Free of torch."""
+"""Step cache calibration of a checkpoint: the file step_cache.json. Free of torch."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """How changes of the signal become changes of the image, for one checkpoint.
+    """The relation of signal changes to output changes, measured for one checkpoint.
 
     `poly` (highest power first) maps the signal's relative change, held to `x_range`, to
     that of the layers' output; empty when no fit was good enough, and then `profile` holds
@@ -45,7 +45,7 @@ class Calibration:
         return bool(self.fingerprint)
 
 
-# Without a calibration the signal's own change is taken for the output's.
+# Without a calibration the signal's change is taken for the output's.
 UNCALIBRATED = Calibration(
     fingerprint="",
     signal="input",
@@ -76,12 +76,12 @@ def load_calibration(folder: Path, fingerprint: str) -> Calibration:
     """Return a checkpoint's calibration, or UNCALIBRATED if it has none.
 
     Raises:
-        CalibrationError: the file is not one of ours, or belongs to other weights.
+        CalibrationError: the file is damaged, or belongs to other weights.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         return UNCALIBRATED
-    again = f"run `hyimage calibrate {folder}` again, or delete the file"
+    again = f"run `hyimage calibrate --checkpoint {folder}` again, or delete the file"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         calibration = _parse(raw)

@@ -1,4 +1,4 @@
-"""No step reuse: reference numerics."""
+"""No step cache: every layer runs at every step, with the reference's numbers."""
 
 from torch import Tensor
 

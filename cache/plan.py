@@ -1,19 +1,19 @@
-"""What a task asks of the step caches. Free of torch: the server makes it, the worker obeys it."""
+"""Step cache plan of a request. Free of torch: the API process builds it, the worker uses it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-# How the change of the input is told: from the image's tokens, or from the noise level alone.
+# What TeaCache measures the input's change by: the image's tokens, or the noise level alone.
 TeaSignal = Literal["input", "schedule"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForecastPlan:
-    """Forecast the reused steps by a polynomial of this order.
+    """Forecast the residuals of reused steps by a polynomial of this order.
 
-    With an interval every so many-th step is computed, whatever the image does there; without
-    one TeaCache or FBCache decide. Order 0 holds the last computed step: with an interval that is
-    the naive reuse that others are compared with.
+    With an interval n every n-th step is computed, whatever the image; without one TeaCache or
+    FBCache decide. Order 0 repeats the last computed residual: with an interval that is the naive
+    reuse that others are compared with.
     """
 
     order: int
@@ -22,7 +22,7 @@ class ForecastPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CachePlan:
-    """Which policies may reuse steps [start, end), and how readily. None means off.
+    """Which policies may reuse steps [start, end), and their thresholds. None means off.
 
     `tea_distance` is the API's value. `fb_threshold_scale` is how much of the calibrated FBCache
     threshold is used: 1 is the default.
@@ -43,7 +43,7 @@ class CachePlan:
 
     @property
     def name(self) -> str:
-        """Return what diagnostics call it."""
+        """Return the name that diagnostics give it."""
         names = {
             "teaCache": self.tea_distance,
             "fbCache": self.fb_threshold_scale,

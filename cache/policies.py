@@ -1,6 +1,7 @@
-"""Whether a step has changed little enough to be reused: one policy each, all float32.
+"""Skip policies: TeaCache, noise level, fixed interval, first block (FBCache). All float32.
 
-A policy is asked once a step and told what was decided; a step is reused only if all agree.
+Each decides whether a step has changed little enough to be skipped. `should_skip` is called once
+a step, `update` with the decision; a step is skipped only if all policies agree.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ Signal = Callable[[StepContext, Tensor], Tensor]
 
 
 def relative_l1(now: Tensor, before: Tensor) -> float:
-    """Return the mean absolute change over the mean absolute value before it."""
+    """Return TeaCache's relative L1 distance: the mean change over the mean value before it."""
     return float((now - before).abs().mean() / before.abs().mean().clamp_min(1e-12))
 
 
@@ -29,14 +30,14 @@ def evaluate_polynomial(coefficients: Sequence[float], x: float) -> float:
 
 
 class EarlyPolicy(Protocol):
-    """A policy that needs no layer."""
+    """A policy that decides before any layer has run."""
 
     def should_skip(self, context: StepContext, x_BSD: Tensor, is_allowed: bool) -> bool:
-        """Look at a step, reusable or not, and return whether it may be reused."""
+        """Return whether a step may be reused; called for steps that are not allowed to be too."""
         ...
 
     def update(self, is_reused: bool) -> None:
-        """Hear what was decided."""
+        """Take note of the decision."""
         ...
 
 
@@ -80,7 +81,7 @@ class TeaCachePolicy:
 class NoiseLevelPolicy:
     """TeaCache by noise level alone: the mean change of the output between two levels, as measured.
 
-    What stands in for the polynomial when no signal foretells the output well enough.
+    Replaces the polynomial where no signal predicts the output well enough.
     """
 
     def __init__(self, threshold: float, profile: Sequence[tuple[float, float]]) -> None:
@@ -102,7 +103,7 @@ class NoiseLevelPolicy:
             self._accumulated = 0.0
 
     def _passed(self, sigma: float) -> float:
-        """Return the change accumulated on the way down to sigma, straight between the points."""
+        """Return the change accumulated on the way down to sigma, linear between the points."""
         before = self._profile[0]
         for point in self._profile:
             if point[0] <= sigma:
@@ -130,9 +131,9 @@ class FixedIntervalPolicy:
 
 
 class FirstBlockPolicy:
-    """FBCache: what the first layer adds has hardly changed since the last computed step.
+    """FBCache: the first layer's residual has hardly changed since the last computed step.
 
-    Rows of one image decide together, by the one that changed most.
+    The row of the image that changed most decides for all of its rows.
 
     Source: the first block cache of the ParaAttention project.
     """
@@ -150,5 +151,5 @@ class FirstBlockPolicy:
         return float(torch.max(changes_B / sizes_B)) < self._threshold
 
     def keep(self, residual_BSD: Tensor) -> None:
-        """Remember the first layer's addition at a computed step."""
+        """Remember the first layer's residual at a computed step."""
         self._kept_BSD = residual_BSD

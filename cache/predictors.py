@@ -1,4 +1,4 @@
-"""What stands in for the layers at a reused step: what they added before, held or forecast."""
+"""Residual predictors for reused steps: the last residual, or a damped Taylor forecast."""
 
 from typing import Protocol
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ResidualPredictor(Protocol):
-    """Remembers what the layers added to their input at computed steps."""
+    """Predicts what the layers add to their input, from their residuals at computed steps."""
 
     def keep(self, sigma: float, residual_BSD: Tensor) -> None:
         """Remember the residual of a computed step."""
@@ -32,15 +32,17 @@ class LastResidual:
 
 
 class DampedTaylor:
-    """The polynomial through the last computed residuals, over sigma, as far as it has come true.
+    """TaylorSeer with a learned damping: a polynomial forecast, as far as it has come true.
 
-    Each computed step shows what a forecast of it would have been worth. By least squares over a
-    channel's rows, that is the share of the forecast change that came true; what is forecast next
-    is this share of the change, between 0 (hold) and 1. With each computed step the earlier ones
-    count half. Unweighted, the polynomial is worse than holding wherever the residual jumps, as
-    it does when the router chooses other experts.
+    The polynomial runs through the last computed residuals over sigma. Each computed step shows
+    how good a forecast of it would have been: by least squares over a channel's tokens, the share
+    of the forecast change that came true. The next forecast is this share of the change, between
+    0 (the last residual) and 1. With each computed step the earlier ones count half. Undamped, the
+    polynomial is worse than the last residual wherever the residual jumps, as it does when the
+    router chooses other experts.
 
-    Order 1 needs two residuals and a third to learn from, order 2 one more; until then it holds.
+    Order 1 needs two residuals and a third to learn from, order 2 one more; until then the last
+    residual is returned.
     Over sigma and not over the step's number: steps are of uneven length.
 
     Source of the polynomial: Liu et al. 2025 (arXiv 2503.06923), who expand over step numbers.
@@ -51,7 +53,7 @@ class DampedTaylor:
     def __init__(self, order: int) -> None:
         self._order = order
         self._nodes: list[tuple[float, Tensor]] = []
-        self._true_B1D: Tensor | None = None  # forecast change times what came, summed
+        self._true_B1D: Tensor | None = None  # forecast change times actual change, summed
         self._square_B1D: Tensor | None = None  # forecast change squared, summed
 
     def keep(self, sigma: float, residual_BSD: Tensor) -> None:
@@ -66,8 +68,8 @@ class DampedTaylor:
         share_B1D = (self._true_B1D / self._square_B1D.clamp_min(1e-12)).clamp(0, 1)
         return last_BSD + share_B1D * self._change_at(sigma)
 
-    def _learn(self, forecast_BSD: Tensor, came_BSD: Tensor) -> None:
-        true_B1D = (forecast_BSD * came_BSD).sum(dim=1, keepdim=True)
+    def _learn(self, forecast_BSD: Tensor, actual_BSD: Tensor) -> None:
+        true_B1D = (forecast_BSD * actual_BSD).sum(dim=1, keepdim=True)
         square_B1D = forecast_BSD.square().sum(dim=1, keepdim=True)
         if self._true_B1D is not None and self._square_B1D is not None:
             true_B1D = true_B1D + self.MEMORY * self._true_B1D
@@ -77,10 +79,10 @@ class DampedTaylor:
     def _change_at(self, sigma: float) -> Tensor:
         """Return how much the polynomial moves from the last residual: float32, residual_BSD."""
         change_BSD = -self._nodes[-1][1].float()
-        for own, residual_BSD in self._nodes:
+        for node_sigma, residual_BSD in self._nodes:
             weight = 1.0
             for other, _ in self._nodes:
-                if other != own:
-                    weight *= (sigma - other) / (own - other)
+                if other != node_sigma:
+                    weight *= (sigma - other) / (node_sigma - other)
             change_BSD = change_BSD + weight * residual_BSD.float()
         return change_BSD

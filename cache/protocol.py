@@ -1,9 +1,9 @@
-"""What a step cache is: it gets hidden states and asks for layers to be run, never the model.
+"""Step cache protocol: an evaluation takes hidden states and yields layer calls.
 
 An evaluation is a generator. It yields the hidden states that are to go through the first layer
-or through all others, is sent what came out, and returns the last layer's output, computed or
-estimated. So images with different plans, at different steps, share a batch: whoever drives them
-runs together what they ask for together, and nothing is computed because a neighbour computes.
+or through all others, is sent the layers' output, and returns the last layer's output, computed or
+estimated. So images with different plans, at different steps, share a batch: the driver runs
+equal calls as one batch, and no image's layers run because a neighbour's do.
 """
 
 from collections.abc import Generator
@@ -15,14 +15,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """Where in the drawing an evaluation stands.
+    """The step and the noise level of one evaluation.
 
-    `stage` counts the evaluations of one step; solvers of second order have two.
+    `evaluation` counts those of one step; solvers of second order have two.
     """
 
     step: int
     num_steps: int
-    stage: int
+    evaluation: int
     sigma: float
 
     @property
@@ -50,7 +50,7 @@ Evaluation = Generator[LayerCall, Tensor, Tensor]
 
 
 class StepCache(Protocol):
-    """Serves one image; all its state is that image's own."""
+    """The step cache of one image; all its state belongs to that image."""
 
     def evaluate(self, context: StepContext, x_BSD: Tensor) -> Evaluation:
         """Yield layer calls and return the last layer's output for x_BSD.

@@ -1,158 +1,267 @@
-"""Generate one image in this process, with a progress bar."""
+"""`hyimage generate`: one image without a server, by the server's own checks and defaults."""
 
-import uuid
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import typer
 
-from cache.plan import CachePlan
-from model.errors import UnsupportedSizeError
-from pipeline.encode import encode_image
-from pipeline.generate import generate
-from pipeline.load import load_pipeline
+from cli.console import progress_bar, stderr, stdout
+from cli.options import (
+    CheckpointOption,
+    ConfigOption,
+    check_output,
+    parse_size,
+    read_settings,
+    reported_errors,
+)
+from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from pipeline.request import ImageDone, ImageFormat, ImageRequest, Rewrite, StepDone, TextWritten
+from schedulers.catalog import ACCEPTED
 from server.runware.cache_options import build_cache_plan
 from server.runware.diagnostics import diagnostics_object
-from server.runware.errors import TaskError
-from server.runware.seeds import image_seeds
-from server.runware.validation import parse_image_inference
-from server.settings import Settings
+from server.runware.errors import CommandError, TaskError
+from server.runware.image_request import to_image_request
+from server.runware.schemas import Acceleration, ImageInference
+from server.runware.seeds import MAX_SEED, image_seeds
+from server.runware.validation import new_image_inference
+from server.tasks.admission import check_parameters
+
+if TYPE_CHECKING:
+    from pipeline.settings import PipelineSettings
+    from server.settings import Settings
 
 _FORMATS: dict[str, ImageFormat] = {
     ".jpg": "JPG", ".jpeg": "JPG", ".png": "PNG", ".webp": "WEBP"
 }  # fmt: skip
 
+# Which option gives a parameter of the API, for its error messages. Longer names come first.
+_OPTIONS = {
+    "acceleratorOptions.teaCacheDistance": "--tea-cache",
+    "acceleratorOptions.fbCacheThreshold": "--fb-cache",
+    "hunyuan.systemPrompt": "--system-prompt",
+    "hunyuan.rewrite": "--rewrite",
+    "positivePrompt": "PROMPT",
+    "negativePrompt": "--negative",
+    "acceleration": "--acceleration",
+    "outputQuality": "--quality",
+    "scheduler": "--scheduler",
+    "CFGScale": "--guidance",
+    "steps": "--steps",
+    "seed": "--seed",
+}
+
+
+def _check_image_file(path: Path) -> Path:
+    if path.suffix.lower() not in _FORMATS:
+        raise typer.BadParameter(
+            f"{path} ends in {path.suffix!r}; use one of {', '.join(_FORMATS)}"
+        )
+    check_output(path)
+    return path
+
+
+def _check_size(size: str | None) -> str | None:
+    if size not in (None, "auto"):
+        parse_size(size)
+    return size
+
+
+def _check_scheduler(name: str) -> str:
+    """Return the API's name of a scheduler; refuse others with the nearest ones."""
+    if name in ACCEPTED:
+        return name
+    folded = {known.casefold(): known for known in ACCEPTED}
+    near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see docs/sampling.md"
+    raise typer.BadParameter(f"{name!r} is none of the API's {len(ACCEPTED)} names; {hint}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How to walk from noise to image, in the API's values."""
+class GenerateOptions:
+    """The options of the command line. None: the default of the server."""
 
-    num_steps: int
-    guidance: float
+    prompt: str
+    output: Path
+    negative: str | None = None
+    size: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    quality: int | None = None
+    rewrite: Rewrite = "off"
+    system_prompt: str | None = None
     scheduler: str = "Default"
-    acceleration: str = "medium"
-    tea_distance: float | None = None
-    fb_threshold: float | None = None
+    acceleration: Acceleration | None = None
+    tea_cache: float | None = None
+    fb_cache: float | None = None
 
 
-def generate_image(
-    settings: Settings,
-    *,
-    prompt: str,
-    negative: str | None,
-    size: str,
-    sampling: Sampling,
-    seed: int | None,
-    quality: int,
-    rewrite: Rewrite,
-    system_prompt: str | None,
-    output: Path,
-    has_diagnostics: bool,
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to generate.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="jpg, png or webp file.", callback=_check_image_file),
+    ] = Path("image.png"),
+    negative: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (the model chooses) or WIDTHxHEIGHT, an offered size; left out: the "
+            "setting api.default_size.",
+            callback=_check_size,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Left out: 20, or a distilled checkpoint's own.", min=1, max=100),
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="1 turns guidance off, else 1.1 to 50.", min=1, max=50)
+    ] = 7.0,
+    seed: Annotated[
+        int | None, typer.Option(help="Random if left out.", min=0, max=MAX_SEED)
+    ] = None,
+    quality: Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)] = 95,
+    rewrite: Annotated[
+        Rewrite, typer.Option(help="Let an Instruct checkpoint rewrite the prompt first.")
+    ] = "off",
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Instead of the checkpoint's own.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="One of the API's names.", callback=_check_scheduler)
+    ] = "Default",
+    acceleration: Annotated[
+        Acceleration, typer.Option(help="Preset of the step caches.")
+    ] = "medium",
+    tea_cache: Annotated[
+        float | None, typer.Option(help="TeaCache with this distance.", min=0, max=1)
+    ] = None,
+    fb_cache: Annotated[
+        float | None, typer.Option(help="FBCache with this threshold.", min=0, max=1)
+    ] = None,
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Print how it was generated, as JSON.")
+    ] = False,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
 ) -> None:
-    """Generate `prompt` into the file `output`, whose ending names the format.
+    """Generate one image without a server; checks and defaults are the server's.
 
-    Raises:
-        TaskError: the file's ending is not a known format, its folder does not exist, or a value
-            is not one of the API's.
-        ModelError: the checkpoint, the size or a prompt is not usable.
+    Example: hyimage generate "a red fox in the snow" -o fox.png --size 1280x768 --steps 30
     """
-    plan, warnings = _plan_caches(prompt, sampling, settings)
-    width_px, height_px = (None, None) if size == "auto" else parse_size(size)
-    request = ImageRequest(
+    options = GenerateOptions(
         prompt=prompt,
-        negative_prompt=negative,
-        width_px=width_px,
-        height_px=height_px,
-        num_steps=sampling.num_steps,
-        guidance=sampling.guidance,
-        seeds=image_seeds(seed, 1),
-        scheduler=sampling.scheduler,
-        cache=plan,
+        output=output,
+        negative=negative,
+        size=size,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        quality=quality,
         rewrite=rewrite,
         system_prompt=system_prompt,
+        scheduler=scheduler,
+        acceleration=acceleration,
+        tea_cache=tea_cache,
+        fb_cache=fb_cache,
     )
-    image_format = _format_of(output)
-    done = _generate_with_progress(settings, request)
-    output.write_bytes(encode_image(done.pixels_yx3, image_format, quality))
-    if has_diagnostics:
-        Console().print_json(data=diagnostics_object(done.diagnostics, warnings))
-    generated = f"{done.width_px}x{done.height_px}, seed {done.seed}"
-    Console().print(f"{output} ({generated})", highlight=False)
+    with reported_errors():
+        settings = read_settings(config, checkpoint)
+        info = read_checkpoint_info(Path(settings.worker.checkpoint))
+        parameters, request = to_request(options, settings, info)
+        done = _generate_with_progress(settings.worker, request)
+        _save(output, done, parameters)
+        if diagnostics:
+            _, warnings = build_cache_plan(parameters, settings.cache)
+            stdout.print_json(data=diagnostics_object(done.diagnostics, warnings))
+        stdout.print(f"{output} ({done.width_px}x{done.height_px}, seed {done.seed})")
 
 
-def _generate_with_progress(settings: Settings, request: ImageRequest) -> ImageDone:
-    """Load the checkpoint, draw the job's one image, and show how far both are."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        loading = progress.add_task("loading", total=None)
-        pipeline = load_pipeline(
-            settings.worker,
-            lambda done, total: progress.update(loading, completed=done >> 20, total=total >> 20),
-        )
-        generating = progress.add_task("generating", total=request.num_steps)
-        written = 0
-        for event in generate(pipeline, request):
+def to_request(
+    options: GenerateOptions, settings: Settings, info: CheckpointInfo
+) -> tuple[ImageInference, ImageRequest]:
+    """Return the parameters and the request that the server would make of the same values.
+
+    Raises:
+        CommandError: the server would refuse them; the message names the option.
+    """
+    # The API has no guidance of 1; it turns guidance off here.
+    is_unguided = options.guidance == 1
+    size = options.size or settings.api.default_size
+    width, height = (None, None) if size == "auto" else parse_size(size)
+    values: dict[str, Any] = {
+        "positivePrompt": options.prompt,
+        "negativePrompt": options.negative,
+        "width": width,
+        "height": height,
+        "steps": options.steps,
+        "CFGScale": None if is_unguided else options.guidance,
+        "seed": options.seed,
+        "scheduler": options.scheduler,
+        "outputFormat": _FORMATS[options.output.suffix.lower()],
+        "outputQuality": options.quality,
+        "acceleration": options.acceleration,
+        "acceleratorOptions": _accelerator_options(options),
+        "hunyuan": {"rewrite": options.rewrite, "systemPrompt": options.system_prompt},
+    }
+    try:
+        parameters = new_image_inference(
+            settings.api.model, {k: v for k, v in values.items() if v is not None},
+            info.default_steps,
+        )  # fmt: skip
+        found = check_parameters(parameters, "auto", info)
+    except TaskError as error:
+        raise CommandError(_in_options(error.message)) from None
+    size_px = None if found is None else (found.width_px, found.height_px)
+    seeds = image_seeds(parameters.seed, 1)
+    request = to_image_request(parameters, size_px, seeds, settings.cache)
+    return parameters, replace(request, guidance=1.0) if is_unguided else request
+
+
+def _accelerator_options(options: GenerateOptions) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if options.tea_cache is not None:
+        values |= {"teaCache": True, "teaCacheDistance": options.tea_cache}
+    if options.fb_cache is not None:
+        values |= {"fbCache": True, "fbCacheThreshold": options.fb_cache}
+    return values
+
+
+def _in_options(message: str) -> str:
+    """Return a message of the API with the names of options instead of parameters."""
+    for name, option in _OPTIONS.items():
+        message = message.replace(f"'{name}' parameter", option).replace(f"'{name}'", option)
+    return message.replace("width/height parameters", "--size")
+
+
+def _generate_with_progress(settings: PipelineSettings, request: ImageRequest) -> ImageDone:
+    """Load the checkpoint, generate the request's one image, and show how far both are."""
+    from pipeline.generate import generate as generate_events
+    from pipeline.load import load_pipeline
+    from tools.progress import megabytes
+
+    with progress_bar() as report:
+        pipeline = load_pipeline(settings, megabytes(report, "loading"))
+        num_shown = 0
+        for event in generate_events(pipeline, request):
             if isinstance(event, StepDone):
-                progress.update(generating, completed=event.step)
+                report("generating", event.step, event.num_steps)
             elif isinstance(event, TextWritten):
-                progress.console.print(event.text[written:], end="", markup=False, soft_wrap=True)
-                written = len(event.text)
+                stderr.print(event.text[num_shown:], end="")
+                num_shown = len(event.text)
             elif isinstance(event, ImageDone):
                 return event
-    raise AssertionError("a job ends with its image, or with an error that is raised")
+    raise AssertionError("a request ends with its image, or with an error that is raised")
 
 
-def _plan_caches(
-    prompt: str, sampling: Sampling, settings: Settings
-) -> tuple[CachePlan, tuple[str, ...]]:
-    """Return the plan that the API would make of the same values, and its warnings.
+def _save(path: Path, done: ImageDone, parameters: ImageInference) -> None:
+    from pipeline.encode import encode_image
 
-    Raises:
-        TaskError: the API would refuse them.
-    """
-    options: dict[str, Any] = {}
-    if sampling.tea_distance is not None:
-        options |= {"teaCache": True, "teaCacheDistance": sampling.tea_distance}
-    if sampling.fb_threshold is not None:
-        options |= {"fbCache": True, "fbCacheThreshold": sampling.fb_threshold}
-    task = parse_image_inference({
-        "taskType": "imageInference",
-        "taskUUID": str(uuid.uuid4()),
-        "model": settings.api.model,
-        "positivePrompt": prompt,
-        "steps": sampling.num_steps,
-        "scheduler": sampling.scheduler,
-        "acceleration": sampling.acceleration,
-        "acceleratorOptions": options,
-    })  # fmt: skip
-    return build_cache_plan(task, settings.cache)
-
-
-def parse_size(size: str) -> tuple[int, int]:
-    """Return (width, height) in pixels of "WIDTHxHEIGHT".
-
-    Raises:
-        UnsupportedSizeError: it is not written like that.
-    """
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UnsupportedSizeError(f"size {size!r} is not understood; write WIDTHxHEIGHT or auto")
-    return int(width), int(height)
-
-
-def _format_of(output: Path) -> ImageFormat:
-    if output.suffix.lower() not in _FORMATS:
-        raise TaskError(
-            "invalidOutputFormat",
-            f"{output} ends in {output.suffix!r}; use one of {', '.join(_FORMATS)}",
-        )
-    if not output.parent.is_dir():
-        raise TaskError(
-            "invalidOutput", f"the folder {output.parent} does not exist; make it first"
-        )
-    return _FORMATS[output.suffix.lower()]
+    path.write_bytes(
+        encode_image(done.pixels_yx3, parameters.outputFormat, parameters.outputQuality)
+    )

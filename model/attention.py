@@ -1,4 +1,4 @@
-"""Grouped-query self-attention over rows that stand behind cached prompts. No dense mask.
+"""Grouped-query self-attention over the KV cache of prompts, without a dense mask.
 
 Queries that see the same keys are one SDPA call: the prompt is causal, `<timestep>` sees the
 prompt and itself, the image sees all of it. Rows with different prompts are separate calls, so
@@ -6,7 +6,7 @@ prompts of different length need no padding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.layers import RMSNorm
-from model.mesh import Group
+from model.mesh import RankGroup
 from model.rope import RotaryTable
 from model.sequence import AttentionSpan
 
@@ -30,7 +30,7 @@ class LayerKV:
     v_BGSH: Tensor
 
     def concat(self, k_BGSH: Tensor, v_BGSH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return these and then the given ones, for every row of the given."""
+        """Return these keys and values followed by the given ones, for every row of those."""
         rows = k_BGSH.shape[0]
         return (
             torch.cat((self.k_BGSH.expand(rows, -1, -1, -1), k_BGSH), dim=2),
@@ -42,39 +42,40 @@ class LayerKV:
 class AttentionGroup:
     """Rows of a batch with the same prompt: same positions, same visible keys.
 
-    `past` holds the prompt's keys and values, one entry a layer, or is empty for a sequence from
-    its start. A `kept` list receives this run's keys and values, layer by layer.
+    `past_kv` holds the prompt's keys and values, one entry a layer; it is empty for a sequence
+    from its start.
     """
 
     rows: slice
     rope: RotaryTable
     spans: tuple[AttentionSpan, ...]
-    past: Sequence[LayerKV] = ()
-    kept: list[LayerKV] | None = field(default=None)
+    past_kv: Sequence[LayerKV] = ()
 
     def to(self, device: torch.device) -> "AttentionGroup":
-        """Return the same group for a layer on another device; each layer's past is there."""
+        """Return the same group for a layer on another device, where that layer's past is."""
         return replace(self, rope=self.rope.to(device))
 
     @property
     def past_length(self) -> int:
-        return self.past[0].k_BGSH.shape[2] if self.past else 0
+        return self.past_kv[0].k_BGSH.shape[2] if self.past_kv else 0
 
 
 class SelfAttention(nn.Module):
-    """Attention of one layer; a rank of the tensor group holds some of the key/value groups.
+    """Attention of one layer; with tensor parallelism a rank holds some of the key/value heads.
+
+    `new_kv`, where given, has a list for each group, which receives the new keys and values.
 
     Shapes: x_BSD -> x_BSD; every row of the batch belongs to exactly one group.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
+    def __init__(self, config: ModelConfig, layer: int, ranks: RankGroup) -> None:
         super().__init__()
         self._layer = layer
-        self._group = group
+        self._ranks = ranks
         self._head_dim = config.head_dim
         self._queries_per_kv = config.num_heads // config.num_kv_heads
-        width = config.num_heads * config.head_dim // group.size
-        kv_width = config.num_kv_heads * config.head_dim // group.size
+        width = config.num_heads * config.head_dim // ranks.size
+        kv_width = config.num_kv_heads * config.head_dim // ranks.size
         self.qkv_proj = nn.Linear(config.hidden_size, width + 2 * kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
         self.query_layernorm = self.key_layernorm = None
@@ -82,15 +83,27 @@ class SelfAttention(nn.Module):
             self.query_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.key_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x_BSD: Tensor, groups: Sequence[AttentionGroup]) -> Tensor:
+    def forward(
+        self,
+        x_BSD: Tensor,
+        groups: Sequence[AttentionGroup],
+        new_kv: Sequence[list[LayerKV]] | None = None,
+    ) -> Tensor:
         # The checkpoint groups qkv by key/value head: its queries first, then one key, one value.
         qkv_BSGZH = self.qkv_proj(x_BSD).unflatten(
             -1, (-1, self._queries_per_kv + 2, self._head_dim)
         )
-        out_BSZ = torch.cat([self._attend_group(qkv_BSGZH[g.rows], g) for g in groups])
-        return self._group.all_reduce(self.o_proj(out_BSZ))
+        out_BSZ = torch.cat(
+            [
+                self._attend(qkv_BSGZH[group.rows], group, None if new_kv is None else new_kv[i])
+                for i, group in enumerate(groups)
+            ]
+        )
+        return self._ranks.all_reduce(self.o_proj(out_BSZ))
 
-    def _attend_group(self, qkv_BSGZH: Tensor, group: AttentionGroup) -> Tensor:
+    def _attend(
+        self, qkv_BSGZH: Tensor, group: AttentionGroup, new_kv: list[LayerKV] | None
+    ) -> Tensor:
         q_BSGZH, k_BSGZH, v_BSGZH = qkv_BSGZH.split([self._queries_per_kv, 1, 1], dim=3)
         v_BGSH = v_BSGZH.squeeze(3).transpose(1, 2)
         # Rotate before normalising: the checkpoint was trained in this order.
@@ -99,10 +112,11 @@ class SelfAttention(nn.Module):
         if self.query_layernorm is not None and self.key_layernorm is not None:
             q_BNSH, k_BGSH = self.query_layernorm(q_BNSH), self.key_layernorm(k_BGSH)
         q_BNSH, k_BGSH = q_BNSH.to(v_BGSH.dtype), k_BGSH.to(v_BGSH.dtype)
-        if group.kept is not None:
-            group.kept.append(LayerKV(k_BGSH, v_BGSH))
-        if group.past:
-            k_BGSH, v_BGSH = group.past[self._layer].concat(k_BGSH, v_BGSH)
+        if new_kv is not None:
+            # A copy of the values: the view would keep the queries' memory alive with them.
+            new_kv.append(LayerKV(k_BGSH, v_BGSH.clone()))
+        if group.past_kv:
+            k_BGSH, v_BGSH = group.past_kv[self._layer].concat(k_BGSH, v_BGSH)
         spans_BNSH = [
             attend_span(q_BNSH, k_BGSH, v_BGSH, span, group.past_length) for span in group.spans
         ]

@@ -1,14 +1,14 @@
-"""Errors of the model package, each with a code that the server can pass on."""
+"""Errors of the model package, each with a code of the API."""
 
 
 class ModelError(ValueError):
-    """Something a user gave is wrong; the message names it and the next thing to try."""
+    """Base of errors that a user can cause; the message says what to try next."""
 
     code = "invalidModelInput"
 
 
 class ConfigError(ModelError):
-    """A checkpoint's configuration asks for mathematics that this implementation does not do."""
+    """A checkpoint's configuration selects mathematics that is not implemented."""
 
     code = "unsupportedCheckpoint"
 

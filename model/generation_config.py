@@ -1,10 +1,10 @@
-"""The checkpoint's own sampling defaults, from generation_config.json. Free of torch."""
+"""Sampling defaults of a checkpoint, from generation_config.json. Free of torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import ConfigError
 
 TemplateName = Literal["pretrain", "instruct"]
@@ -12,7 +12,7 @@ TemplateName = Literal["pretrain", "instruct"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextSampling:
-    """How the tokens of a text are drawn."""
+    """Sampling parameters of text tokens."""
 
     temperature: float
     top_k: int
@@ -21,7 +21,7 @@ class TextSampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationConfig:
-    """How the makers of the checkpoint sample from it."""
+    """The checkpoint's defaults for steps, guidance, template and text sampling."""
 
     flow_shift: float
     template: TemplateName

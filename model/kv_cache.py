@@ -1,4 +1,9 @@
-"""Prompts computed once: their keys and values, shared by every row and step that follows."""
+"""KV cache of prompts: prefill once, then share keys and values with every row, step and image.
+
+A prompt is prefilled in one pass over its tokens (`prefill`), or from the longest cached prompt
+that begins like it (`PromptKVCache`: prefix caching). Denoising steps attend to the cache and add
+nothing to it; text generation appends a token at a time (`prefill_batch`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +21,7 @@ from model.transformer import HunyuanImage
 class PromptKV:
     """Keys and values of one prompt, an entry a layer, and its last hidden states.
 
-    Text never attends to the image, so they hold for every step and every image.
+    Text never attends to the image, so they are valid for every step and every image.
     """
 
     layers: tuple[LayerKV, ...]
@@ -36,47 +41,47 @@ class PromptKV:
 
 
 class PromptKVCache:
-    """The prompts that one task has needed so far.
+    """Prefix cache of one task: the prompts prefilled so far.
 
-    A prompt that begins like one of them goes on from there: the unconditional row after the
+    A prompt that begins like one of them is prefilled from there: the unconditional row after the
     system prompt, the image after the text that the model has written for it.
     """
 
-    # Fewer tokens in common are not worth a detour from computing the prompt in one piece.
+    # With fewer tokens in common the prompt is prefilled in one pass.
     MIN_SHARED = 16
 
     def __init__(self, transformer: HunyuanImage) -> None:
         self._transformer = transformer
-        self._known: dict[tuple[int, ...], PromptKV] = {}
+        self._prompts: dict[tuple[int, ...], PromptKV] = {}
         self.num_computed = 0  # tokens that went through the layers
 
-    def get(self, ids: Sequence[int]) -> PromptKV:
-        """Return the keys and values of a prompt."""
+    def get_or_compute(self, ids: Sequence[int]) -> PromptKV:
+        """Return the keys and values of a prompt, from the cache or by prefilling it."""
         wanted = tuple(ids)
-        if wanted not in self._known:
-            past = self._longest_start(wanted)
+        if wanted not in self._prompts:
+            past = self._longest_prefix(wanted)
             rest = wanted[past.length if past else 0 :]
-            self._known[wanted] = prefill(self._transformer, rest, past)
+            self._prompts[wanted] = prefill(self._transformer, rest, past)
             self.num_computed += len(rest)
-        return self._known[wanted]
+        return self._prompts[wanted]
 
     def fork(self) -> "PromptKVCache":
-        """Return a copy that goes its own way: what it learns, the other does not."""
+        """Return a copy: prompts added to one are not added to the other."""
         other = PromptKVCache(self._transformer)
-        other._known = dict(self._known)
+        other._prompts = dict(self._prompts)
         return other
 
-    def keep(self, ids: Sequence[int], prefix: PromptKV) -> None:
-        """Remember what was computed elsewhere."""
-        self._known[tuple(ids)] = prefix
+    def put(self, ids: Sequence[int], prompt: PromptKV) -> None:
+        """Add a prompt that was computed elsewhere."""
+        self._prompts[tuple(ids)] = prompt
 
-    def _longest_start(self, ids: tuple[int, ...]) -> PromptKV | None:
-        """Return what is known of the longest beginning of `ids`, at least one token short."""
+    def _longest_prefix(self, ids: tuple[int, ...]) -> PromptKV | None:
+        """Return the longest cached prefix of `ids`, at least one token shorter than they are."""
         best, length = None, 0
-        for known, prefix in self._known.items():
-            shared = min(_shared_length(known, ids), len(ids) - 1)
+        for cached_ids, prompt in self._prompts.items():
+            shared = min(_shared_length(cached_ids, ids), len(ids) - 1)
             if shared > length:
-                best, length = prefix, shared
+                best, length = prompt, shared
         return best.first(length) if best is not None and length >= self.MIN_SHARED else None
 
 
@@ -88,34 +93,34 @@ def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
 def prefill(
     transformer: HunyuanImage, ids: Sequence[int], past: PromptKV | None = None
 ) -> PromptKV:
-    """Run the layers over the ids of one prompt, or over those that follow a `past` one.
+    """Return the KV of one prompt, or of a `past` prompt followed by the ids.
 
-    The result holds the keys and values of all of them, and the hidden states of the new ones.
+    It holds the keys and values of all tokens, and the hidden states of the new ones.
     """
-    (prefix,) = prefill_batch(transformer, [ids], [past])
-    return prefix
+    (prompt,) = prefill_batch(transformer, [ids], [past])
+    return prompt
 
 
 def prefill_batch(
     transformer: HunyuanImage, ids: Sequence[Sequence[int]], pasts: Sequence[PromptKV | None]
 ) -> list[PromptKV]:
-    """Run the layers over the next ids of several texts, as many of each, as one batch.
+    """Return the KV of several texts after their next ids, as many of each, run as one batch.
 
     The texts may be of different length: each attends to its own past alone, without padding.
     """
     groups = [_text_group(transformer, row, len(ids[row]), past) for row, past in enumerate(pasts)]
     x_BSD = torch.cat([transformer.embed_ids(row) for row in ids])
-    hidden_BSD = transformer.run_layers(x_BSD, groups)
-    prompt_cache = []
-    for row, (group, past) in enumerate(zip(groups, pasts, strict=True)):
-        kept = group.kept or []
+    new_kv: list[list[LayerKV]] = [[] for _ in groups]
+    hidden_BSD = transformer.run_layers(x_BSD, groups, new_kv=new_kv)
+    prompts = []
+    for row, (layers, past) in enumerate(zip(new_kv, pasts, strict=True)):
         if past is not None:
-            kept = [
+            layers = [
                 LayerKV(*old.concat(new.k_BGSH, new.v_BGSH))
-                for old, new in zip(past.layers, kept, strict=True)
+                for old, new in zip(past.layers, layers, strict=True)
             ]
-        prompt_cache.append(PromptKV(tuple(kept), hidden_BSD[row : row + 1]))
-    return prompt_cache
+        prompts.append(PromptKV(tuple(layers), hidden_BSD[row : row + 1]))
+    return prompts
 
 
 def _text_group(
@@ -126,38 +131,37 @@ def _text_group(
     return AttentionGroup(
         rows=slice(row, row + 1),
         rope=_table(transformer, positions_S2),
-        # A single token sees all there is; no mask is needed for that.
+        # A single token sees every key, which needs no mask.
         spans=(AttentionSpan(0, num_new, is_causal=num_new > 1),),
-        past=past.layers if past else (),
-        kept=[],
+        past_kv=past.layers if past else (),
     )
 
 
 def build_attention_group(
     prompt_cache: PromptKVCache, transformer: HunyuanImage, row: ImageSequence
 ) -> AttentionGroup:
-    """Return the group of one row of a denoising step."""
+    """Return the attention group of one row of a denoising step; its prompt is prefilled."""
     positions_S2 = grid_positions(row, row.image_stop)
     return AttentionGroup(
         rows=slice(0, 1),
         rope=_table(transformer, positions_S2[row.prefix_length :]),
         spans=tuple(step_spans(row)),
-        past=prompt_cache.get(row.prefix_ids).layers,
+        past_kv=prompt_cache.get_or_compute(row.prefix_ids).layers,
     )
 
 
 def merge_groups(groups: Sequence[AttentionGroup]) -> tuple[AttentionGroup, ...]:
-    """Lay groups of rows one below the other; neighbours over the same prompt and grid become one.
+    """Return the groups of a batch in which the given groups' rows follow one another.
 
-    Rows of the same prompt that are not neighbours stay separate groups over the same keys and
-    values.
+    Neighbours with the same prompt and grid become one group; rows of the same prompt that are not
+    neighbours stay separate groups over the same keys and values.
     """
     merged: list[AttentionGroup] = []
     for group in groups:
         start = merged[-1].rows.stop if merged else 0
         stop = start + group.rows.stop - group.rows.start
         last = merged[-1] if merged else None
-        if last is not None and last.past is group.past and last.spans == group.spans:
+        if last is not None and last.past_kv is group.past_kv and last.spans == group.spans:
             merged[-1] = replace(last, rows=slice(last.rows.start, stop))
         else:
             merged.append(replace(group, rows=slice(start, stop)))
@@ -167,7 +171,7 @@ def merge_groups(groups: Sequence[AttentionGroup]) -> tuple[AttentionGroup, ...]
 def build_step_groups(
     transformer: HunyuanImage, rows: Sequence[ImageSequence]
 ) -> tuple[AttentionGroup, ...]:
-    """Return the row groups of a denoising step, each distinct prompt computed once."""
+    """Return the attention groups of a denoising step; each distinct prompt is prefilled once."""
     prompt_cache = PromptKVCache(transformer)
     return merge_groups([build_attention_group(prompt_cache, transformer, row) for row in rows])
 

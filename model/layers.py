@@ -1,4 +1,4 @@
-"""Small parts that several modules share: norms, the gated MLP, the timestep embedding."""
+"""Layers that several modules share: RMSNorm, SwiGLU, the shared expert, timestep embedding."""
 
 import math
 

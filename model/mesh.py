@@ -1,7 +1,9 @@
-"""Ranks that draw one image together: a mesh of guidance rows by tensor slices.
+"""Device mesh of the ranks that generate one image: CFG parallel x tensor or expert parallel.
 
-A layer never asks for its rank except through the `Group` handed to it. Alone, every operation is
-the identity, so one process runs the same lines as sixteen.
+CFG parallel: two ranks run the conditional and the unconditional row. Tensor parallel: ranks hold
+slices of every layer. Expert parallel: the routed experts are whole and shared out over the tensor
+ranks instead. A layer reads its rank from the `RankGroup` passed to it and nowhere else. In a
+group of one every operation is the identity, so one process runs the same lines as sixteen.
 """
 
 from dataclasses import dataclass
@@ -12,18 +14,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# A rank that hangs for longer than any step ends the worker, which is started again.
+# Longer than any step. A rank that hangs ends the worker, which is then started again.
 TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Ranks that exchange tensors."""
+class RankGroup:
+    """Ranks that exchange tensors: all-reduce and all-gather, the identity for a single rank."""
 
     rank: int = 0
     size: int = 1
     handle: dist.ProcessGroup | None = None
-    expert_parallel: bool = False  # routed experts are shared out whole, not each by its width
+    expert_parallel: bool = False  # a rank holds some routed experts whole, not a slice of each
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks, in the dtype of x; x itself may be overwritten."""
@@ -37,37 +39,37 @@ class Group:
         if self.size == 1:
             return x
         x = x.contiguous()
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x, group=self.handle)
-        return torch.cat(parts, dim=dim)
+        gathered = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(gathered, x, group=self.handle)
+        return torch.cat(gathered, dim=dim)
 
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """This process's place: `cfg` splits the guidance rows, `tensor` splits the layers."""
+    """The groups of this rank: `cfg` splits the guidance rows, `tensor` splits the layers."""
 
-    cfg: Group = Group()
-    tensor: Group = Group()
+    cfg: RankGroup = RankGroup()
+    tensor: RankGroup = RankGroup()
     rank: int = 0
     size: int = 1
 
     @property
-    def whole(self) -> Group:
+    def whole(self) -> RankGroup:
         """Return all ranks as one group."""
-        return Group(self.rank, self.size)
+        return RankGroup(self.rank, self.size)
 
     @property
     def is_first(self) -> bool:
-        """Return whether this rank reports; all others draw along."""
+        """Return whether this is the rank that reports results."""
         return self.rank == 0
 
-    def all_true(self, policy: bool) -> bool:
-        """Return whether every rank votes yes, so that all take the same branch."""
+    def all_true(self, value: bool) -> bool:
+        """Return whether the value is true on every rank, so that all take the same branch."""
         if self.size == 1:
-            return policy
-        ballot = torch.tensor([int(policy)], dtype=torch.int32, device=_device())
-        dist.all_reduce(ballot, op=dist.ReduceOp.MIN)
-        return bool(ballot.item())
+            return value
+        shared = torch.tensor([int(value)], dtype=torch.int32, device=_device())
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+        return bool(shared.item())
 
     def broadcast_int(self, value: int) -> int:
         """Return rank 0's value on every rank."""
@@ -89,9 +91,10 @@ def join_mesh(
     device: str,
     expert_parallel: bool = False,
 ) -> Mesh:
-    """Meet the other ranks at a file and return this one's place. Neighbours share tensors.
+    """Join the process group at the rendezvous file and return this rank's mesh.
 
-    `device` tells the transport: NCCL between GPUs, gloo otherwise.
+    Neighbouring ranks form a tensor group. `device` decides the backend: NCCL between GPUs, gloo
+    otherwise.
     """
     size = cfg_size * tensor_size
     if size == 1:
@@ -105,7 +108,7 @@ def join_mesh(
         timeout=TIMEOUT,
     )
     cfg_rank, tensor_rank = divmod(rank, tensor_size)
-    # Every rank makes every group, in the same order.
+    # Every rank has to create every group, in the same order.
     tensor_groups = [
         dist.new_group([c * tensor_size + t for t in range(tensor_size)]) for c in range(cfg_size)
     ]
@@ -113,15 +116,20 @@ def join_mesh(
         dist.new_group([c * tensor_size + t for c in range(cfg_size)]) for t in range(tensor_size)
     ]
     return Mesh(
-        cfg=Group(cfg_rank, cfg_size, cfg_groups[tensor_rank]),
-        tensor=Group(tensor_rank, tensor_size, tensor_groups[cfg_rank], expert_parallel),
+        cfg=RankGroup(cfg_rank, cfg_size, cfg_groups[tensor_rank]),
+        tensor=RankGroup(tensor_rank, tensor_size, tensor_groups[cfg_rank], expert_parallel),
         rank=rank,
         size=size,
     )
 
 
+def splits_vocabulary(vocab_size: int, size: int) -> bool:
+    """Return whether tensor ranks split the vocabulary; one that they do not divide stays whole."""
+    return vocab_size % size == 0
+
+
 def leave_mesh() -> None:
-    """End what join_mesh began, if anything."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

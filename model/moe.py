@@ -1,10 +1,12 @@
-"""Mixture of experts: a float32 router, and experts run on tokens sorted by expert.
+"""Mixture of experts (MoE): a float32 top-k router, and experts run on tokens sorted by expert.
 
-No token is ever dropped and nothing is padded to a capacity, so the output of a token depends on
-that token alone.
+No token is dropped and nothing is padded to a capacity, so the output of a token depends on that
+token alone. Over several ranks the routed experts are split by width (tensor parallel) or shared
+out whole (expert parallel); the ranks' outputs are summed by one all-reduce.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,23 @@ from torch import Tensor, nn
 
 from model.config import MoeConfig
 from model.layers import SharedExpert, swiglu
-from model.mesh import Group
+from model.mesh import RankGroup
+
+# Brings experts, by their index on this rank, onto the layer's device before they are used.
+AcquireExperts = Callable[[Sequence[int]], None]
+
+
+class ExpertOffload(Protocol):
+    """Layers whose experts are not on the device until they are acquired."""
+
+    @property
+    def layers(self) -> Collection[int]:
+        """Return the offloaded layers."""
+        ...
+
+    def acquire(self, layer: int, wanted: Sequence[int]) -> None:
+        """Bring the wanted experts of a layer onto its device."""
+        ...
 
 
 class Router(nn.Module):
@@ -40,24 +58,22 @@ class Experts(nn.Module):
     """The routed experts of one layer, each parameter stacked over the expert axis.
 
     A rank holds a slice of every expert, or neighbouring whole ones; the ranks' outputs add up.
+    `acquire`, where given, is called with the experts that the tokens are routed to.
 
     Shapes: x_TD, weights_TK, experts_TK -> x_TD.
     """
 
-    def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
+    def __init__(self, hidden_size: int, config: MoeConfig, ranks: RankGroup) -> None:
         super().__init__()
         width, count = config.expert_width, config.num_experts
-        if group.expert_parallel:
-            count //= group.size
+        if ranks.expert_parallel:
+            count //= ranks.size
         else:
-            width //= group.size
+            width //= ranks.size
         self.num_all = config.num_experts
-        self.first = group.rank * count if group.expert_parallel else 0
+        self.first = ranks.rank * count if ranks.expert_parallel else 0
         self.gate_and_up_proj = nn.Parameter(torch.empty(count, 2 * width, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(count, hidden_size, width))
-
-    # Called with the experts that are about to be used, where they are not always at hand.
-    before_use: Callable[[Sequence[int]], None] | None = None
 
     def weight_of(self, name: str, expert: int, dtype: torch.dtype) -> Tensor:
         """Return one expert's matrix as it is multiplied. Shapes: -> weight_OI."""
@@ -69,19 +85,25 @@ class Experts(nn.Module):
         weight: Tensor = getattr(self, name)
         return weight
 
-    def forward(self, x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_TD: Tensor,
+        weights_TK: Tensor,
+        experts_TK: Tensor,
+        acquire: AcquireExperts | None = None,
+    ) -> Tensor:
         top_k = experts_TK.shape[1]
-        # This rank's experts are counted from 0; rows of the others come after theirs.
+        # This rank's experts are numbered from 0; rows of other ranks' experts come after them.
         expert_of_row = (experts_TK.flatten() - self.first) % self.num_all
         # Rows of the [T, K] choices, by expert. bincount would wait for the device.
         sorted_experts, order = expert_of_row.sort(stable=True)
-        own_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
-        ends_E = torch.searchsorted(sorted_experts, own_experts, right=True)
+        local_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
+        ends_E = torch.searchsorted(sorted_experts, local_experts, right=True)
         tokens = order // top_k
-        if self.before_use is not None:
+        if acquire is not None:
             used = sorted_experts.unique_consecutive().tolist()
-            self.before_use([expert for expert in used if expert < len(own_experts)])
-        if x_TD.device.type != "cpu":  # meta tensors, for planning, go the way of CUDA
+            acquire([expert for expert in used if expert < len(local_experts)])
+        if x_TD.device.type != "cpu":  # meta tensors, for planning, take the path of CUDA
             return self._run_grouped(x_TD, weights_TK, order, tokens, ends_E)
         return self._run_each(x_TD, weights_TK.flatten()[order], tokens, ends_E)
 
@@ -93,9 +115,9 @@ class Experts(nn.Module):
         """
         out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
         counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
-        own = sum(counts)
-        weight_chunks = weights[:own].unsqueeze(1).split(counts)
-        chunks = zip(tokens[:own].split(counts), weight_chunks, strict=True)
+        num_local = sum(counts)
+        weight_chunks = weights[:num_local].unsqueeze(1).split(counts)
+        chunks = zip(tokens[:num_local].split(counts), weight_chunks, strict=True)
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
                 x = x_TD.index_select(0, token)
@@ -112,41 +134,41 @@ class Experts(nn.Module):
         x_sorted = x_TD[tokens]
         up_EDZ = self.weights_of_all("gate_and_up_proj", x_TD.dtype).transpose(1, 2)
         hidden = swiglu(F.grouped_mm(x_sorted, up_EDZ, offs=ends_E))
-        del up_EDZ  # restored weights are large; the next ones may lie in the same place
+        del up_EDZ  # dequantized weights are large; the next ones may reuse their memory
         down_EFD = self.weights_of_all("down_proj", x_TD.dtype).transpose(1, 2)
         y_sorted = F.grouped_mm(hidden, down_EFD, offs=ends_E)
         if len(ends_E) < self.num_all:  # rows of other ranks' experts hold whatever was there
-            is_own = torch.arange(len(order), device=order.device) < ends_E[-1]
-            y_sorted = y_sorted.where(is_own.unsqueeze(1), 0)
+            is_local = torch.arange(len(order), device=order.device) < ends_E[-1]
+            y_sorted = y_sorted.where(is_local.unsqueeze(1), 0)
         # Gather instead of scatter-add: atomics would make the sum depend on their order.
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order), device=order.device)
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
         out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
-        for k, rows in enumerate(place.view_as(weights_TK).unbind(1)):
+        for k, rows in enumerate(position.view_as(weights_TK).unbind(1)):
             out_TD.addcmul_(y_sorted[rows].float(), weights_TK[:, k : k + 1])
         return out_TD.to(x_TD.dtype)
 
 
 class MoE(nn.Module):
-    """Shared expert plus routed experts; a rank of the tensor group holds a part of them.
+    """Shared expert plus routed experts; each tensor rank holds a part of both.
 
     Shapes: x_BSD -> x_BSD.
     """
 
-    def __init__(self, hidden_size: int, config: MoeConfig, group: Group) -> None:
+    def __init__(self, hidden_size: int, config: MoeConfig, ranks: RankGroup) -> None:
         super().__init__()
-        self._group = group
+        self._ranks = ranks
         self.gate = Router(hidden_size, config)
-        self.experts = Experts(hidden_size, config, group)
+        self.experts = Experts(hidden_size, config, ranks)
         self.shared_mlp = (
-            SharedExpert(hidden_size, config.expert_width * config.num_shared_experts // group.size)
+            SharedExpert(hidden_size, config.expert_width * config.num_shared_experts // ranks.size)
             if config.num_shared_experts
             else None
         )
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, acquire: AcquireExperts | None = None) -> Tensor:
         x_TD = x_BSD.flatten(0, 1)
-        routed_TD = self.experts(x_TD, *self.gate(x_TD))
+        routed_TD = self.experts(x_TD, *self.gate(x_TD), acquire)
         if self.shared_mlp is not None:
             routed_TD = self.shared_mlp(x_TD) + routed_TD
-        return self._group.all_reduce(routed_TD).view_as(x_BSD)
+        return self._ranks.all_reduce(routed_TD).view_as(x_BSD)

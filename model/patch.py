@@ -1,4 +1,4 @@
-"""Latent grid to tokens and back: the convolutional ends of the image path.
+"""Patch embedding and final layer: latent grid to tokens and back, by convolutions.
 
 Time enters here, through the residual block's scale and shift, and not in the transformer layers.
 """

@@ -1,4 +1,4 @@
-"""The pixel sizes that a checkpoint was trained on. Free of torch, so that the API may use it."""
+"""Image sizes (aspect-ratio buckets) that a checkpoint was trained on. Free of torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def list_sizes(base_size: int, num_ratios: int = NUM_BASE_RATIOS) -> tuple[Size,
 
 
 def list_offered_sizes(base_size: int) -> tuple[Size, ...]:
-    """Return the middle sizes, the ones the API accepts, widest first."""
+    """Return the sizes that the API accepts, the middle ones, widest first."""
     sizes = list_sizes(base_size)
     start = (len(sizes) - NUM_OFFERED) // 2
     return sizes[start : start + NUM_OFFERED]

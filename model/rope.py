@@ -1,4 +1,4 @@
-"""Two-dimensional rotary position embedding."""
+"""Two-dimensional rotary position embedding (RoPE)."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class RotaryTable:
         return RotaryTable(self.cos_SH.to(device), self.sin_SH.to(device))
 
     def rotate(self, x_BNSH: Tensor) -> Tensor:
-        """Rotate queries or keys; the result is float32 whatever came in."""
+        """Rotate queries or keys; the result is float32 for any input."""
         x_BNSH = x_BNSH.float()
         low_BNSZ, high_BNSZ = x_BNSH.chunk(2, dim=-1)
         turned_BNSH = torch.cat((-high_BNSZ, low_BNSZ), dim=-1)

@@ -1,9 +1,9 @@
-"""Where everything is in a sequence: ids, positions, and who may see whom.
+"""Sequence layout: token ids, positions and attention spans of text and image.
 
-A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>` and all before it
-never see the image; image tokens see everything up to their own end. So the prefix is computed
-once, and a denoising step runs `[<timestep>, <img> x h*w]` alone. Distilled checkpoints have
-`<guidance>` and `<timestep_r>` behind `<timestep>`, causal like it.
+A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>` and all tokens
+before it never attend to the image; image tokens attend to everything up to the image's end. So
+the prefix is prefilled once, and a denoising step runs `[<timestep>, <img> x h*w]` alone.
+Distilled checkpoints have `<guidance>` and `<timestep_r>` after `<timestep>`, causal like it.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from model.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpan:
-    """Neighbouring queries [start, stop) that see keys by one rule.
+    """Neighbouring queries [start, stop) with one visibility rule.
 
-    Causal: each sees the keys up to itself. Otherwise: all see every key before `stop`.
+    Causal: each attends to the keys up to itself. Otherwise: all attend to every key before `stop`.
     """
 
     start: int
@@ -34,7 +34,7 @@ class AttentionSpan:
 
 @dataclass(frozen=True, slots=True)
 class ImageSequence:
-    """One row: the ids of the whole sequence and where its image lies."""
+    """One row: the ids of the whole sequence and the position of its image."""
 
     ids: tuple[int, ...]
     prefix_length: int
@@ -124,7 +124,7 @@ def build_guidance_rows(
 
 
 def sequence_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
-    """Return the visibility rules of the whole sequence, in order."""
+    """Return the spans of the whole sequence, in order."""
     causal_ends = range(row.image_stop, len(row.ids))
     return (
         AttentionSpan(0, row.prefix_length, is_causal=True),
@@ -138,7 +138,7 @@ def sequence_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
 
 
 def step_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
-    """Return the rules of a denoising step: `<timestep>` sees itself, the image sees all."""
+    """Return the spans of a denoising step: `<timestep>` attends to itself, the image to all."""
     before = row.num_step_tokens
     return (
         *(AttentionSpan(i, i + 1, is_causal=False) for i in range(before)),
@@ -147,7 +147,7 @@ def step_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
 
 
 def visibility_mask(spans: Sequence[AttentionSpan], length: int) -> Tensor:
-    """Return the bool mask [length, length] that the spans stand for; True = may see.
+    """Return the bool mask [length, length] of the spans; True = may attend.
 
     For verification: the model itself never builds it.
     """

@@ -1,4 +1,4 @@
-"""System prompts that ship with a checkpoint as a Python file, read without running it."""
+"""System prompts of a checkpoint, parsed from its Python file without running it."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ from model.template import TextTask
 
 FILE_NAME = "system_prompt.py"
 
-# Which of the file's literals belongs to which task, told by a part of its name, first match wins.
+# The literals of each task, by a part of their names; the first match wins.
 _MARKS: dict[str, tuple[str, ...]] = {
     "think": ("think_recaption", "think", "unified"),
     "recaption": ("en_recaption", "recaption", "unified"),
@@ -43,8 +43,8 @@ def read_system_prompts(folder: Path) -> dict[str, str]:
 def pick_system_prompt(prompts: dict[str, str], wanted: str, task: TextTask) -> str | None:
     """Return the system prompt of a task.
 
-    `wanted` is the checkpoint's `use_system_prompt`: "None", "dynamic" for the task's own, or a
-    part of a literal's name.
+    `wanted` is the checkpoint's `use_system_prompt`: "None", "dynamic" for that of the task,
+    or a part of a literal's name.
 
     Raises:
         ConfigError: none of the literals is the wanted one.
@@ -54,8 +54,7 @@ def pick_system_prompt(prompts: dict[str, str], wanted: str, task: TextTask) -> 
     marks = _MARKS.get(task, ("vanilla",)) if wanted == "dynamic" else (wanted,)
     for mark in marks:
         for name, text in prompts.items():
-            is_own = mark in name.lower() and ("think" in name.lower()) == ("think" in mark)
-            if is_own:
+            if mark in name.lower() and ("think" in name.lower()) == ("think" in mark):
                 return text.strip()
     if wanted == "dynamic":
         return None

@@ -1,4 +1,4 @@
-"""The order of sections in a sequence: system prompt, prompt, thoughts, image.
+"""Prompt template: the sections of a sequence, from system prompt to image, as token ids.
 
 A section is encoded on its own, never across its border, as the reference does. In the
 unconditional row every token of a masked section becomes `<cfg>`, one for one.
@@ -19,7 +19,7 @@ _TAGGED = re.compile(r"<(think|recaption)>(.*?)</\1>", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Neighbouring tokens that share a fate in the unconditional row."""
+    """Neighbouring tokens; those of a masked section become `<cfg>` in the unconditional row."""
 
     ids: tuple[int, ...]
     is_masked: bool = False
@@ -27,7 +27,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What one row of the model is told before it draws."""
+    """The text of one row before its image."""
 
     text: str
     system_prompt: str | None = None
@@ -63,7 +63,7 @@ class Template:
         return ids
 
     def text_head(self, prompt: Prompt, task: TextTask) -> list[int]:
-        """Return the ids after which the model writes text, or chooses a ratio, for `task`."""
+        """Return the ids before the text, or the aspect ratio, that `task` generates."""
         sections = self._turn(prompt, with_assistant=task != "image")
         if task in ("think", "recaption"):
             sections.append(self._control(f"<{task}>"))
@@ -79,7 +79,7 @@ class Template:
         return [replace(s, ids=(cfg,) * len(s.ids)) if s.is_masked else s for s in sections]
 
     def blank(self) -> Section:
-        """Return what stands for "no prompt": one `<cfg>`, as in a caption that was dropped."""
+        """Return the section of an empty prompt: one `<cfg>`, as for a dropped caption."""
         return Section((self._tokenizer.control_id("<cfg>"),), is_masked=True)
 
     def _turn(self, prompt: Prompt, with_assistant: bool = True) -> list[Section]:

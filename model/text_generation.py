@@ -1,4 +1,4 @@
-"""What the model says in words: text, token by token, and the shape it would choose."""
+"""Autoregressive text and aspect-ratio sampling."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,41 +14,40 @@ from model.template import Prompt, Template, TextTask
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 
-# Picks a token from the logits at the end of a text.
+# Chooses a token from the logits at the end of a text.
 Choose = Callable[[Tensor], int]
 
-# The shape that stands for a choice that is not a shape: the square.
+# The ratio where no choice can be made: the square.
 # Source: the recorded `fallback_to_16` of the reference.
 FALLBACK_RATIO = 16
-_STREAM = 2  # of a seed; 0 is an image's noise, 1 that of stochastic solvers
 
 
 @dataclass(frozen=True, slots=True)
 class TextStep:
-    """One token that the model wrote, and the logits it was chosen from."""
+    """One generated token, and the logits it was chosen from."""
 
     token: int
     logits_V: Tensor
 
 
 class Sampler:
-    """Draws tokens from a seed of its own, so that a text does not depend on its batch."""
+    """Samples tokens from a random stream of its own: a text does not depend on its batch."""
 
-    def __init__(self, sampling: TextSampling, seed: int) -> None:
+    def __init__(self, sampling: TextSampling, stream: np.random.Generator) -> None:
         self._warpers = [
             TemperatureLogitsWarper(sampling.temperature),
             TopKLogitsWarper(sampling.top_k),
             TopPLogitsWarper(sampling.top_p),
         ]
-        self._generator = np.random.Generator(np.random.Philox(key=[seed % 2**63, _STREAM]))
+        self._stream = stream
 
     def __call__(self, logits_V: Tensor) -> int:
         scores_1V = logits_V.float().cpu().unsqueeze(0)
         for warp in self._warpers:
             scores_1V = warp(torch.empty(1, 0, dtype=torch.int64), scores_1V)
         cumulated_V = scores_1V[0].double().softmax(dim=-1).cumsum(dim=0)
-        lot = self._generator.random() * float(cumulated_V[-1])
-        return int(torch.searchsorted(cumulated_V, lot, right=True).clamp_max(len(logits_V) - 1))
+        drawn = self._stream.random() * float(cumulated_V[-1])
+        return int(torch.searchsorted(cumulated_V, drawn, right=True).clamp_max(len(logits_V) - 1))
 
 
 def choose_likeliest(logits_V: Tensor) -> int:
@@ -79,16 +78,16 @@ def write_texts(
     choosers: Sequence[Choose],
     stop: Collection[int],
     max_tokens: int,
-    prompt_cache: Sequence[PromptKVCache] | None = None,
+    prompt_caches: Sequence[PromptKVCache] | None = None,
 ) -> Iterator[list[TextStep | None]]:
     """Continue several texts, a token of each at a time, until a stop token or the limit.
 
-    Yields a step per text, None for one that has ended. Heads may be of different length. What was
-    computed for a text is left in its own `prompt_cache`, for the image that follows.
+    Yields a step per text, None for one that has ended. Heads may be of different length. The keys
+    and values of a text are left in its own one of `prompt_caches`, for the image that follows.
     """
-    known = prompt_cache or [PromptKVCache(transformer) for _ in heads]
+    caches = prompt_caches or [PromptKVCache(transformer) for _ in heads]
     texts = [list(head) for head in heads]
-    pasts = [own.get(head) for own, head in zip(known, heads, strict=True)]
+    pasts = [cache.get_or_compute(head) for cache, head in zip(caches, heads, strict=True)]
     running = list(range(len(heads)))
     for _ in range(max_tokens):
         steps: list[TextStep | None] = [None] * len(heads)
@@ -101,7 +100,7 @@ def write_texts(
             step = steps[index]
             assert step is not None
             if step.token in stop:
-                known[index].keep(texts[index], pasts[index])
+                caches[index].put(texts[index], pasts[index])
             texts[index].append(step.token)
         running = [i for i in running if texts[i][-1] not in stop]
         if not running:
@@ -112,7 +111,7 @@ def write_texts(
         for index, past in zip(running, extended, strict=True):
             pasts[index] = past
     for index in running:
-        known[index].keep(texts[index], pasts[index])
+        caches[index].put(texts[index], pasts[index])
 
 
 def write_greedily(
@@ -132,21 +131,22 @@ def ratio_logits(
     num_ratios: int,
     prompt_cache: PromptKVCache | None = None,
 ) -> Tensor:
-    """Return the model's logits for each `<img_ratio_i>` as the shape of a prompt's image.
+    """Return the logits of each `<img_ratio_i>` as the aspect ratio of a prompt's image.
 
     Shapes: -> logits_Z float32 with Z = num_ratios.
     """
-    known = prompt_cache or PromptKVCache(transformer)
-    last_1SD = known.get(template.text_head(prompt, "img_ratio")).hidden_1SD[:, -1:]
+    prompt_cache = prompt_cache or PromptKVCache(transformer)
+    head = template.text_head(prompt, "img_ratio")
+    last_1SD = prompt_cache.get_or_compute(head).hidden_1SD[:, -1:]
     return transformer.text_logits(last_1SD)[0, 0, ratio_tokens(tokenizer, num_ratios)]
 
 
 def choose_ratio(logits_Z: Tensor, allowed: Sequence[int]) -> int:
-    """Return the most likely of the allowed ratio indices; the square if nothing can be told.
+    """Return the most likely of the allowed ratio indices; the square if no logit is finite.
 
-    Not drawn from the seed: all images of a task are to have one size.
+    Not sampled: all images of a task are to have one size.
     """
-    own_Z = logits_Z[list(allowed)]
-    if not torch.isfinite(own_Z).any():
+    allowed_Z = logits_Z[list(allowed)]
+    if not torch.isfinite(allowed_Z).any():
         return FALLBACK_RATIO
-    return allowed[int(own_Z.nan_to_num(-torch.inf).argmax())]
+    return allowed[int(allowed_Z.nan_to_num(-torch.inf).argmax())]

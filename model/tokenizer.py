@@ -1,4 +1,4 @@
-"""Text to token ids and back, with control tokens only where the sequence layout puts them."""
+"""Tokenizer of one checkpoint; control tokens come from the template, never from a user's text."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from pathlib import Path
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import PreTrainedTokenizerFast
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import TokenizerError
 
 
 class Tokenizer:
     """The tokenizer of one checkpoint.
 
-    Two encoders share one vocabulary: `encode` knows no added token at all, so that `<img>` in a
-    user's prompt stays five characters of text; `encode_control` parses control strings as the
+    Two encoders share one vocabulary: `encode` has no added tokens, so that `<img>` in a user's
+    prompt stays five characters of text; `encode_control` parses control strings as the
     official reference does, and serves recordings only.
     """
 

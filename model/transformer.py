@@ -1,31 +1,32 @@
-"""The whole model in the checkpoint's own names: one transformer that reads text and draws."""
+"""The transformer of HunyuanImage-3.0, in the checkpoint's own names: text and image paths."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from model.attention import AttentionGroup, SelfAttention
+from model.attention import AttentionGroup, LayerKV, SelfAttention
 from model.config import ModelConfig
 from model.layers import RMSNorm, TimestepEmbedding
-from model.loading.shard_plan import splits_vocabulary
-from model.mesh import SINGLE, Group, Mesh
-from model.moe import MoE
+from model.mesh import SINGLE, Mesh, RankGroup, splits_vocabulary
+from model.moe import AcquireExperts, ExpertOffload, MoE
 from model.patch import FinalLayer, PatchEmbed
 from model.vae import Vae
 from model.vision import VisionAligner, build_vision_tower
 
 
 class DecoderLayer(nn.Module):
-    """Attention and experts, each behind a norm and beside a shortcut.
+    """Attention and experts, each with a norm before it and a residual connection.
 
     Shapes: x_BSD -> x_BSD.
     """
 
-    def __init__(self, config: ModelConfig, layer: int, group: Group) -> None:
+    def __init__(self, config: ModelConfig, layer: int, ranks: RankGroup) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(config, layer, group)
-        self.mlp = MoE(config.hidden_size, config.layers[layer], group)
+        self.self_attn = SelfAttention(config, layer, ranks)
+        self.mlp = MoE(config.hidden_size, config.layers[layer], ranks)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -33,23 +34,29 @@ class DecoderLayer(nn.Module):
     def device(self) -> torch.device:
         return self.input_layernorm.weight.device
 
-    def forward(self, x_BSD: Tensor, groups: Sequence[AttentionGroup]) -> Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups)
-        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+    def forward(
+        self,
+        x_BSD: Tensor,
+        groups: Sequence[AttentionGroup],
+        new_kv: Sequence[list[LayerKV]] | None = None,
+        acquire_experts: AcquireExperts | None = None,
+    ) -> Tensor:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups, new_kv)
+        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD), acquire_experts)
 
 
 class Backbone(nn.Module):
     """Token embeddings, the layers, and the norm before the text head."""
 
-    def __init__(self, config: ModelConfig, group: Group, num_ids: int) -> None:
+    def __init__(self, config: ModelConfig, ranks: RankGroup, num_ids: int) -> None:
         super().__init__()
-        # Not initialised, like all that a checkpoint fills: on the meta device drawing normal
+        # Not initialised, like all that a checkpoint fills: on the meta device normal random
         # numbers would import two seconds' worth of torch.
         self.wte = nn.Embedding.from_pretrained(
             torch.empty(num_ids, config.hidden_size), freeze=False
         )
         self.layers = nn.ModuleList(
-            DecoderLayer(config, i, group) for i in range(len(config.layers))
+            DecoderLayer(config, i, ranks) for i in range(len(config.layers))
         )
         self.ln_f = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
@@ -59,9 +66,12 @@ class HunyuanImage(nn.Module):
 
     A denoising step is `embed_step`, `run_layers`, `predict_velocity`; a caller may put a step
     cache around the middle one. Without vision the tower for input images is not even built.
-    On a mesh each rank of the tensor group holds a part (`model/loading/shard_plan.py`), and all
-    of them call the same methods in the same order.
+    With tensor parallelism each rank holds a part (`model/loading/shard_plan.py`), and all ranks
+    call the same methods in the same order. `expert_offload` is set where some layers' experts
+    are not on the device.
     """
+
+    expert_offload: ExpertOffload | None = None
 
     def __init__(
         self, config: ModelConfig, *, has_vision: bool = True, mesh: Mesh = SINGLE
@@ -88,6 +98,11 @@ class HunyuanImage(nn.Module):
         self.vision_aligner = VisionAligner(config.vision_aligner)
 
     @property
+    def layers(self) -> list[DecoderLayer]:
+        """Return the decoder layers, in running order."""
+        return [cast(DecoderLayer, layer) for layer in self.model.layers]
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.wte.weight.dtype
 
@@ -95,29 +110,28 @@ class HunyuanImage(nn.Module):
     def device(self) -> torch.device:
         return self.model.wte.weight.device
 
-    def compile_experts(self, backend: str = "inductor") -> None:
+    def compile_experts(self, backend: str | Callable[..., object] = "inductor") -> None:
         """Compile what the routed experts do, without attention and without the ranks' exchange.
 
         Between the grouped products lie sorting, gathering and eight weighted additions in
         float32: memory traffic that a compiler fuses. All layers share one graph for a number of
         tokens, and from the second number on one for all others.
         """
-        for layer in self.model.layers:
-            assert isinstance(layer, DecoderLayer)
+        for layer in self.layers:
             layer.mlp.experts.compile(backend=backend, fullgraph=True)
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
-        group = self._vocabulary
+        ranks = self._vocabulary
         ids_1S = torch.tensor([list(ids)], device=self.device)
-        if group.size == 1:
+        if ranks.size == 1:
             return self.model.wte(ids_1S)
-        # This rank knows the rows [start, start + count) of the vocabulary; others add theirs.
+        # This rank holds `count` rows of the vocabulary; the other ranks add theirs.
         count = self.model.wte.num_embeddings
-        own_1S = ids_1S - group.rank * count
-        is_own_1S = (own_1S >= 0) & (own_1S < count)
-        x_1SD = self.model.wte(own_1S.clamp(0, count - 1)) * is_own_1S.unsqueeze(-1)
-        return group.all_reduce(x_1SD)
+        local_1S = ids_1S - ranks.rank * count
+        is_local_1S = (local_1S >= 0) & (local_1S < count)
+        x_1SD = self.model.wte(local_1S.clamp(0, count - 1)) * is_local_1S.unsqueeze(-1)
+        return ranks.all_reduce(x_1SD)
 
     def embed_step(
         self,
@@ -149,18 +163,27 @@ class HunyuanImage(nn.Module):
         groups: Sequence[AttentionGroup],
         start: int = 0,
         stop: int | None = None,
+        new_kv: Sequence[list[LayerKV]] | None = None,
     ) -> Tensor:
         """Run the layers [start, stop) on all rows, each on its own device.
 
+        `new_kv`, where given, has a list for each group; every layer appends the keys and values
+        of the group's new tokens.
+
         Shapes: x_BSD -> x_BSD, without final norm, on the model's device.
         """
-        for layer in self.model.layers[start:stop]:
-            assert isinstance(layer, DecoderLayer)
+        for index, layer in enumerate(self.layers[start:stop], start):
             if layer.device != x_BSD.device:
                 x_BSD = x_BSD.to(layer.device, non_blocking=True)
                 groups = [group.to(layer.device) for group in groups]
-            x_BSD = layer(x_BSD, groups)
+            x_BSD = layer(x_BSD, groups, new_kv, self._acquire_experts(index))
         return x_BSD.to(self.device, non_blocking=True)
+
+    def _acquire_experts(self, layer: int) -> AcquireExperts | None:
+        """Return what brings a layer's experts onto the device, or None where they are there."""
+        if self.expert_offload is None or layer not in self.expert_offload.layers:
+            return None
+        return partial(self.expert_offload.acquire, layer)
 
     def predict_velocity(self, x_BSD: Tensor, timestep_B: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the velocity at the image tokens of a step's last hidden states.

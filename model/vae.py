@@ -1,17 +1,17 @@
-"""The convolutional autoencoder between pixels and latents: 3D, of which an image is one slice.
+"""VAE between pixels and latents: a 3D convolutional autoencoder, of which an image is one frame.
 
 A latent has one time slice; the decoder's temporal levels turn it into `temporal_factor` frames,
 of which the last is the image. Group norms run over all frames, so none can be left out.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import VaeConfig
-from model.mesh import SINGLE, Group
+from model.mesh import SINGLE, RankGroup
 from model.row_parallel import WHOLE, RowShard
 
 # Source: AutoencoderKLConv3D of the reference; patch_embed's norms have 1e-5.
@@ -38,7 +38,7 @@ def _conv(channels: int, out_channels: int, kernel: int = 3) -> Conv3d:
 
 
 class ResnetBlock(nn.Module):
-    """Two normed convolutions beside a shortcut. Shapes: x_BCtyx -> x_BZtyx."""
+    """Two normed convolutions and a shortcut around them. Shapes: x_BCtyx -> x_BZtyx."""
 
     def __init__(self, channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ class ResnetBlock(nn.Module):
         if channels != out_channels:
             self.nin_shortcut = _conv(channels, out_channels, 1)
 
-    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
-        hidden = slab.conv(self.conv1, F.silu(slab.norm(self.norm1, x_BCtyx)))
-        hidden = slab.conv(self.conv2, F.silu(slab.norm(self.norm2, hidden)))
+    def forward(self, x_BCtyx: Tensor, shard: RowShard = WHOLE) -> Tensor:
+        hidden = shard.conv(self.conv1, F.silu(shard.norm(self.norm1, x_BCtyx)))
+        hidden = shard.conv(self.conv2, F.silu(shard.norm(self.norm2, hidden)))
         return hidden + (x_BCtyx if self.nin_shortcut is None else self.nin_shortcut(x_BCtyx))
 
 
@@ -119,8 +119,8 @@ class Upsample(nn.Module):
         self.conv = _conv(channels, out_channels * factor)
         self._repeats = factor * out_channels // channels
 
-    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
-        learnt = _channels_to_space(slab.conv(self.conv, x_BCtyx), self.strides)
+    def forward(self, x_BCtyx: Tensor, shard: RowShard = WHOLE) -> Tensor:
+        learnt = _channels_to_space(shard.conv(self.conv, x_BCtyx), self.strides)
         plain = x_BCtyx.repeat_interleave(self._repeats, dim=1)
         return learnt + _channels_to_space(plain, self.strides)
 
@@ -138,44 +138,60 @@ def _channels_to_space(x_BCtyx: Tensor, strides: tuple[int, int, int]) -> Tensor
     return cells.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class LevelWidths:
+    """Channels that a level reads, holds inside, and leaves its resampling with."""
+
+    into: int
+    inner: int
+    out: int
+
+
+def level_widths(
+    channels: tuple[int, ...], num_resampled: int, is_matched: bool
+) -> list[LevelWidths]:
+    """Return the widths of each level, in running order.
+
+    `channels` are those inside. The first `num_resampled` levels end with a resampling, which
+    also changes to the next level's channels if `is_matched`; otherwise that level's blocks do.
+    """
+    widths: list[LevelWidths] = []
+    into = channels[0]
+    for index, inner in enumerate(channels):
+        is_changed = index < num_resampled and is_matched
+        out = channels[index + 1] if is_changed else inner
+        widths.append(LevelWidths(into, inner, out))
+        into = out
+    return widths
+
+
 class Level(nn.Module):
-    """Residual blocks of one resolution and the change to the next."""
+    """Residual blocks of one resolution, then the resampling to the next. Shapes: as its parts."""
 
-    def __init__(self, blocks: list[ResnetBlock]) -> None:
+    def __init__(
+        self,
+        widths: LevelWidths,
+        num_blocks: int,
+        groups: int,
+        downsample: Downsample | None = None,
+        upsample: Upsample | None = None,
+    ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.downsample: Downsample | None = None
-        self.upsample: Upsample | None = None
+        self.block = nn.ModuleList(
+            ResnetBlock(widths.into if i == 0 else widths.inner, widths.inner, groups)
+            for i in range(num_blocks)
+        )
+        self.downsample = downsample
+        self.upsample = upsample
 
-    def forward(self, x_BCtyx: Tensor, slab: RowShard = WHOLE) -> Tensor:
+    def forward(self, x_BCtyx: Tensor, shard: RowShard = WHOLE) -> Tensor:
         for block in self.block:
-            x_BCtyx = block(x_BCtyx, slab)
+            x_BCtyx = block(x_BCtyx, shard)
         if self.downsample is not None:
             x_BCtyx = self.downsample(x_BCtyx)
         if self.upsample is not None:
-            x_BCtyx = self.upsample(x_BCtyx, slab)
+            x_BCtyx = self.upsample(x_BCtyx, shard)
         return x_BCtyx
-
-
-def _levels(
-    config: VaeConfig, channels_per_level: tuple[int, ...], num_blocks: int
-) -> Iterator[tuple[int, Level, int, int]]:
-    """Yield (index, level with its blocks, its channels, the next level's channels)."""
-    channels = channels_per_level[0]
-    for index, width in enumerate(channels_per_level):
-        blocks = [
-            ResnetBlock(channels if i == 0 else width, width, config.norm_num_groups)
-            for i in range(num_blocks)
-        ]
-        following = channels_per_level[min(index + 1, len(channels_per_level) - 1)]
-        level = Level(blocks)
-        yield index, level, width, following
-        # Whatever the resampling made of the width is what the next level starts from.
-        channels = width
-        if level.downsample is not None and config.match_channels_down:
-            channels = following
-        if level.upsample is not None and config.match_channels_up:
-            channels = following
 
 
 class Encoder(nn.Module):
@@ -183,19 +199,21 @@ class Encoder(nn.Module):
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        widths, groups = config.block_channels, config.norm_num_groups
-        self.conv_in = _conv(config.rgb_channels, widths[0])
+        channels, groups = config.block_channels, config.norm_num_groups
+        self.conv_in = _conv(config.rgb_channels, channels[0])
         self.down = nn.ModuleList()
-        first_temporal = config.num_spatial_levels - config.num_temporal_levels
-        for index, level, width, following in _levels(config, widths, config.layers_per_block):
-            if index < config.num_spatial_levels:
-                target = following if config.match_channels_down else width
-                level.downsample = Downsample(width, target, index >= first_temporal)
-            self.down.append(level)
-        self.mid = MiddleBlock(widths[-1], groups)
-        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = _conv(widths[-1], 2 * config.latent_channels)
-        self._group_size = widths[-1] // (2 * config.latent_channels)
+        num_resampled = config.num_spatial_levels
+        first_temporal = num_resampled - config.num_temporal_levels
+        levels = level_widths(channels, num_resampled, config.match_channels_down)
+        for index, widths in enumerate(levels):
+            downsample = None
+            if index < num_resampled:
+                downsample = Downsample(widths.inner, widths.out, index >= first_temporal)
+            self.down.append(Level(widths, config.layers_per_block, groups, downsample=downsample))
+        self.mid = MiddleBlock(channels[-1], groups)
+        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = _conv(channels[-1], 2 * config.latent_channels)
+        self._group_size = channels[-1] // (2 * config.latent_channels)
 
     def forward(self, rgb_B3tyx: Tensor) -> Tensor:
         hidden = self.conv_in(rgb_B3tyx)
@@ -209,33 +227,34 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents to pixels. Shapes: z_BCtyx -> rgb_B3tyx.
 
-    A group of ranks shares the finer levels out by rows; the coarsest one, whose attention sees
-    everything, is run by each.
+    Several ranks split the finer levels by rows; the coarsest one, whose attention sees every
+    position, is run by each.
     """
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
-        widths, groups = config.block_channels[::-1], config.norm_num_groups
-        self.conv_in = _conv(config.latent_channels, widths[0])
-        self._repeats = widths[0] // config.latent_channels
-        self.mid = MiddleBlock(widths[0], groups)
+        channels, groups = config.block_channels[::-1], config.norm_num_groups
+        self.conv_in = _conv(config.latent_channels, channels[0])
+        self._repeats = channels[0] // config.latent_channels
+        self.mid = MiddleBlock(channels[0], groups)
         self.up = nn.ModuleList()
-        for index, level, width, following in _levels(config, widths, config.layers_per_block + 1):
+        levels = level_widths(channels, config.num_spatial_levels, config.match_channels_up)
+        for index, widths in enumerate(levels):
+            upsample = None
             if index < config.num_spatial_levels:
-                target = following if config.match_channels_up else width
-                level.upsample = Upsample(width, target, index < config.num_temporal_levels)
-            self.up.append(level)
-        self.norm_out = nn.GroupNorm(groups, widths[-1], eps=NORM_EPS)
-        self.conv_out = _conv(widths[-1], config.rgb_channels)
+                upsample = Upsample(widths.inner, widths.out, index < config.num_temporal_levels)
+            self.up.append(Level(widths, config.layers_per_block + 1, groups, upsample=upsample))
+        self.norm_out = nn.GroupNorm(groups, channels[-1], eps=NORM_EPS)
+        self.conv_out = _conv(channels[-1], config.rgb_channels)
 
-    def forward(self, z_BCtyx: Tensor, group: Group) -> Tensor:
+    def forward(self, z_BCtyx: Tensor, ranks: RankGroup) -> Tensor:
         hidden = self.conv_in(z_BCtyx) + z_BCtyx.repeat_interleave(self._repeats, dim=1)
-        slab, hidden = RowShard(group).scatter(self.mid(hidden))
+        shard, hidden = RowShard(ranks).scatter(self.mid(hidden))
         for level in self.up:
-            hidden = level(hidden, slab)
-        rgb_B3tyx = slab.conv(self.conv_out, F.silu(slab.norm(self.norm_out, hidden)))
-        # Only the last frame is an image.
-        return slab.gather(rgb_B3tyx[:, :, -1:], z_BCtyx.shape[3])
+            hidden = level(hidden, shard)
+        rgb_B3tyx = shard.conv(self.conv_out, F.silu(shard.norm(self.norm_out, hidden)))
+        # The last frame alone is the image.
+        return shard.gather(rgb_B3tyx[:, :, -1:], z_BCtyx.shape[3])
 
 
 class Vae(nn.Module):
@@ -247,17 +266,17 @@ class Vae(nn.Module):
         self.decoder = Decoder(config)
         self._config = config
 
-    def decode(self, latent_BCYX: Tensor, group: Group = SINGLE.whole) -> Tensor:
-        """Return the image of a latent; a group of ranks decodes it together.
+    def decode(self, latent_BCYX: Tensor, ranks: RankGroup = SINGLE.whole) -> Tensor:
+        """Return the image of a latent; several ranks decode it together, a shard of rows each.
 
         Shapes: latent_BCYX -> rgb_B3yx float32, nominally in [-1, 1].
         """
         z_BC1YX = self.unscale(latent_BCYX).unsqueeze(2)
-        rgb_B31yx = self.decoder(z_BC1YX.to(self.decoder.conv_in.weight.dtype), group)
+        rgb_B31yx = self.decoder(z_BC1YX.to(self.decoder.conv_in.weight.dtype), ranks)
         return rgb_B31yx.squeeze(2).float()
 
     def unscale(self, latent_BCYX: Tensor) -> Tensor:
-        """Return what the decoder reads for a latent of the transformer."""
+        """Return the decoder's input for a latent of the transformer."""
         return latent_BCYX.float() / self._config.scaling_factor + self._config.shift_factor
 
     def encode(self, rgb_B3yx: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,7 +290,7 @@ class Vae(nn.Module):
         return mean_BCYX, logvar_BCYX.clamp(*LOGVAR_RANGE)
 
     def scale(self, z_BCYX: Tensor) -> Tensor:
-        """Return the transformer's latent for what the encoder wrote; undoes `unscale`."""
+        """Return the transformer's latent for an encoder output; undoes `unscale`."""
         return (z_BCYX - self._config.shift_factor) * self._config.scaling_factor
 
 

@@ -1,4 +1,4 @@
-"""The SigLIP2 vision tower and its aligner, part of every checkpoint; text-to-image skips them."""
+"""SigLIP2 vision tower and its aligner: part of every checkpoint, not run for text-to-image."""
 
 from collections.abc import Mapping
 from typing import Any

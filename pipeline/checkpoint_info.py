@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from model.config import load_config, read_json
+from model.config_file import load_config, read_json
 from model.errors import TokenizerError
 from model.generation_config import TemplateName, load_generation_config
 from model.resolution import Size, list_offered_sizes

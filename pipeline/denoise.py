@@ -1,8 +1,8 @@
-"""The denoising loop: embed, run the layers or reuse them, guide, step.
+"""The denoising loop: embed, run the layers or reuse residuals, apply guidance, step the solver.
 
-It drives any number of images of one size together. Each has its own solver, history, step cache
-and guidance, and may be at its own step; what they need of the layers at the same time is run as
-one batch. An image's own numbers never depend on its neighbours.
+It runs any number of images of one size together. Each has its own solver, history, step cache
+and guidance, and may be at its own step; layer calls that coincide are run as one batch. The
+result of an image never depends on its neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from cache.protocol import (
 )
 from model.attention import AttentionGroup
 from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
-from model.mesh import SINGLE, Group
+from model.mesh import SINGLE, RankGroup
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
 from schedulers.trajectory import Trajectory
@@ -33,31 +33,36 @@ class ImageRun:
     """One image being generated.
 
     `groups` has an entry for each row that this process runs: the conditional row and, with
-    guidance, the unconditional one; or one of them, if ranks share them out over `cfg`. Each is a
-    group of its own, as if alone in a batch.
+    guidance, the unconditional one; or one of the two, with CFG parallelism over the ranks `cfg`.
+    Each is a group of its own, as if alone in a batch.
     """
 
     groups: tuple[AttentionGroup, ...]
     trajectory: Trajectory
     step_cache: StepCache
     guidance: float
-    cfg: Group = SINGLE.cfg
+    cfg: RankGroup = SINGLE.cfg
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return rows and columns of image tokens."""
+        """Return the size (Y, X) of the latent grid."""
         height, width = self.trajectory.latent_BCYX.shape[-2:]
         return height, width
 
     @property
     def next_sigma(self) -> float:
-        """Return the noise level that the present step leads to."""
+        """Return the noise level at the end of the present step."""
         return self.trajectory.sigmas[self.trajectory.step + 1]
 
     @property
     def context(self) -> StepContext:
-        path = self.trajectory
-        return StepContext(path.step, path.num_steps, path.evaluation, path.query.sigma)
+        trajectory = self.trajectory
+        return StepContext(
+            step=trajectory.step,
+            num_steps=trajectory.num_steps,
+            evaluation=trajectory.evaluation,
+            sigma=trajectory.query.sigma,
+        )
 
 
 @torch.inference_mode()
@@ -72,8 +77,8 @@ def start_run(
     """Prefill the prompts of one image and return its run, at the trajectory's noise.
 
     `rows` are the conditional and, with guidance, the unconditional one. Without a step cache
-    every layer runs at every step. Prompts in `prompt_cache` are not run again, others are put
-    there.
+    every layer runs at every step. Prompts in `prompt_cache` are not prefilled again, others are
+    added to it.
     """
     cfg = transformer.mesh.cfg if len(rows) > 1 else SINGLE.cfg
     local_rows = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
@@ -97,7 +102,7 @@ class Denoised:
 
 @torch.inference_mode()
 def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Denoised]:
-    """Move images from noise to their ends; yield after each finished step of each.
+    """Denoise images to the last step of each; yield after every finished step of every image.
 
     Raises:
         ValueError: the images have different sizes.
@@ -114,7 +119,7 @@ def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Den
 
 
 def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor]:
-    """Return the velocities of each run's rows at the point where its solver wants them."""
+    """Return the velocities of each run's rows at the query of its trajectory."""
     latent_BCYX = torch.cat([run.trajectory.query.latent_BCYX for run in runs])
     sigma_B = torch.tensor([run.trajectory.query.sigma for run in runs], device=latent_BCYX.device)
     timestep_B = sigma_B * 1000.0
@@ -130,39 +135,43 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
         for run, x_BSD in zip(runs, embedded_BSD, strict=True)
     ]
     out_BSD = torch.cat(run_evaluations(transformer, runs, evaluations))
-    branches = torch.tensor([len(run.groups) for run in runs], device=latent_BCYX.device)
+    num_rows = [len(run.groups) for run in runs]
     velocity_BCYX = transformer.predict_velocity(
-        out_BSD, timestep_B.repeat_interleave(branches), runs[0].grid
+        out_BSD,
+        timestep_B.repeat_interleave(torch.tensor(num_rows, device=latent_BCYX.device)),
+        runs[0].grid,
     )
-    own = velocity_BCYX.split([len(run.groups) for run in runs])
-    return [run.cfg.all_gather(part, dim=0) for run, part in zip(runs, own, strict=True)]
+    return [
+        run.cfg.all_gather(rows_BCYX, dim=0)
+        for run, rows_BCYX in zip(runs, velocity_BCYX.split(num_rows), strict=True)
+    ]
 
 
 def run_evaluations(
     transformer: HunyuanImage, runs: Sequence[ImageRun], evaluations: Sequence[Evaluation]
 ) -> list[Tensor]:
-    """Drive each run's evaluation to its end; layers that several ask for are run as one batch."""
+    """Return each run's output of the layers; equal layer calls are run as one batch."""
     outputs: dict[int, Tensor] = {}
     calls: dict[int, LayerCall] = {}
 
-    def proceed(index: int, sent: Tensor | None) -> None:
+    def resume(index: int, result_BSD: Tensor | None) -> None:
+        """Send an evaluation the result of its call, and note its next call or its output."""
         calls.pop(index, None)
         try:
-            calls[index] = evaluations[index].send(sent)  # type: ignore[arg-type]
+            calls[index] = evaluations[index].send(result_BSD)  # type: ignore[arg-type]
         except StopIteration as e:
             outputs[index] = e.value
 
     for index in range(len(runs)):
-        proceed(index, None)
+        resume(index, None)
     for kind, start, stop in ((RunFirstBlock, 0, 1), (RunRemainingBlocks, 1, None)):
         members = [index for index, call in calls.items() if isinstance(call, kind)]
         if members:
             groups = [runs[index].groups for index in members]
             inputs = [calls[index].x_BSD for index in members]
-            for index, sent in zip(
-                members, run_rows(transformer, groups, inputs, start, stop), strict=True
-            ):
-                proceed(index, sent)
+            results = run_rows(transformer, groups, inputs, start, stop)
+            for index, result_BSD in zip(members, results, strict=True):
+                resume(index, result_BSD)
     return [outputs[index] for index in range(len(runs))]
 
 
@@ -173,18 +182,18 @@ def run_rows(
     start: int,
     stop: int | None,
 ) -> list[Tensor]:
-    """Run the rows of several images through layers; rows with the same prompt attend together.
+    """Run the rows of several images through the layers; rows of the same prompt attend together.
 
     Shapes: each input and output is the x_BSD of one image's rows.
     """
-    flat = [group for own in groups for group in own]
+    flat = [group for image_groups in groups for group in image_groups]
     x_BSD = torch.cat(list(inputs))
-    # Neighbours are merged, so bring rows with the same prompt side by side; in the same order on
+    # Neighbours are merged, so rows of the same prompt are put side by side; in the same order on
     # every rank.
     first_row: dict[int, int] = {}
     for row, group in enumerate(flat):
-        first_row.setdefault(id(group.past), row)
-    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past)], row))
+        first_row.setdefault(id(group.past_kv), row)
+    order = sorted(range(len(flat)), key=lambda row: (first_row[id(flat[row].past_kv)], row))
     merged = merge_groups([flat[row] for row in order])
     if order == list(range(len(flat))):
         out_BSD = transformer.run_layers(x_BSD, merged, start, stop)
@@ -192,7 +201,7 @@ def run_rows(
         index = torch.tensor(order, device=x_BSD.device)
         out_BSD = torch.empty_like(x_BSD)
         out_BSD[index] = transformer.run_layers(x_BSD[index], merged, start, stop)
-    return list(out_BSD.split([len(own) for own in groups]))
+    return list(out_BSD.split([len(image_groups) for image_groups in groups]))
 
 
 def apply_guidance(velocity_BCYX: Tensor, guidance: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Text-to-image generation: how a prompt becomes images.
 
-    prompt --rewrite--> prompt --size--> rows --prefill--> prompt KV
-    noise --denoising steps: layers or step cache, guidance, solver--> latent --VAE--> pixels
+    prompt   --rewrite-->  prompt  --choose a size-->  rows  --prefill-->  KV cache
+    noise    --denoising steps: layers or step cache, guidance, solver-->  latent
+    latent   --VAE-->  pixels
 
 Everything is a generator: progress is `yield`, cancelling is `close()`.
 """
@@ -30,8 +31,51 @@ def generate(pipeline: Pipeline, request: ImageRequest) -> Generator[Event, None
     """
     prompts = yield from rewrite_prompts(pipeline, request)
     sizes = [choose_size(pipeline, request, prompt) for prompt in prompts]
+    scheduler = build_scheduler(
+        request.scheduler,
+        request.num_steps,
+        pipeline.generation.flow_shift,
+        is_distilled=pipeline.transformer.config.is_meanflow,
+    )
     for batch in _list_batches(sizes, pipeline.batch_size):
-        yield from _generate_batch(pipeline, request, prompts, batch, sizes[batch[0]])
+        runs = [
+            _start_image(pipeline, request, scheduler, prompts[i], sizes[i], request.seeds[i])
+            for i in batch
+        ]
+        for done in denoise(pipeline.transformer, runs):
+            yield StepDone(image=batch[done.image], step=done.step + 1, num_steps=request.num_steps)
+        for i, run in zip(batch, runs, strict=True):
+            yield ImageDone(
+                image=i,
+                seed=request.seeds[i],
+                pixels_yx3=pipeline.decode(run.trajectory.latent_BCYX)[0].cpu().numpy(),
+                diagnostics=report_run(pipeline, request, scheduler, run, prompts[i]),
+            )
+        # The caches of this batch would take memory beside those of the next one.
+        del runs, run
+
+
+def _start_image(
+    pipeline: Pipeline,
+    request: ImageRequest,
+    scheduler: Scheduler,
+    prompt: PreparedPrompt,
+    size: Size,
+    seed: int,
+) -> ImageRun:
+    """Prefill the prompts of one image and place it at the noise of its seed."""
+    device, shape_BCYX = pipeline.transformer.device, pipeline.latent_shape(size)
+    rows = pipeline.rows(prompt.prompt, request.negative_prompt, size, request.guidance)
+    fresh_noise = NoiseStream(seed, shape_BCYX)
+    trajectory = Trajectory(
+        scheduler.solver,
+        image_noise(seed, shape_BCYX).to(device),
+        lambda: fresh_noise.sample().to(device),
+    )
+    step_cache = new_step_cache(pipeline, request.cache)
+    return start_run(
+        pipeline.transformer, rows, trajectory, request.guidance, step_cache, prompt.prompt_cache
+    )
 
 
 def _list_batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:
@@ -44,58 +88,3 @@ def _list_batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]
         images = list(same_size)
         for first in range(0, len(images), batch_size):
             yield images[first : first + batch_size]
-
-
-def _generate_batch(
-    pipeline: Pipeline,
-    request: ImageRequest,
-    prompts: Sequence[PreparedPrompt],
-    images: Sequence[int],
-    size: Size,
-) -> Iterator[Event]:
-    """Denoise and decode some of a request's images together."""
-    scheduler = build_scheduler(
-        request.scheduler,
-        request.num_steps,
-        pipeline.generation.flow_shift,
-        is_distilled=pipeline.transformer.config.is_meanflow,
-    )
-    runs = [
-        _start_image(pipeline, request, scheduler, prompts[image], request.seeds[image], size)
-        for image in images
-    ]
-    for done in denoise(pipeline.transformer, runs):
-        yield StepDone(image=images[done.image], step=done.step + 1, num_steps=request.num_steps)
-    for image, run in zip(images, runs, strict=True):
-        yield ImageDone(
-            image=image,
-            seed=request.seeds[image],
-            pixels_yx3=pipeline.decode(run.trajectory.latent_BCYX)[0].cpu().numpy(),
-            diagnostics=report_run(pipeline, request, scheduler, run, prompts[image]),
-        )
-
-
-def _start_image(
-    pipeline: Pipeline,
-    request: ImageRequest,
-    scheduler: Scheduler,
-    prompt: PreparedPrompt,
-    seed: int,
-    size: Size,
-) -> ImageRun:
-    """Prefill the prompts of one image and place it at the noise of its seed."""
-    shape_BCYX = pipeline.latent_shape(size)
-    device = pipeline.transformer.device
-    fresh_noise = NoiseStream(seed, shape_BCYX)
-    return start_run(
-        pipeline.transformer,
-        pipeline.rows(prompt.prompt, request.negative_prompt, size, request.guidance),
-        Trajectory(
-            scheduler.solver,
-            image_noise(seed, shape_BCYX).to(device),
-            lambda: fresh_noise.sample().to(device),
-        ),
-        request.guidance,
-        new_step_cache(pipeline, request.cache),
-        prompt.prompt_cache,
-    )

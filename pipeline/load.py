@@ -1,4 +1,4 @@
-"""The pipeline of one checkpoint: loaded, with what a generation asks of it."""
+"""The pipeline of one checkpoint: model, tokenizer, template, sizes, step cache calibration."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,8 @@ from cache.calibration import (
     CalibrationError,
     load_calibration,
 )
-from model.config import ModelConfig, load_config
+from model.config import ModelConfig
+from model.config_file import load_config
 from model.errors import ConfigError
 from model.generation_config import GenerationConfig, load_generation_config
 from model.kv_cache import PromptKVCache
@@ -22,7 +23,8 @@ from model.loading.build import Progress, load_model
 from model.loading.fingerprint import fingerprint
 from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
-from model.planning.memory_plan import Devices, plan_rank
+from model.planning.devices import Devices
+from model.planning.memory_plan import plan_rank
 from model.planning.step_memory import Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
@@ -115,8 +117,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
-    `skip` names pipeline that are checked but not held. Without calibration the folder's
-    step_cache.json is not looked at.
+    `skip` names parts of the model that are checked but not held. Without calibration the folder's
+    step_cache.json is not read.
 
     Raises:
         ModelError: anything about the checkpoint is wrong.
@@ -127,24 +129,16 @@ def load_pipeline(
     tokenizer = Tokenizer.from_folder(folder)
     if settings.num_threads:
         torch.set_num_threads(settings.num_threads)
-    scheme, _ = resolve_scheme(folder, settings.quantization)
+    scheme = resolve_scheme(folder, settings.quantization).scheme
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     system_prompts = read_system_prompts(folder)
-    options = LoadOptions(
-        device=settings.layer_devices[0] if settings.layer_devices else settings.device,
-        layer_devices=settings.layer_devices,
-        dtype=getattr(torch, settings.dtype),
-        vae_dtype=getattr(torch, settings.vae_dtype),
-        quantization=settings.quantization,
-        skip=skip,
-        offload=settings.offload,
-    )
+    options = _build_options(settings, skip)
     if settings.device_memory_gb:
-        # A CPU's kernels are made anew for each number of tokens of an expert; a thousand of them,
-        # as many as are kept by default, take 0.3 GB.
+        # On a CPU oneDNN builds kernels for each number of tokens of an expert; a thousand of them,
+        # its default cache, take 0.3 GB.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
-        workspace = plan_step_memory(config, options, scheme, settings)
-        options = replace(options, weights_bytes=int(settings.device_memory_gb * 1e9) - workspace)
+        step_bytes = plan_step_memory(config, options, scheme, settings)
+        options = replace(options, weights_bytes=int(settings.device_memory_gb * 1e9) - step_bytes)
     transformer = load_model(folder, options, progress, mesh)
     if settings.compile_experts:
         transformer.compile_experts()
@@ -163,6 +157,18 @@ def load_pipeline(
     )
 
 
+def _build_options(settings: PipelineSettings, skip: tuple[str, ...]) -> LoadOptions:
+    return LoadOptions(
+        device=settings.layer_devices[0] if settings.layer_devices else settings.device,
+        layer_devices=settings.layer_devices,
+        dtype=getattr(torch, settings.dtype),
+        vae_dtype=getattr(torch, settings.vae_dtype),
+        quantization=settings.quantization,
+        skip=skip,
+        offload=settings.offload,
+    )
+
+
 def plan_step_memory(
     config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: PipelineSettings
 ) -> int:
@@ -176,8 +182,8 @@ def plan_step_memory(
         Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),
         scheme,
     )
-    of_a_job = plan.prefix + plan.cache_residuals
-    return plan.total - plan.parameters + of_a_job * (settings.max_active_jobs - 1)
+    per_job = plan.prefix + plan.cache_residuals
+    return plan.total - plan.parameters + per_job * (settings.max_active_jobs - 1)
 
 
 def _read_calibration(folder: Path) -> Calibration:

@@ -1,4 +1,4 @@
-"""Random streams of a seed: the same on every machine, with any thread count and in any batch.
+"""Random streams of a seed: equal on every machine, with any thread count and in any batch.
 
 A seed has three streams that share nothing: the image's first noise, the fresh noise of stochastic
 solvers, and the tokens of a text.
@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Keys beside the seed. The image's first noise has none: it is the reference's own.
+# Second halves of the generators' keys, after the seed. The image's first noise has none: it is
+# the reference's own.
 FRESH_NOISE_STREAM = 1
+TEXT_STREAM = 2
 
 
 def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -24,13 +26,21 @@ def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
+def text_stream(seed: int) -> np.random.Generator:
+    """Return the generator from which the tokens of an image's text are sampled."""
+    return _stream(seed, TEXT_STREAM)
+
+
+def _stream(seed: int, number: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed % 2**63, number]))
+
+
 class NoiseStream:
     """The fresh noise of stochastic solvers: one sample a step."""
 
     def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        key = [seed % 2**63, FRESH_NOISE_STREAM]
-        self._generator = np.random.Generator(np.random.Philox(key=key))
+        self._generator = _stream(seed, FRESH_NOISE_STREAM)
 
     def sample(self) -> Tensor:
         """Return the next standard normal latent, float32 on the CPU."""

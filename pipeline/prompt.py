@@ -1,4 +1,4 @@
-"""The prompt of an image: rewritten or thought about first, and the size that the model chooses."""
+"""Prompt rewriting by the model itself, system prompts, and the model's choice of an image size."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from model.system_prompts import pick_system_prompt
 from model.template import Prompt, TextTask
 from model.text_generation import Sampler, choose_ratio, stop_tokens, write_texts
 from pipeline.load import Pipeline
+from pipeline.noise import text_stream
 from pipeline.request import ImageRequest, TextWritten
 
 REPORT_EVERY = 8  # tokens between two events of a text that is being written
@@ -68,21 +69,24 @@ def _rewrite_batch(
     prompt: Prompt,
     prompt_cache: PromptKVCache,
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
-    """Write the texts of some images together.
+    """Rewrite the prompt for some images together.
 
-    Each continues the prompt in a KV cache of its own: an image must not depend, not even by
-    rounding, on what was written for another one.
+    Each text continues the prompt in a KV cache of its own: an image must not depend, not even by
+    rounding, on the text of another one.
     """
     task: TextTask = "think" if request.rewrite == "think" else "recaption"
     head = pipeline.template.text_head(prompt, task)
     with torch.inference_mode():
-        prompt_cache.get(head)
+        prompt_cache.get_or_compute(head)
     caches = [prompt_cache.fork() for _ in images]
     tokens: dict[int, list[int]] = {image: [] for image in images}
     rounds = write_texts(
         pipeline.transformer,
         [head] * len(images),
-        [Sampler(pipeline.generation.text_sampling, request.seeds[image]) for image in images],
+        [
+            Sampler(pipeline.generation.text_sampling, text_stream(request.seeds[image]))
+            for image in images
+        ],
         stop_tokens(pipeline.tokenizer, task, len(pipeline.sizes)),
         pipeline.max_rewrite_tokens,
         caches,

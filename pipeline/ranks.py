@@ -186,7 +186,7 @@ def settings_of_rank(settings: PipelineSettings, rank: int) -> PipelineSettings:
 
 
 def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: Path) -> None:
-    """Load this rank's part and obey rank 0's commands, until the pipe closes.
+    """Load this rank's shard and run rank 0's commands, until the pipe closes.
 
     Anything but a ModelError, which rank 0 raises at the same step, ends this rank, and with it the
     worker.

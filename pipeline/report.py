@@ -1,4 +1,4 @@
-"""Diagnostics of a finished image."""
+"""Diagnostics of a finished image: scheduler, step cache, evaluations, warnings."""
 
 from cache.build import calibration_of, effective_thresholds
 from cache.residual_cache import ResidualCache
@@ -44,7 +44,7 @@ def report_run(
         num_evaluations=num_evaluations,
         scheduler=scheduler.requested,
         resolved_scheduler=scheduler.resolved,
-        sigma_schedule=scheduler.grid,
+        sigma_schedule=scheduler.sigma_schedule,
         scheduler_status=scheduler.status,
         text=prompt.prompt.cot_text,
         warnings=tuple(warnings),

@@ -18,15 +18,15 @@ class PipelineSettings(BaseModel):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "fp8", "int8", "int4"] = Field(
-        "none", description="Round the layers' weights at load; a quantized folder needs none"
+        "none", description="Quantize the layers' weights at load; a quantized folder needs none"
     )
     device_memory_gb: float = Field(
         0,
         ge=0,
-        description="Device memory to keep to, experts fetched as needed; 0: no limit",
+        description="Device memory to keep to, by offloading experts; 0: no limit",
     )
     offload: Literal["cpu", "disk"] = Field(
-        "cpu", description="Where experts lie that device_memory_gb leaves no room for"
+        "cpu", description="Where experts are held that device_memory_gb leaves no room for"
     )
     compile_experts: bool = Field(
         False, description="torch.compile around the experts; CUDA, minutes at the first images"
@@ -34,14 +34,18 @@ class PipelineSettings(BaseModel):
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
     batch_size: int = Field(1, ge=1, description="Images of a job that are generated together")
-    cfg_parallel_size: Literal[1, 2] = Field(
-        1, description="Processes that share out the guided and the unguided row"
+    cfg_parallel_size: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="CFG parallel: processes that split the conditional and unconditional row",
     )
     tensor_parallel_size: int = Field(
-        1, ge=1, description="Processes that share out the layers; must divide the key/value heads"
+        1, ge=1, description="Tensor parallel: processes that split each layer by key/value heads"
     )
     expert_parallel: bool = Field(
-        False, description="Tensor ranks hold some experts whole, not a slice of every expert"
+        False,
+        description="Expert parallel: tensor ranks hold some experts whole, not slices of all",
     )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
@@ -50,7 +54,7 @@ class PipelineSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_at_a_time(self) -> Self:
-        """Refuse ways of spreading a model that exclude each other."""
+        """Refuse combinations of settings that exclude each other."""
         if self.layer_devices and (self.num_ranks > 1 or self.device_memory_gb):
             raise ValueError(
                 "layer_devices excludes cfg_parallel_size, tensor_parallel_size and "
@@ -67,5 +71,5 @@ class PipelineSettings(BaseModel):
 
     @property
     def num_ranks(self) -> int:
-        """Return how many processes draw together."""
+        """Return how many processes generate an image together."""
         return self.cfg_parallel_size * self.tensor_parallel_size

@@ -1,6 +1,4 @@
-"""Step caches of a pipeline: what TeaCache compares, and a fresh cache for each image."""
-
-from typing import cast
+"""Step caches of a pipeline: a fresh cache for each image, and the signal of TeaCache."""
 
 import torch
 from torch import Tensor
@@ -9,7 +7,7 @@ from cache.build import build_step_cache
 from cache.plan import CachePlan
 from cache.policies import Signal
 from cache.protocol import StepCache, StepContext
-from model.transformer import DecoderLayer, HunyuanImage
+from model.transformer import HunyuanImage
 from pipeline.load import Pipeline
 
 
@@ -21,7 +19,7 @@ def new_step_cache(pipeline: Pipeline, plan: CachePlan) -> StepCache:
 
 
 def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
-    """Return what TeaCache compares between steps.
+    """Return the signal that TeaCache compares between steps.
 
     `input`: the first layer's normed input at the image tokens, the same in all rows of an image.
     `schedule`: the embedded noise level alone.
@@ -34,7 +32,7 @@ def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
             return embedded_BD
 
         return schedule_signal
-    norm = cast(DecoderLayer, transformer.model.layers[0]).input_layernorm
+    norm = transformer.layers[0].input_layernorm
 
     def input_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
         normed_BSD: Tensor = norm(x_BSD[:1, 1:].to(norm.weight.device))

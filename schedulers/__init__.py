@@ -1,1 +1,1 @@
-"""Sigma grids and solvers of the flow ODE."""
+"""Sigma schedules and solvers of the flow ODE. Import neither the model nor the caches."""

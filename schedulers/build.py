@@ -1,25 +1,43 @@
-"""From a name of the API to a solver over its grid."""
+"""Scheduler construction: from a name of the API to a solver over its sigmas."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schedulers.catalog import CATALOG, Entry, SigmaSchedule, Status
 from schedulers.dpm_solver import DPMSolverMultistep, DPMSolverSinglestep
-from schedulers.euler import Euler, EulerAncestral, Heun, Midpoint, MidpointAncestral
+from schedulers.euler import Euler, EulerAncestral
 from schedulers.lcm import LCM
 from schedulers.multistep import DEIS, IPNDM, LinearMultistep
 from schedulers.protocol import Solver
+from schedulers.runge_kutta import Heun, Midpoint, MidpointAncestral
 from schedulers.sigmas import build_sigmas
 from schedulers.unipc import UniPC
+
+# The solver families of the catalog.
+_SOLVERS: dict[str, Callable[[tuple[float, ...], Entry], Solver]] = {
+    "euler": lambda sigmas, entry: Euler(sigmas),
+    "euler_a": lambda sigmas, entry: EulerAncestral(sigmas),
+    "heun": lambda sigmas, entry: Heun(sigmas),
+    "midpoint": lambda sigmas, entry: Midpoint(sigmas),
+    "dpm2_a": lambda sigmas, entry: MidpointAncestral(sigmas),
+    "lms": lambda sigmas, entry: LinearMultistep(sigmas, entry.order),
+    "ipndm": lambda sigmas, entry: IPNDM(sigmas, entry.order),
+    "deis": lambda sigmas, entry: DEIS(sigmas),
+    "dpmpp_m": lambda sigmas, entry: DPMSolverMultistep(sigmas, entry.order, entry.eta),
+    "dpmpp_s": lambda sigmas, entry: DPMSolverSinglestep(sigmas, entry.eta),
+    "unipc": lambda sigmas, entry: UniPC(sigmas, entry.order),
+    "lcm": lambda sigmas, entry: LCM(sigmas),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """A solver, and what the name that asked for it came to."""
+    """A solver, the requested name, and what that name was resolved to."""
 
     solver: Solver
     requested: str
     resolved: str
-    grid: SigmaSchedule
+    sigma_schedule: SigmaSchedule
     status: Status
     is_stochastic: bool
     warnings: tuple[str, ...]
@@ -30,16 +48,17 @@ def build_scheduler(
 ) -> Scheduler:
     """Return the scheduler of an accepted name for so many steps.
 
-    `is_distilled` says that the checkpoint was distilled to jump straight to the image, which
-    is what the LCM family does between its steps.
+    `is_distilled` says that the checkpoint was distilled to predict the image in one jump, which
+    the LCM family does at every step; for other checkpoints Euler stands in.
 
     Raises:
         KeyError: the name is not in the catalog.
         ValueError: fewer than one step.
     """
     entry = CATALOG[name]
-    sigmas = tuple(build_sigmas(entry.grid, num_steps, shift).tolist())
-    solver = _build(entry, sigmas, is_distilled)
+    sigmas = tuple(build_sigmas(entry.schedule, num_steps, shift).tolist())
+    family = "euler" if entry.solver == "lcm" and not is_distilled else entry.solver
+    solver = _SOLVERS[family](sigmas, entry)
     resolved = _describe(entry, solver)
     is_stochastic = entry.eta > 0 and not isinstance(solver, Euler)
     warnings = []
@@ -48,42 +67,13 @@ def build_scheduler(
             f"Scheduler '{name}' has no form for a flow model here; {resolved} was used instead."
         )
     return Scheduler(
-        solver, name, resolved, entry.grid, entry.status, is_stochastic, tuple(warnings)
+        solver, name, resolved, entry.schedule, entry.status, is_stochastic, tuple(warnings)
     )
-
-
-def _build(entry: Entry, sigmas: tuple[float, ...], is_distilled: bool) -> Solver:
-    match entry.solver:
-        case "euler":
-            return Euler(sigmas)
-        case "euler_a":
-            return EulerAncestral(sigmas)
-        case "heun":
-            return Heun(sigmas)
-        case "midpoint":
-            return Midpoint(sigmas)
-        case "dpm2_a":
-            return MidpointAncestral(sigmas)
-        case "lms":
-            return LinearMultistep(sigmas, entry.order)
-        case "ipndm":
-            return IPNDM(sigmas, entry.order)
-        case "deis":
-            return DEIS(sigmas)
-        case "dpmpp_m":
-            return DPMSolverMultistep(sigmas, entry.order, entry.eta)
-        case "dpmpp_s":
-            return DPMSolverSinglestep(sigmas, entry.eta)
-        case "unipc":
-            return UniPC(sigmas, entry.order)
-        case "restart":
-            return LCM(sigmas) if is_distilled else Euler(sigmas)
-    raise AssertionError(f"the catalog names an unknown solver, {entry.solver}")
 
 
 def _describe(entry: Entry, solver: Solver) -> str:
     order = getattr(solver, "order", None)
-    parts = [type(solver).__name__, f"order {order}" if order else "", entry.grid]
+    parts = [type(solver).__name__, f"order {order}" if order else "", entry.schedule]
     if getattr(solver, "eta", 0):
         parts.append("SDE")
     return " ".join(filter(None, parts))

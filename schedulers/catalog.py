@@ -1,6 +1,6 @@
-"""The scheduler names of the API and what each one means here. Free of torch.
+"""Catalog of scheduler names: solver, order and sigma schedule of each. Free of torch.
 
-native: our solver of that name. alias: another spelling of a native one. substituted: what the name
+native: the solver of that name. alias: another spelling of a native one. substituted: what the name
 stands for does not exist for a flow model; the nearest solver is used, and the result's diagnostics
 say so. rejected: refused, with the reason.
 
@@ -17,11 +17,11 @@ SigmaSchedule = Literal["shifted", "karras", "exponential", "beta"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A name's solver family, order, sigma grid and noise (eta 1 = stochastic)."""
+    """A name's solver family, order, sigma schedule and noise (eta 1 = stochastic)."""
 
     solver: str
     order: int
-    grid: SigmaSchedule
+    schedule: SigmaSchedule
     eta: float
     status: Status
 
@@ -89,13 +89,13 @@ IPNDM Uniform Exponential          ipndm      4 exponential  0 alias
 IPNDM Uniform Karras               ipndm      4 karras       0 alias
 KDPM2AncestralDiscreteScheduler    dpm2_a     2 shifted      1 native
 KDPM2DiscreteScheduler             midpoint   2 shifted      0 native
-LCM                                restart    1 shifted      1 substituted
-LCMScheduler                       restart    1 shifted      1 substituted
+LCM                                lcm        1 shifted      1 substituted
+LCMScheduler                       lcm        1 shifted      1 substituted
 LMS                                lms        4 shifted      0 native
 LMSDiscreteScheduler               lms        4 shifted      0 native
 LMS Karras                         lms        4 karras       0 native
 PNDMScheduler                      ipndm      4 shifted      0 alias
-TCDScheduler                       restart    1 shifted      1 substituted
+TCDScheduler                       lcm        1 shifted      1 substituted
 UniPC                              unipc      2 shifted      0 native
 UniPC 2M                           unipc      2 shifted      0 native
 UniPC 2M Karras                    unipc      2 karras       0 native
@@ -113,8 +113,8 @@ UniPCMultistepScheduler            unipc      2 shifted      0 alias
 
 
 def _parse(row: str) -> tuple[str, Entry]:
-    name, solver, order, grid, eta, status = row.rsplit(maxsplit=5)
-    return name, Entry(solver, int(order), grid, float(eta), status)  # type: ignore[arg-type]
+    name, solver, order, schedule, eta, status = row.rsplit(maxsplit=5)
+    return name, Entry(solver, int(order), schedule, float(eta), status)  # type: ignore[arg-type]
 
 
 CATALOG: dict[str, Entry] = dict(map(_parse, _ROWS.strip().splitlines()))

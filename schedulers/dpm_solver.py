@@ -1,4 +1,4 @@
-"""DPM-Solver++ in its multistep, singlestep and stochastic forms, for the flow's alpha and sigma.
+"""DPM-Solver++: multistep, singlestep and SDE, for the flow's alpha and sigma.
 
 All of them integrate the predicted image over lambda = log((1 - sigma) / sigma). At sigma 1 and 0
 lambda is infinite: a step that begins or ends there, or reaches back to there, is of first order.
@@ -43,10 +43,10 @@ class DPMSolverMultistep:
 
 @dataclass(frozen=True, slots=True)
 class DPMSolverSinglestep:
-    """Second order from pairs of steps: the second one starts again where the first one did.
+    """Second order from pairs of steps: the second one starts where the first one started.
 
-    With noise the second one goes on from where the first one came to: the noise in between is
-    part of the path.
+    With noise the second one goes on from where the first one ended: the noise in between is
+    part of the trajectory.
     """
 
     sigmas: tuple[float, ...]
@@ -85,7 +85,7 @@ def exponential_step(
 ) -> Tensor:
     """Return the latent at the next sigma, from the last node, by an exponential multistep rule.
 
-    `nodes` are one to three, newest last; those from which no slope can be told are left out.
+    `nodes` are one to three, newest last; those at sigma 1, which give no slope, are left out.
     """
     last = nodes[-1]
     here, there = half_log_snr(last.sigma), half_log_snr(next_sigma)

@@ -1,4 +1,4 @@
-"""Jump to the predicted image and back up: for checkpoints distilled to do so."""
+"""LCM sampling: the predicted image and fresh noise, for checkpoints distilled to it."""
 
 from dataclasses import dataclass
 

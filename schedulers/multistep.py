@@ -1,7 +1,7 @@
-"""Solvers that extrapolate the velocities of earlier steps: one evaluation, high order.
+"""Linear multistep, IPNDM and DEIS: one evaluation a step, extrapolated from earlier steps.
 
-`LinearMultistep` weighs them for the grid as it is, `IPNDM` as if it were even, `DEIS` extrapolates
-the noise instead of the velocity.
+`LinearMultistep` weighs the velocities for the sigmas as they are, `IPNDM` as if they were evenly
+spaced; `DEIS` extrapolates the noise instead of the velocity.
 """
 
 import math
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from schedulers.protocol import Node, Point, SampleNoise, StepGenerator
 
-# Exact for the cubics that four nodes define. Abscissae on [-1, 1]; both weights are 1.
+# Exact for the cubics of four nodes. Abscissae on [-1, 1]; both weights are 1.
 _GAUSS_POINTS = (-1 / math.sqrt(3), 1 / math.sqrt(3))
-# Adams-Bashforth on an even grid, newest first.
+# Adams-Bashforth on evenly spaced sigmas, newest first.
 _EVEN_WEIGHTS = (
     (1.0,),
     (3 / 2, -1 / 2),
@@ -24,7 +24,7 @@ _EVEN_WEIGHTS = (
 
 
 def limit_order(order: int, num_steps: int) -> int:
-    """Return the order that so many steps can bear; more is worse than Euler there."""
+    """Return the highest order that pays at so many steps; a higher one is worse than Euler."""
     if num_steps < 14:
         return min(order, 2)
     return min(order, 3 if num_steps < 28 else 4)
@@ -32,7 +32,7 @@ def limit_order(order: int, num_steps: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LinearMultistep:
-    """Adams-Bashforth in sigma on the velocity, with weights for the uneven grid."""
+    """Adams-Bashforth in sigma on the velocity, with weights for uneven sigmas."""
 
     sigmas: tuple[float, ...]
     order: int
@@ -53,18 +53,18 @@ class LinearMultistep:
 def adams_weights(sigmas: Sequence[float], start: float, stop: float) -> list[float]:
     """Return the integrals from start to stop of the Lagrange polynomials of these nodes."""
     weights = [0.0] * len(sigmas)
-    for point in _GAUSS_POINTS:
-        at = start + (stop - start) * (point + 1) / 2
-        for index, own in enumerate(sigmas):
+    for abscissa in _GAUSS_POINTS:
+        at = start + (stop - start) * (abscissa + 1) / 2
+        for index, sigma in enumerate(sigmas):
             others = [s for i, s in enumerate(sigmas) if i != index]
-            value = math.prod((at - other) / (own - other) for other in others)
+            value = math.prod((at - other) / (sigma - other) for other in others)
             weights[index] += value * (stop - start) / 2
     return weights
 
 
 @dataclass(frozen=True, slots=True)
 class IPNDM:
-    """Adams-Bashforth with the weights of an even grid.
+    """Adams-Bashforth with the weights of evenly spaced sigmas.
 
     Source: Zhang and Chen 2022 (arXiv 2204.13902), section 3.3.
     """

@@ -1,4 +1,4 @@
-"""What a solver is: a pure step over an explicit sigma grid, which asks for velocities.
+"""Solver protocol: a pure step over explicit sigmas, which yields the points to evaluate.
 
 The model predicts the velocity `noise - image` at `x = (1 - sigma) * image + sigma * noise`.
 A step is a generator: it yields the points at which it wants the velocity, is sent each velocity,
@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What the model said at a step that is done. Shapes: all _BCYX, float32."""
+    """The latent and the predicted velocity of a finished step. Shapes: all _BCYX, float32."""
 
     sigma: float
     latent_BCYX: Tensor
@@ -34,7 +34,7 @@ class Node:
 
     @property
     def x0(self) -> Tensor:
-        """Return the estimate of the image without noise. Shapes: -> x_BCYX."""
+        """Return the estimate of the image without noise. Shapes: -> x0_BCYX."""
         return self.latent_BCYX - self.sigma * self.velocity_BCYX
 
 
@@ -42,11 +42,11 @@ StepGenerator = Generator[Point, Tensor, Tensor]
 
 
 class Solver(Protocol):
-    """Moves a latent along a sigma grid."""
+    """Moves a latent along its sigmas."""
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Return the grid, num_steps + 1 values from 1 to 0."""
+        """Return num_steps + 1 noise levels, from 1 to 0."""
         ...
 
     def step(

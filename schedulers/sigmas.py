@@ -1,4 +1,4 @@
-"""Sigma grids: where the solver stops between pure noise (1) and the image (0).
+"""Sigma schedules: the noise levels of the steps, from pure noise (1) to the image (0).
 
 `shifted` is the reference's own. The others spread the same number of steps between its first
 sigma and its last one above 0, so that none of them leaves more noise in the image.
@@ -15,13 +15,13 @@ from schedulers.catalog import SigmaSchedule
 KARRAS_RHO = 7.0
 # Source: Lee et al. 2024 (arXiv 2407.12173), section 4.2: alpha = beta = 0.6.
 BETA_SHAPE = 0.6
-# Below this many steps there is nothing to spread: all grids are `shifted`.
+# Below this many steps there is nothing to spread: all schedules are `shifted`.
 MIN_SPREAD_STEPS = 3
 _BETA_NODES = 4096
 
 
 def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
-    """Return the reference's grid, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
+    """Return the reference's sigmas, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
 
     A shift above 1 spends more steps at high noise.
 
@@ -41,18 +41,18 @@ def shifted_sigmas(num_steps: int, shift: float) -> Tensor:
     return sigmas
 
 
-def build_sigmas(grid: SigmaSchedule, num_steps: int, shift: float) -> Tensor:
-    """Return a grid by its name, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
+def build_sigmas(schedule: SigmaSchedule, num_steps: int, shift: float) -> Tensor:
+    """Return a schedule by its name, float32 [num_steps + 1], falling from exactly 1 to exactly 0.
 
     Raises:
         ValueError: fewer than one step, or a shift that is not positive.
     """
     shifted = shifted_sigmas(num_steps, shift)
-    if grid == "shifted" or num_steps < MIN_SPREAD_STEPS:
+    if schedule == "shifted" or num_steps < MIN_SPREAD_STEPS:
         return shifted
     high, low = float(shifted[0]), float(shifted[-2])
     way = torch.linspace(0.0, 1.0, num_steps, dtype=torch.float64)
-    match grid:
+    match schedule:
         case "karras":
             root_high, root_low = high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO)
             inner = (root_high + way * (root_low - root_high)) ** KARRAS_RHO
@@ -81,5 +81,5 @@ def _beta_quantiles(shares: Tensor) -> Tensor:
 
 
 def timesteps_of(sigmas: Tensor) -> Tensor:
-    """Return what the model is told at each step, 1000 * sigma, float and never rounded."""
+    """Return the timestep of each step, 1000 * sigma: float, never rounded."""
     return sigmas[:-1] * 1000.0

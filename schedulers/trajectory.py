@@ -1,4 +1,4 @@
-"""One image's way along a grid: where its velocity is wanted next, and its history."""
+"""The trajectory of one image: its latent, its solver's history and the next velocity wanted."""
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from schedulers.protocol import Node, Point, SampleNoise, Solver, StepGenerator
 class Trajectory:
     """Drives a solver for one image.
 
-    `point` is where the velocity is wanted; `answer` takes it. `step` counts the solver's steps and
-    `stage` the evaluations within one. When `is_done`, `latent_BCYX` is the image's.
+    `query` is where the velocity is wanted; `advance` takes it. `step` counts the solver's steps
+    and `evaluation` those within one. When `is_done`, `latent_BCYX` is the image's.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Trajectory:
         return self.step == self.num_steps
 
     def advance(self, velocity_BCYX: Tensor) -> bool:
-        """Take the velocity at `point`; return whether that ended a step."""
+        """Take the velocity at `query`; return whether that ended a step."""
         self.num_evaluations += 1
         try:
             self.query: Point = self._generator.send(velocity_BCYX.float())

@@ -1,4 +1,4 @@
-"""UniPC: each step predicts, and the next step's evaluation first corrects the prediction.
+"""UniPC, predictor and corrector: each evaluation first corrects the step that led to it.
 
 Source: Zhao et al. 2023 (arXiv 2302.04867), algorithms 5 and 6 with B_2(h) = e^h - 1, predicting
 the image.
@@ -31,7 +31,7 @@ class UniPC:
         if history:
             nodes = history[-self._order_at(step - 1, len(history)) :]
             latent_BCYX = _move(nodes, sigma, corrected_by=x0_BCYX)
-        # What the model said belongs to the predicted latent; the path goes on from the corrected.
+        # The evaluation is of the predicted latent; the next step starts from the corrected one.
         history.append(Node(sigma, latent_BCYX, (latent_BCYX - x0_BCYX) / sigma))
         nodes = history[-self._order_at(step, len(history)) :]
         return _move(nodes, self.sigmas[step + 1], corrected_by=None)
@@ -47,7 +47,7 @@ def _move(nodes: list[Node], sigma: float, corrected_by: Tensor | None) -> Tenso
     last = nodes[-1]
     here = half_log_snr(last.sigma)
     h = half_log_snr(sigma) - here
-    # From sigma 1 on there is no finite distance, and so no slope.
+    # From sigma 1 the distance in lambda is infinite: no slope.
     past = [node for node in nodes[:-1] if node.sigma < 1]
     growth = math.expm1(-h)
     latent_BCYX = sigma / last.sigma * last.latent_BCYX - (1 - sigma) * growth * last.x0

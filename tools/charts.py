@@ -1,11 +1,22 @@
-"""Charts as PNG, for people who would rather look than read."""
+"""Line charts as PNG."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from server.runware.errors import CommandError
 
 Points = Sequence[tuple[float, float]]
+
+
+def check_charts() -> None:
+    """Check that charts can be plotted here, before something long is measured for one.
+
+    Raises:
+        CommandError: matplotlib, an extra, is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CommandError("charts need matplotlib: pip install 'hunyuan-image-server[plot]'")
 
 
 def plot_chart(
@@ -17,17 +28,14 @@ def plot_chart(
     y_label: str,
     marks: Sequence[str] = (),
 ) -> None:
-    """Generate one line per series through its points, sorted by x; those in `marks` as dots alone.
+    """Plot one line per series through its points, sorted by x; those in `marks` as dots alone.
 
     Raises:
         CommandError: matplotlib, an extra, is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise CommandError(
-            "charts need matplotlib: pip install 'hunyuan-image-server[plot]'"
-        ) from None
+    check_charts()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     for name, points in series.items():

@@ -1,151 +1,124 @@
-"""`hyimage plan`: which modes fit on given devices, at what speed, and how to start them."""
+"""Memory plans of every mode on given devices, and the settings that start the fastest."""
 
-import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from model.config import ModelConfig, load_config
-from model.errors import ConfigError
+from model.config import ModelConfig
 from model.loading.options import LoadOptions
+from model.planning.devices import Devices
 from model.planning.memory_plan import (
     USABLE,
-    Devices,
     RankPlan,
     fit_rank,
     list_modes,
-    parse_devices,
     plan_layers,
     plan_rank,
 )
 from model.planning.step_memory import Workload
 from model.quantization.scheme import SCHEMES
+from pipeline.settings import PipelineSettings
+from tools.modes import parse_mode
 
-WIDTH = 120  # of the table where no terminal tells
-CHOICES = ("auto", "none", *SCHEMES)
-
-
-def is_terminal() -> bool:
-    """Return whether the table goes to a person's screen."""
-    return sys.stdout.isatty()
+OFFLOAD = "offload"  # the mode of one device that holds some experts elsewhere
+# From the most exact weights to the least.
+_BY_EXACTNESS = ("none", "int8", "fp8", "int4")
 
 
-def print_plan(
-    folder: Path, gpus: str, images: int, prompt_tokens: int, quantization: str, vae_dtype: str
-) -> bool:
-    """Print a row per mode and the command of the fastest that fits; return whether one does.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRequest:
+    """What is to fit: a model on devices, generating several images at once.
+
+    `quantization` is a scheme, none, or auto: quantized only where nothing else fits.
+    """
+
+    config: ModelConfig
+    devices: Devices
+    num_images: int = 1
+    prompt_tokens: int = 1024
+    quantization: str = "auto"
+    vae_dtype: str = "float32"
+
+    @property
+    def options(self) -> LoadOptions:
+        return LoadOptions(dtype=torch.bfloat16, vae_dtype=getattr(torch, self.vae_dtype))
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(
+            images=self.num_images,
+            prompt_tokens=self.prompt_tokens,
+            is_guided=not self.config.is_guidance_distilled,
+        )
+
+
+def list_plans(request: PlanRequest) -> Iterator[RankPlan]:
+    """Yield the plan of every mode; one device may also offload experts.
 
     Raises:
-        ConfigError: the folder's config.json, the devices or an option are not usable.
-    """
-    config, devices = load_config(folder), parse_devices(gpus)
-    if quantization not in CHOICES:
-        raise ConfigError(f"--quantization {quantization!r} is none of {', '.join(CHOICES)}")
-    if vae_dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"--vae-dtype {vae_dtype!r} is neither float32 nor bfloat16")
-    options = LoadOptions(dtype=torch.bfloat16, vae_dtype=getattr(torch, vae_dtype))
-    workload = Workload(
-        images=images, prompt_tokens=prompt_tokens, is_guided=not config.is_guidance_distilled
-    )
-    errors = Console(stderr=True)
-    with errors.status("running a step of each mode on the meta device"):
-        plans = list(_list_plans(config, devices, options, workload, quantization))
-    console = Console(highlight=False, soft_wrap=True, width=None if is_terminal() else WIDTH)
-    console.print(_table(plans, devices))
-    console.print(
-        f"Memory of the fullest rank in GB: bfloat16 or rounded weights, a {vae_dtype} VAE, the "
-        f"largest offered size, {images} image(s) at once, prompts of {prompt_tokens} tokens.\n"
-        f"A mode fits below {USABLE:.0%} of a device. Times are a roofline of an H100's data sheet "
-        f"at {devices.efficiency:.0%} of its peak, and of PCIe 5 for what is fetched: not measured."
-    )
-    fitting = [plan for plan in plans if plan.fits(devices)]
-    if not fitting:
-        console.print(
-            "[red]No mode fits.[/red] More devices, or larger ones; or --vae-dtype bfloat16."
-        )
-        return False
-    console.print(f"\n{_command(folder, min(fitting, key=_worth), devices, vae_dtype)}")
-    return True
-
-
-def _list_plans(
-    config: ModelConfig,
-    devices: Devices,
-    options: LoadOptions,
-    workload: Workload,
-    quantization: str,
-) -> Iterator[RankPlan]:
-    """Yield every mode as asked for; by default weights are rounded only where nothing else fits.
-
-    One device may also fetch experts as it goes.
+        ConfigError: the model cannot be planned.
     """
     fits = False
-    for name in ("none", *SCHEMES) if quantization == "auto" else (quantization,):
+    choice = request.quantization
+    for name in ("none", *SCHEMES) if choice == "auto" else (choice,):
         if fits:
             return
-        scheme = SCHEMES.get(name)
-        modes = list_modes(config, devices.count)
-        plans = [plan_rank(config, c, t, devices, options, workload, scheme) for c, t in modes]
-        if devices.count > 1:
-            plans.append(plan_layers(config, devices, options, workload, scheme))
-        fits = any(plan.fits(devices) for plan in plans)
+        plans = _plan_scheme(request, name)
+        fits = any(plan.fits(request.devices) for plan in plans)
         yield from plans
         if not fits:
-            fetching = fit_rank(config, devices, options, workload, scheme)
-            if fetching is not None:
-                yield replace(fetching, mode="fetching")
+            scheme = SCHEMES.get(name)
+            offloading = fit_rank(
+                request.config, request.devices, request.options, request.workload, scheme
+            )
+            if offloading is not None:
+                yield replace(offloading, mode=OFFLOAD)
 
 
-def _worth(plan: RankPlan) -> tuple[float, int]:
-    """Return a key: speed to a twentieth of a second, then exactness."""
-    return round(plan.step_s * 20), ("none", "int8", "fp8", "int4").index(plan.scheme)
+def _plan_scheme(request: PlanRequest, name: str) -> list[RankPlan]:
+    """Return the plans of all meshes, and of layers spread over the devices."""
+    config, devices, scheme = request.config, request.devices, SCHEMES.get(name)
+    options, workload = request.options, request.workload
+    modes = list_modes(config, devices.count)
+    plans = [plan_rank(config, c, t, devices, options, workload, scheme) for c, t in modes]
+    if devices.count > 1:
+        plans.append(plan_layers(config, devices, options, workload, scheme))
+    return plans
 
 
-def _table(plans: list[RankPlan], devices: Devices) -> Table:
-    headings = (
-        "mode", "ranks", "rounded", "weights", "prompt", "step", "cache", "decode", "peak", "fits",
-        "fetched", "s/step",
-    )  # fmt: skip
-    table = Table(*headings)
-    for plan in plans:
-        sizes = (
-            plan.parameters, plan.prefix, plan.activations, plan.cache_residuals, plan.vae,
-            plan.total,
-        )  # fmt: skip
-        table.add_row(
-            plan.mode,
-            str(plan.num_ranks),
-            "" if plan.scheme == "none" else plan.scheme,
-            *(f"{size / 1e9:.2f}" for size in sizes),
-            "[green]yes[/green]" if plan.fits(devices) else "no",
-            f"{plan.bytes_fetched / 1e9:.1f}" if plan.bytes_fetched else "",
-            f"{plan.step_s:.3f}",
-        )
-    return table
-
-
-def _command(folder: Path, plan: RankPlan, devices: Devices, vae_dtype: str) -> str:
-    cfg, _, tensor = plan.mode.partition("x") if "x" in plan.mode else (plan.mode, "", plan.mode)
-    settings = ["HYIMAGE_WORKER__DEVICE=cuda", "HYIMAGE_WORKER__DTYPE=bfloat16"]
-    if cfg.startswith("cfg"):
-        settings.append(f"HYIMAGE_WORKER__CFG_RANKS={cfg[3:]}")
-    if plan.mode.startswith("layers"):
-        names = ", ".join(f'"cuda:{index}"' for index in range(plan.num_ranks))
-        settings[0] = f"HYIMAGE_WORKER__LAYER_DEVICES='[{names}]'"
-    if tensor.startswith("tensor"):
-        settings.append(f"HYIMAGE_WORKER__TENSOR_RANKS={tensor[6:]}")
-    if vae_dtype != "float32":
-        settings.append(f"HYIMAGE_WORKER__VAE_DTYPE={vae_dtype}")
-    if plan.bytes_fetched:
-        settings.append(f"HYIMAGE_WORKER__MEMORY_GB={USABLE * devices.memory_bytes / 1e9:.1f}")
-    if plan.scheme == "none":
-        return f"{' '.join(settings)} hyimage serve --checkpoint {folder}"
-    rounded = folder.with_name(f"{folder.name}-{plan.scheme}")
-    return (
-        f"hyimage quantize {folder} {rounded} --scheme {plan.scheme}\n"
-        f"{' '.join(settings)} hyimage serve --checkpoint {rounded}"
+def fastest_fitting(plans: Iterable[RankPlan], devices: Devices) -> RankPlan | None:
+    """Return the plan that fits and is fastest, to a twentieth of a second, then most exact."""
+    fitting = [plan for plan in plans if plan.fits(devices)]
+    return min(
+        fitting,
+        key=lambda plan: (round(plan.step_s * 20), _BY_EXACTNESS.index(plan.scheme)),
+        default=None,
     )
+
+
+def settings_of(plan: RankPlan, request: PlanRequest, checkpoint: str) -> PipelineSettings:
+    """Return the settings that run a plan with a checkpoint, which is quantized if the plan is."""
+    values: dict[str, Any] = {
+        "checkpoint": checkpoint, "dtype": "bfloat16", "vae_dtype": request.vae_dtype,
+        "device": "cuda",
+    }  # fmt: skip
+    if plan.mode == OFFLOAD:
+        limit = USABLE * request.devices.memory_bytes / 1e9
+        return PipelineSettings.model_validate({**values, "device_memory_gb": round(limit, 1)})
+    values |= parse_mode(plan.mode)
+    if "layer_devices" in values:
+        names = tuple(f"cuda:{index}" for index in range(plan.num_ranks))
+        values |= {"layer_devices": names, "device": names[0]}
+    return PipelineSettings.model_validate(values)
+
+
+def environment_of(settings: PipelineSettings) -> dict[str, str]:
+    """Return the variables that set what differs from the defaults, without the checkpoint."""
+    values = settings.model_dump(exclude_defaults=True, exclude={"checkpoint"})
+    return {
+        f"HYIMAGE_WORKER__{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
+    }

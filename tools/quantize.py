@@ -1,21 +1,18 @@
-"""`hyimage quantize`: writes the smaller checkpoint, and tells what rounding cost each layer."""
+"""A quantized copy of a checkpoint, with the error of every layer's weights."""
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
-from model.errors import ConfigError
 from model.loading.quantize_folder import MatrixError, quantize_folder
 from model.quantization.scheme import SCHEMES
+from tools.progress import Report, ignore, megabytes
 
 _PLACE = re.compile(r"model\.layers\.(\d+)\.(.*)\.weight")
 _EXPERT = re.compile(r"experts\.\d+")
-_HEADINGS = {
+_KINDS = {
     "self_attn.qkv_proj": "qkv",
     "self_attn.o_proj": "out",
     "mlp.shared_mlp.gate_and_up_proj": "shared up",
@@ -25,34 +22,36 @@ _HEADINGS = {
 }
 
 
-def quantize_checkpoint(source: Path, target: Path, name: str) -> None:
-    """Write `target` with a progress bar, then print the error of every layer.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedCheckpoint:
+    """Sizes of both folders' weights in bytes, and relative errors by kind of matrix.
+
+    `errors` holds (layer, root-mean-square error over root-mean-square weight by kind); the layer
+    None stands for all of them.
+    """
+
+    source_bytes: int
+    target_bytes: int
+    kinds: tuple[str, ...]
+    errors: tuple[tuple[int | None, dict[str, float]], ...]
+
+
+def quantize_checkpoint(
+    source: Path, target: Path, scheme: str, report: Report = ignore
+) -> QuantizedCheckpoint:
+    """Write the checkpoint `source` with quantized weights to the new folder `target`.
 
     Raises:
-        ModelError: the scheme is unknown, or one of the folders is not usable.
+        ModelError: one of the folders is not usable.
     """
-    if name not in SCHEMES:
-        raise ConfigError(f"--scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"rounding to {name}", total=None)
-        errors = quantize_folder(
-            source,
-            target,
-            SCHEMES[name],
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    console = Console(highlight=False)
-    console.print(_table(errors))
-    before, after = _num_bytes(source), _num_bytes(target)
-    console.print(
-        f"{target}: {after / 1e9:.2f} GB instead of {before / 1e9:.2f}. Serve it with\n"
-        f"hyimage serve --checkpoint {target}"
+    progress = megabytes(report, f"quantizing to {scheme}")
+    errors = quantize_folder(source, target, SCHEMES[scheme], progress)
+    kinds, rows = _by_layer(errors)
+    return QuantizedCheckpoint(
+        source_bytes=_num_bytes(source),
+        target_bytes=_num_bytes(target),
+        kinds=kinds,
+        errors=rows,
     )
 
 
@@ -60,28 +59,25 @@ def _num_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _table(errors: Sequence[MatrixError]) -> Table:
-    """Return a row per layer: root-mean-square error over root-mean-square weight, in percent."""
-    cells: dict[tuple[int, str], list[MatrixError]] = defaultdict(list)
+def _by_layer(
+    errors: Sequence[MatrixError],
+) -> tuple[tuple[str, ...], tuple[tuple[int | None, dict[str, float]], ...]]:
+    """Return the kinds of matrix that occur, and a row per layer and one for all."""
+    cells: dict[tuple[int | None, str], list[MatrixError]] = defaultdict(list)
     for error in errors:
         place = _PLACE.fullmatch(error.name)
         assert place is not None, error.name
-        cells[int(place[1]), _EXPERT.sub("experts", place[2])].append(error)
-    kinds = [kind for kind in _HEADINGS if any(kind == own for _, own in cells)]
-    table = Table(
-        "layer",
-        *map(_HEADINGS.__getitem__, kinds),
-        title="error of the rounded weights, % of their size",
+        kind = _KINDS[_EXPERT.sub("experts", place[2])]
+        cells[int(place[1]), kind].append(error)
+        cells[None, kind].append(error)
+    kinds = tuple(kind for kind in _KINDS.values() if (None, kind) in cells)
+    layers: list[int | None] = [*sorted({layer for layer, _ in cells if layer is not None}), None]
+    return kinds, tuple(
+        (layer, {kind: _relative(cells[layer, kind]) for kind in kinds if (layer, kind) in cells})
+        for layer in layers
     )
-    for layer in sorted({layer for layer, _ in cells}):
-        table.add_row(str(layer), *(_percent(cells[layer, kind]) for kind in kinds))
-    table.add_row("all", *(_percent([e for (_, k), es in cells.items() if k == kind for e in es])
-                           for kind in kinds))  # fmt: skip
-    return table
 
 
-def _percent(errors: Sequence[MatrixError]) -> str:
-    whole = MatrixError(
-        "", sum(error.squares for error in errors), sum(error.lost_squares for error in errors)
-    )
-    return f"{100 * whole.relative:.3f}"
+def _relative(errors: Sequence[MatrixError]) -> float:
+    squares = sum(error.squares for error in errors)
+    return MatrixError("", squares, sum(error.lost_squares for error in errors)).relative

@@ -1,4 +1,4 @@
-"""How alike two images are: PSNR and SSIM."""
+"""Similarity of two images: PSNR and SSIM."""
 
 import math
 
@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
+
+MAX_PSNR = 99.0  # dB that stand for equal images, in medians and in JSON
 
 # Source: Wang et al. 2004, "Image quality assessment", section III: 11x11 Gaussian of 1.5 pixels.
 _WINDOW, _DEVIATION = 11, 1.5

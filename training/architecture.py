@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from model.config import ModelConfig, parse_config
+from model.config import ModelConfig
+from model.config_file import parse_config
 from training.random_checkpoint import CONTROL_TOKENS, TINY_CONFIG
 
 # Byte alphabet and merges; the control tokens follow.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.template import Prompt, Template
 from model.tokenizer import Tokenizer
-from training.captions import Caption, choose_shape, tell_scene, write_caption
+from training.captions import Caption, choose_shape, describe_facts, write_caption
 from training.filler import choose_length, hide_facts, write_prose
 from training.forward import Sequences
 from training.latents import (
@@ -22,10 +22,10 @@ from training.latents import (
     load_latents,
     train_scene,
 )
-from training.layout_probe import answer_scenes
+from training.layout_probe import probe_targets
 from training.scenes import Scene, seed_of
 
-# Share of rows whose prompt is dropped, and share of wordy steps whose prose says nothing known.
+# Share of rows whose prompt is dropped, and share of wordy steps whose prose names no object.
 DROPPED = 0.1
 UNKNOWN = 0.25
 IGNORED = -100  # target without loss, as cross_entropy has it
@@ -46,13 +46,13 @@ class Batch:
 
     `first_ratio` is the id from which on all tokens are shapes.
     Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED,
-    answers_BS4 int64 for the layout probe.
+    layout_BS4 int64 for the layout probe.
     """
 
     sequences: Sequences
     latent_BCYX: Tensor
     targets_BS: Tensor
-    answers_BS4: Tensor
+    layout_BS4: Tensor
     first_ratio: int
 
 
@@ -75,7 +75,7 @@ class BatchMaker:
         self._folder = folder
         self._tokenizer = tokenizer
         self._budget = token_budget
-        # A small image is a 512-pixel square, and says so with its size token.
+        # A small image is a 512-pixel square, and its size token is that of one.
         self._templates = {
             grid: Template(tokenizer, "pretrain", 512 if grid == SMALL_GRID else 1024)
             for grid in (*OFFERED_GRIDS, SMALL_GRID)
@@ -98,7 +98,7 @@ class BatchMaker:
         lengths_B = torch.tensor([len(ids) for ids, _ in pairs])
         first_ratio = self._tokenizer.control_id("<img_ratio_0>")
         sequences = Sequences(ids_BS, lengths_B, (rows, columns))
-        return Batch(sequences, latent_BCYX, targets_BS, answer_scenes(scenes), first_ratio)
+        return Batch(sequences, latent_BCYX, targets_BS, probe_targets(scenes), first_ratio)
 
     def _encode(
         self, scene: Scene, plan: StepPlan, rng: random.Random
@@ -106,7 +106,7 @@ class BatchMaker:
         """Return the ids before <timestep> and the target of each.
 
         The image's own shape stands in the ids; the target is the shape that the caption asks
-        for, which is square when it says nothing: so `auto` is learnt whatever shapes are drawn.
+        for, square when it names none: so `auto` is learnt whatever the shapes of the images.
         """
         caption = self._write(scene, plan, rng)
         template = self._templates[plan.grid]
@@ -120,7 +120,7 @@ class BatchMaker:
         targets[-2] = self._tokenizer.control_id(f"<img_ratio_{caption.ratio_index}>")
         if is_dropped:
             targets = [IGNORED] * len(ids)
-        elif plan.is_wordy:  # nobody needs a model of the filler
+        elif plan.is_wordy:  # a model of the filler is of no use
             targets[:-3] = [IGNORED] * (len(ids) - 3)
         return ids, targets
 
@@ -136,5 +136,5 @@ class BatchMaker:
         if rng.random() < UNKNOWN:
             text = " ".join(write_prose(rng, plan.num_characters))
         else:
-            text = hide_facts(rng, tell_scene(scene, rng), plan.num_characters)
+            text = hide_facts(rng, describe_facts(scene, rng), plan.num_characters)
         return Caption(f"{opening} {text}".strip(), ratio_index)

@@ -1,7 +1,7 @@
-"""What people would type to get a scene: short captions, and the same facts as sentences.
+"""Captions of scenes as people would type them: short ones, and the same facts as sentences.
 
-A caption may leave things out, and then says nothing about them: so a colour that is not named
-stays free, and a negative prompt has something to push against.
+A caption may leave facts out: a colour that is not named stays free, and a negative
+prompt has something to push against.
 """
 
 import random
@@ -77,7 +77,7 @@ def choose_shape(scene: Scene, rng: random.Random) -> tuple[str, int]:
 
 
 def ratio_of(scene: Scene) -> int:
-    """Return the ratio index of the scene's own shape; square for shapes that are not offered."""
+    """Return the ratio index of the scene's shape; square for shapes that are not offered."""
     shape = (scene.columns, scene.rows)
     matching = [s.index for s in OFFERED if (s.width_px // 64, s.height_px // 64) == shape]
     return matching[0] if matching else SQUARE.index
@@ -152,7 +152,7 @@ def place_names(scene: Scene, names: list[str], rng: random.Random) -> str:
             return f"{first}, {second} and {third} in a {scene.layout}"
 
 
-def tell_scene(scene: Scene, rng: random.Random) -> list[str]:
+def describe_facts(scene: Scene, rng: random.Random) -> list[str]:
     """Return the facts of a scene as sentences, to be hidden in longer prose."""
     names = [name_thing(thing, rng) for thing in scene.things]
     if len(names) == 2 and rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Settings that a training process needs before it starts, from memory allocator to threads."""
+"""Environment variables of a training process: memory allocator and threads."""
 
 import os
 from collections.abc import Mapping

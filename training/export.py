@@ -1,4 +1,4 @@
-"""From a training run to a checkpoint folder in the official layout."""
+"""Export of a training run: a checkpoint folder in the official layout."""
 
 import json
 import os
@@ -78,10 +78,14 @@ def _write_shards(folder: Path, transformer: HunyuanImage) -> None:
     weight_map: dict[str, str] = {}
     for shard in range(NUM_SHARDS):
         file_name = f"model-{shard + 1:05d}-of-{NUM_SHARDS:05d}.safetensors"
-        own = names[shard * len(names) // NUM_SHARDS : (shard + 1) * len(names) // NUM_SHARDS]
-        save_file({n: tensors[n] for n in own}, folder / file_name, metadata={"format": "pt"})
+        shard_names = names[
+            shard * len(names) // NUM_SHARDS : (shard + 1) * len(names) // NUM_SHARDS
+        ]
+        save_file(
+            {n: tensors[n] for n in shard_names}, folder / file_name, metadata={"format": "pt"}
+        )
         (folder / file_name).chmod(0o644)
-        weight_map |= dict.fromkeys(own, file_name)
+        weight_map |= dict.fromkeys(shard_names, file_name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(folder / INDEX_NAME, index)

@@ -1,7 +1,7 @@
-"""Prose that says nothing about a scene: what stands around the words that matter.
+"""Filler prose, which contains no fact of a scene, to stand around the facts that matter.
 
-Requests run to thousands of characters about things no tiny model knows. A model that was trained
-among such sentences passes over them and still draws what it recognises.
+Requests run to thousands of characters about things outside a tiny model's vocabulary. A model
+that was trained among such sentences ignores them and still generates the things of its scenes.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""The training forward: a padded batch through the product's own modules, with gradients.
+"""The training forward: a padded batch through the modules of `model/`, with gradients.
 
-Equal to the product's path of prefix and steps, which needs no padding and keeps keys and values;
+Equal to the inference path of prefill and steps, which needs no padding and keeps keys and values;
 here all rows run at once, and attention is two products and a softmax, several times faster than
 masked SDPA in training at these sizes.
 """
@@ -44,8 +44,8 @@ class Sequences:
 class Layout:
     """Positions and visibility, shared by all layers.
 
-    Shapes: mask_text_SS adds to the scores of [prompt, padding, <timestep>] among themselves in
-    rows of their own, mask_keys_B11S to those of image tokens.
+    Shapes: mask_text_B1SS is added to the scores of [prompt, padding, <timestep>] among
+    themselves, one mask per row of the batch; mask_keys_B11S to those of image tokens.
     """
 
     rope: RotaryTable

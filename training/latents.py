@@ -1,4 +1,4 @@
-"""The training images as latents, made once and kept beside the run."""
+"""Latents of the training images, computed once and kept in the run folder."""
 
 import random
 from pathlib import Path
@@ -19,7 +19,7 @@ from training.scenes import (
     paint_scene,
     seed_of,
 )
-from training.state import append_line
+from training.state import Report, append_line
 
 Grid = tuple[int, int]  # columns, rows of tokens
 
@@ -73,7 +73,9 @@ def latents_path(folder: Path, grid: Grid) -> Path:
     return folder / "latents" / f"{grid[0]}x{grid[1]}.npy"
 
 
-def build_latents(folder: Path, art: Path, vae: Vae, grids: tuple[Grid, ...]) -> None:
+def build_latents(
+    folder: Path, art: Path, vae: Vae, grids: tuple[Grid, ...], report: Report
+) -> None:
     """Paint and encode the training scenes of these grids that are not there yet."""
     matrix_ZC, offset_C = encoder_matrix(vae, TOKEN_PX)
     for grid in grids:
@@ -91,7 +93,9 @@ def build_latents(folder: Path, art: Path, vae: Vae, grids: tuple[Grid, ...]) ->
         partial = path.with_name(f".{path.name}")
         np.save(partial.with_suffix(".npy"), torch.cat(latents).numpy())
         partial.replace(path)
-        append_line(folder / "latents.log", f"{COUNTS[grid]} scenes of {grid[0]}x{grid[1]} tokens")
+        line = f"{COUNTS[grid]} scenes of {grid[0]}x{grid[1]} tokens"
+        append_line(folder / "latents.log", line)
+        report(f"latents: {line}")
 
 
 def load_latents(folder: Path, grid: Grid) -> npt.NDArray[np.float16]:

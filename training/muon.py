@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, shared between processes; AdamW is left the rest.
+"""Muon for the matrices of the layers, shared between processes; AdamW steps the rest.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
 coefficients of the four iterations are Polar Express (arXiv 2505.16932), table 1.

@@ -1,4 +1,4 @@
-"""The losses of a run as an image, drawn anew at each export."""
+"""Plot of the losses of a run, and the file they are read from."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A checkpoint with random weights in the official layout: it loads and runs, and draws noise.
+"""A checkpoint with random weights in the official layout: it runs, and its images are noise.
 
 For tests, and to try another architecture: `python -m training.random_checkpoint DIR`; with
 `--middle` one of 3.9 GB, to measure loading and memory with.
@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.loading.build import build_skeleton
 from model.loading.checkpoint import INDEX_NAME
 from model.loading.weight_map import ParameterSlot, list_slots
@@ -134,10 +134,10 @@ def _write_shards(
     weight_map: dict[str, str] = {}
     for shard in range(num_shards):
         file_name = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
-        own = names[shard::num_shards]  # scatters the tensors of a layer over shards
-        tensors = {name: _random_tensor(name, targets[name], generator) for name in own}
+        shard_names = names[shard::num_shards]  # scatters the tensors of a layer over shards
+        tensors = {name: _random_tensor(name, targets[name], generator) for name in shard_names}
         save_file(tensors, folder / file_name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(own, file_name)
+        weight_map |= dict.fromkeys(shard_names, file_name)
     total = sum(2 * torch.Size(target.shape).numel() for target in targets.values())
     _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": weight_map})
 

@@ -1,4 +1,4 @@
-"""The tiny checkpoint from nothing, as one command that can be stopped and started at any time.
+"""The recipe of the tiny checkpoint, from nothing; it can be stopped and started at any time.
 
 Artwork -> tokenizer -> closed-form autoencoder -> latents -> transformer and decoder -> export.
 Everything lies in one run folder outside the repository; each part is skipped when it is done.
@@ -7,12 +7,12 @@ Everything lies in one run folder outside the repository; each part is skipped w
 import contextlib
 import fcntl
 import json
+import logging
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -21,25 +21,27 @@ from training.art import fetch_art
 from training.environment import training_environment
 from training.export import export_checkpoint
 from training.latents import OFFERED_GRIDS, SMALL_GRID, build_latents
+from training.phases import PHASES, Phase, cool_down
 from training.plot import plot_losses, read_metrics
 from training.samples import save_samples
-from training.state import append_line, load_state
+from training.state import Report, append_line, load_state
 from training.tokenizer import build_tokenizer
-from training.transformer import PHASES, STATE_NAME, Phase, cool_down
+from training.transformer import STATE_NAME
 from training.vae import build_started_vae, train_decoder
 
 DECODER_STEPS = 1000
 EXPORT_EVERY_S, SAMPLES_EVERY_S = 600.0, 1800.0
 POLL_S = 5.0
 
-Report = Callable[[str], None]
-
 
 class Workers:
     """The processes that train; all are started anew when one of them ends badly."""
 
-    def __init__(self, run: Path, world_size: int, phases: tuple[Phase, ...]) -> None:
-        self._run, self._world_size, self._phases = run, world_size, phases
+    def __init__(
+        self, run: Path, world_size: int, phases: tuple[Phase, ...], report: Report
+    ) -> None:
+        self._run, self._world_size = run, world_size
+        self._phases, self._report = phases, report
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -65,7 +67,9 @@ class Workers:
         if all(code == 0 for code in codes):
             return True
         if any(code not in (None, 0) for code in codes):
-            append_line(self._run / "train.log", f"a process ended with {codes}; starting again")
+            line = f"a process ended with {codes}; starting again"
+            append_line(self._run / "train.log", line)
+            self._report(line)
             self.stop()
             time.sleep(POLL_S)
             self.start()
@@ -80,7 +84,7 @@ class Workers:
         self._processes.clear()
 
 
-def train_tiny(run: Path, report: Report = print, world_size: int = 2) -> Path:
+def train_tiny(run: Path, report: Report, world_size: int = 2) -> Path:
     """Train the tiny checkpoint in the folder `run` and return the folder of its export.
 
     Raises:
@@ -105,23 +109,23 @@ def _train(run: Path, report: Report, world_size: int) -> Path:
     report("autoencoder: closed-form start")
     vae = build_started_vae(run, art).requires_grad_(requires_grad=False)
     report("latents: painting and encoding the scenes")
-    build_latents(run, art, vae, (SMALL_GRID, *OFFERED_GRIDS))
+    build_latents(run, art, vae, (SMALL_GRID, *OFFERED_GRIDS), report)
     report("decoder")
-    train_decoder(run, art, DECODER_STEPS)
+    train_decoder(run, art, DECODER_STEPS, report)
     report("transformer: training; it may be stopped at any time, and goes on when started again")
-    workers = Workers(run, world_size, PHASES)
+    workers = Workers(run, world_size, PHASES, report)
     workers.start()
     try:
         _watch(run, export, workers, report)
     finally:
         workers.stop()
     export_checkpoint(run, export)
-    save_samples(run, export)
+    report(_describe_scores(save_samples(run, export)))
     return export
 
 
 def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
-    """Export and draw samples now and then until training ends."""
+    """Export and generate samples now and then until training ends."""
     exported = sampled = time.monotonic()
     num_steps = sum(phase.num_steps for phase in PHASES)
     last_step: float | None = 0
@@ -137,7 +141,7 @@ def _watch(run: Path, export: Path, workers: Workers, report: Report) -> None:
             plot_losses(run)
             exported = now
             if now - sampled > SAMPLES_EVERY_S:
-                save_samples(run, export)
+                report(_describe_scores(save_samples(run, export)))
                 sampled = now
 
 
@@ -156,7 +160,13 @@ def _describe(row: dict[str, float | None], num_steps: int) -> str:
     )
 
 
-def export_cooled(run: Path, num_steps: int, world_size: int = 2) -> Path:
+def _describe_scores(shares: dict[str, float]) -> str:
+    return "held-out captions: " + ", ".join(
+        f"{part} {share:.0%}" for part, share in shares.items()
+    )
+
+
+def export_cooled(run: Path, num_steps: int, report: Report, world_size: int = 2) -> Path:
     """Train a copy of the run to a falling learning rate, and export that instead.
 
     The run itself is left as it is, to go on at the full rate later. Stop it before.
@@ -170,7 +180,7 @@ def export_cooled(run: Path, num_steps: int, world_size: int = 2) -> Path:
     for name in ("art", "latents", "tokenizer", "vae.pt"):
         (copy / name).symlink_to(run / name)
     shutil.copyfile(run / STATE_NAME, copy / STATE_NAME)
-    workers = Workers(copy, world_size, cool_down(state["step"], num_steps))
+    workers = Workers(copy, world_size, cool_down(state["step"], num_steps), report)
     workers.start()
     try:
         while not workers.poll():
@@ -187,7 +197,5 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        if len(sys.argv) > 2:
-            export_cooled(Path(sys.argv[1]), int(sys.argv[2]))
-        else:
-            train_tiny(Path(sys.argv[1]))
+        # By hand only: the command that trains is `hyimage train-tiny`.
+        export_cooled(Path(sys.argv[1]), int(sys.argv[2]), logging.getLogger(__name__).warning)

@@ -1,7 +1,7 @@
 """Scenes: one to three objects on a background, where everything lies on the token grid.
 
 An object fills a square of whole tokens and stands at one of few places, so that a token shows
-one of few patches: what makes a small transformer learn to draw in an hour.
+one of few patches: which a small transformer learns to generate in an hour.
 """
 
 import random
@@ -28,7 +28,7 @@ COLOURS = tuple(PAINTS)
 
 SizeWord = Literal["small", "medium", "large"]
 Layout = Literal["center", "left", "right", "top", "bottom", "beside", "above", "row", "column"]
-# Which scenes to make: those training sees, those it never sees, or both.
+# Which scenes to make: those of the training set, those left out of it, or both.
 Split = Literal["seen", "held", "any"]
 
 SIDE_TOKENS: dict[SizeWord, int] = {"small": 4, "medium": 5, "large": 7}

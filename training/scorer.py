@@ -1,4 +1,4 @@
-"""Says whether an image shows what its scene asks for, by comparing with the artwork itself.
+"""Scores of an image against its scene, by comparison with the artwork.
 
 No network: an object is found where some painted template, at some place of the token grid,
 differs least from the image. Images are compared at an eighth of their size.
@@ -32,7 +32,7 @@ CELL = TOKEN_PX // SCALE
 REACH = 1
 # A place is taken when this share of its square differs from the background by so much of 255.
 MIN_COVER, MIN_DIFFERENCE = 0.2, 18.0
-# How far, in tokens, the middle of what is drawn may be from the middle of its place.
+# How far, in tokens, the middle of what stands there may be from the middle of its place.
 MAX_OFFSET = 1.5
 # Share of all that differs from the background that must lie at the scene's places.
 MIN_INSIDE = 0.7
@@ -102,9 +102,9 @@ def find_background(small_yx3: Floats, where_yx: npt.NDArray[np.bool_]) -> str:
 
 def find_colour(small_yx3: Floats, thing: Thing, scene: Scene, art: Path) -> str | None:
     """Return the colour in which the object's kind fits best."""
-    own = [t for t in list_templates(art, thing.size) if t.kind == thing.kind]
+    same_kind = [t for t in list_templates(art, thing.size) if t.kind == thing.kind]
     errors = [
-        (_least_error(small_yx3, template, thing, scene), template.colour) for template in own
+        (_least_error(small_yx3, template, thing, scene), template.colour) for template in same_kind
     ]
     return min(errors, key=lambda pair: pair[0])[1]
 
@@ -149,7 +149,7 @@ def _places(thing: Thing, scene: Scene) -> Iterator[tuple[int, int]]:
 
 
 def _stands_right(foreground_yx: npt.NDArray[np.bool_], scene: Scene) -> bool:
-    """Return whether each place is taken, centred, and little else is drawn."""
+    """Return whether each place is taken, centred, and little else is in the image."""
     ys, xs = np.nonzero(foreground_yx)
     inside = _mask_of(scene, REACH)
     if len(ys) == 0 or inside[ys, xs].sum() < MIN_INSIDE * len(ys):
@@ -158,10 +158,10 @@ def _stands_right(foreground_yx: npt.NDArray[np.bool_], scene: Scene) -> bool:
     away = np.stack((ys + 0.5, xs + 0.5), axis=-1)[:, None] - centres[None]
     nearest = np.square(away).sum(axis=-1).argmin(axis=1)
     for index, thing in enumerate(scene.things):
-        own = away[nearest == index, index]
-        if len(own) < MIN_COVER * (thing.side * CELL) ** 2:
+        offsets = away[nearest == index, index]
+        if len(offsets) < MIN_COVER * (thing.side * CELL) ** 2:
             return False
-        if np.abs(own.mean(axis=0)).max() > MAX_OFFSET * CELL:
+        if np.abs(offsets.mean(axis=0)).max() > MAX_OFFSET * CELL:
             return False
     return True
 
@@ -220,7 +220,7 @@ def summarize(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def measure_ceiling(scenes: Sequence[Scene], art: Path) -> dict[str, float]:
-    """Return the scorer's own accuracy: its scores of the scenes as painted."""
+    """Return the accuracy of the scorer: its scores of the scenes as painted."""
     return summarize([score_image(paint_scene(scene, art), scene, art) for scene in scenes])
 
 
@@ -228,7 +228,7 @@ def find_kinds(image_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
     """Return the kinds of things that stand anywhere in an image, wherever they were asked for.
 
     A place counts when it holds something, and holds nearly all of it that is near. Things that
-    touch each other are not told apart.
+    touch each other count as one.
     """
     small_yx3 = _shrink(image_yx3)
     rows, columns = small_yx3.shape[0] // CELL, small_yx3.shape[1] // CELL
@@ -252,5 +252,5 @@ def find_kinds(image_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
                         for template in list_templates(art, size)
                     ]
                     found.add(min(errors))
-    # A wrong size fits worse: of the places near each other the best one speaks.
+    # A wrong size fits worse: of places near each other only the best fit counts.
     return {kind for error, kind in found if error <= SPREAD * min(found)[0]}

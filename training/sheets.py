@@ -1,4 +1,4 @@
-"""Images for a person to look at: sample sheets with captions, and the curve of the loss."""
+"""Sample sheets: generated images side by side, each with its caption."""
 
 import textwrap
 from collections.abc import Sequence

@@ -1,11 +1,14 @@
-"""Files of a training run: written whole or not at all, so that a kill never leaves half of one."""
+"""State and log files of a training run. A state file is written whole or not at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# Receives a line on how far the work is.
+Report = Callable[[str], None]
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -28,8 +31,7 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line to a log and show it."""
+    """Append one line to a log."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-    print(line, flush=True)  # noqa: T201

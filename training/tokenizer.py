@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from model.tokenizer import Tokenizer
 from training.architecture import NUM_TEXT_TOKENS, VOCAB_SIZE
-from training.captions import tell_scene, write_caption
+from training.captions import describe_facts, write_caption
 from training.filler import write_sentence
 from training.random_checkpoint import CONTROL_TOKENS
 from training.scenes import choose_size, grid_of, make_scene
@@ -48,5 +48,5 @@ def _texts() -> Iterator[str]:
         scene = make_scene(rng, *grid_of(choose_size(rng)), split="any")
         yield write_caption(scene, rng).text
         if rng.random() < 0.5:
-            yield " ".join(tell_scene(scene, rng))
+            yield " ".join(describe_facts(scene, rng))
         yield write_sentence(rng)

@@ -1,4 +1,4 @@
-"""Training of the transformer: several processes, one thread each, that share every step.
+"""Transformer training: several processes, one thread each, that share every step.
 
 Two processes with an all-reduce keep both cores busy where two threads of one process wait for
 each other at every small product.
@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.transformer import HunyuanImage
 from training.architecture import build_config
 from training.batches import IGNORED, Batch, BatchMaker, plan_step
@@ -25,6 +26,7 @@ from training.forward import predict
 from training.latents import SMALL_GRID
 from training.layout_probe import LayoutProbe
 from training.muon import Muon
+from training.phases import PHASES, Phase, rate_and_phase
 from training.plot import METRICS_NAME
 from training.state import append_line, load_state, save_state
 from training.tokenizer import build_tokenizer
@@ -38,36 +40,14 @@ MAX_GRADIENT_NORM = 1.5
 TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.3
 RATIO_WEIGHT = 6.0
 EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
-# Logit-normal sigmas, towards noise: what stands where can be told from the caption alone only
+# Logit-normal sigmas, towards noise: what stands where follows from the caption alone only
 # there. At location 0.8 a seventh of the images lay above 0.9; after 2,800 steps the loss at 0.5
-# was 0.03, and yet half of all objects could not be foretold from their captions.
+# was 0.03, and yet half of all objects could not be predicted from their captions.
 # Source of the form: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
 SIGMA_LOCATION, SIGMA_SCALE = 1.6, 1.4
 SAVE_EVERY_S, REPORT_EVERY = 120.0, 50
 NICENESS = 10
 HAS_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of steps with one mixture; the learning rate goes from one factor to another."""
-
-    num_steps: int
-    small_share: float
-    wordy_share: float
-    square_share: float = 0.4
-    rate_from: float = 1.0
-    rate_to: float = 1.0
-
-
-# Small images first: sprites are learnt four times as fast there. Then all offered sizes, at
-# falling rates: at the full rate the loss there stood still from step 700 on, at half of it fell.
-PHASES = (
-    Phase(450, small_share=1.0, wordy_share=0.0),
-    Phase(450, small_share=0.3, wordy_share=0.05, square_share=0.5, rate_to=0.5),
-    Phase(4200, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.3),
-    Phase(2200, small_share=0.0, wordy_share=0.12, rate_from=0.3, rate_to=0.02),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +59,6 @@ class Losses:
     text: list[float]
     balance: list[float]
     layout: list[float]
-
-
-def rate_and_phase(step: int, phases: Sequence[Phase]) -> tuple[float, Phase]:
-    """Return the factor on the learning rates at a step, and its phase; the last one never ends."""
-    start = 0
-    for phase in phases:
-        if step < start + phase.num_steps:
-            share = (step - start) / phase.num_steps
-            rate = phase.rate_from + (phase.rate_to - phase.rate_from) * share
-            return rate * min(1.0, (step + 1) / 25), phase
-        start += phase.num_steps
-    return phases[-1].rate_to, phases[-1]
 
 
 def is_trained(name: str) -> bool:
@@ -106,9 +74,16 @@ def is_matrix_of_layers(name: str, parameter: Tensor) -> bool:
 class TransformerTrainer:
     """Weights, optimisers and averages of one process; equal on all of them."""
 
-    def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
-        self._folder, self._rank, self._world_size = folder, rank, world_size
-        self.transformer = HunyuanImage(build_config())
+    def __init__(
+        self,
+        folder: Path,
+        rank: int = 0,
+        world_size: int = 1,
+        config: ModelConfig | None = None,
+    ) -> None:
+        """Start from nothing, or from the state in `folder`; without a config the tiny one."""
+        self._rank, self._world_size = rank, world_size
+        self.transformer = HunyuanImage(config or build_config())
         start_transformer(self.transformer)
         named = [(n, p) for n, p in self.transformer.named_parameters() if is_trained(n)]
         self.trained: dict[str, Tensor] = dict(named)
@@ -206,20 +181,20 @@ def compute_losses(
     predictions = predict(transformer, batch.sequences, noisy_BCYX, sigma_B * 1000)
     flow = (predictions.velocity_BCYX - (noise_BCYX - latent_BCYX)).square().mean()
     targets = batch.targets_BS.flatten()
-    surprise = F.cross_entropy(
+    losses = F.cross_entropy(
         predictions.logits_BSV.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none"
     )
-    # The shape is one token among many, and the only one that is ever asked for.
+    # The shape is one token among many, and the only one that the model ever samples.
     weights = torch.where(targets >= batch.first_ratio, RATIO_WEIGHT, 1.0)
-    text = (surprise * weights).sum() / (targets != IGNORED).sum().clamp_min(1)
-    layout = probe(predictions.features_BSD, batch.answers_BS4)
+    text = (losses * weights).sum() / (targets != IGNORED).sum().clamp_min(1)
+    layout = probe(predictions.features_BSD, batch.layout_BS4)
     return flow, text, predictions.balance, layout
 
 
 def train_transformer(
     folder: Path, phases: Sequence[Phase], rank: int, world_size: int, rendezvous: Path
 ) -> None:
-    """Train as one of `world_size` processes until the phases are through."""
+    """Train as one of `world_size` processes until the phases are done."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     parent = os.getppid()
@@ -272,15 +247,6 @@ def _report(
         "s_per_step": round(elapsed_s / REPORT_EVERY, 2),
     }
     append_line(folder / METRICS_NAME, json.dumps(line))
-
-
-def cool_down(step: int, num_steps: int) -> tuple[Phase, ...]:
-    """Return phases that end a run at `step` with a falling learning rate."""
-    rate, mixture = rate_and_phase(step, PHASES)
-    return (
-        replace(mixture, num_steps=step),
-        replace(mixture, num_steps=num_steps, rate_from=rate, rate_to=0.03),
-    )
 
 
 def main(arguments: Sequence[str]) -> None:

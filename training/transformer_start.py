@@ -1,4 +1,4 @@
-"""The transformer's first weights: it starts by passing the noise through.
+"""Initial weights of the transformer, which pass the noise through.
 
 At step 0 the predicted velocity is the noisy latent over its deviation, which is nearly right at
 high noise. From ordinary weights the convolutional ends spend the first hours learning to do that.

@@ -1,4 +1,4 @@
-"""Training of the decoder on crops of scenes. The encoder keeps its closed form."""
+"""Decoder training on crops of scenes. The encoder keeps its closed form."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from training.architecture import build_config
 from training.latents import encode_images, encoder_matrix
 from training.scenes import TOKEN_PX, choose_size, grid_of, make_scene, paint_scene
 from training.sheets import save_sheet
-from training.state import append_line, load_state, save_state
+from training.state import Report, append_line, load_state, save_state
 from training.vae_start import start_vae
 
 STATE_NAME = "vae.pt"
@@ -22,7 +22,7 @@ CROP_TOKENS = 4
 BATCH = 8
 LEARNING_RATE = 6e-4
 EMA_DECAY = 0.995
-# Standard deviation of the noise on latents, so that the decoder forgives the transformer.
+# Standard deviation of the noise on latents: the decoder then tolerates the transformer's errors.
 LATENT_NOISE = 0.06
 SAVE_EVERY = 100
 
@@ -105,7 +105,7 @@ class DecoderTrainer:
         rate = LEARNING_RATE * min(1.0, (self.step + 1) / 20, max(0.02, (1 - fraction) / 0.5))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        # Larger crops, and fewer, towards the end: norms then see what they see in use.
+        # Larger crops, and fewer, towards the end: norms then compute over sizes as in use.
         tokens, count = ((6, 4), (8, 2))[rng.randrange(2)] if fraction > 0.7 else (CROP_TOKENS, 8)
         rgb_Byx3 = crop_scenes(rng, count, self._art, tokens)
         rgb_B3yx = rgb_Byx3.movedim(-1, 1).contiguous()
@@ -135,8 +135,8 @@ class DecoderTrainer:
         save_state(self._folder / STATE_NAME, state)
 
 
-def train_decoder(folder: Path, art: Path, num_steps: int) -> None:
-    """Train, or go on training, until `num_steps` steps are done."""
+def train_decoder(folder: Path, art: Path, num_steps: int, report: Report) -> None:
+    """Train, or go on training, until `num_steps` steps are done; report each hundred."""
     trainer = DecoderTrainer(folder, art, num_steps)
     log = folder / "vae.log"
     losses: list[float] = []
@@ -146,11 +146,12 @@ def train_decoder(folder: Path, art: Path, num_steps: int) -> None:
         if trainer.step % SAVE_EVERY == 0 or trainer.step == num_steps:
             trainer.save()
             psnr = measure_psnr(folder, art)
-            append_line(
-                log,
+            line = (
                 f"step {trainer.step} loss {np.mean(losses):.4f} psnr {psnr:.2f} dB "
-                f"{(time.monotonic() - start) / len(losses):.2f} s/step",
+                f"{(time.monotonic() - start) / len(losses):.2f} s/step"
             )
+            append_line(log, line)
+            report(f"decoder: {line}")
             losses, start = [], time.monotonic()
 
 
@@ -163,9 +164,9 @@ def measure_psnr(folder: Path, art: Path, count: int = 6) -> float:
     for _ in range(count):
         pixels_yx3 = paint_scene(make_scene(rng, *grid_of(choose_size(rng)), split="any"), art)
         rgb_B3yx = torch.from_numpy(pixels_yx3).movedim(-1, 0)[None].float() / 127.5 - 1
-        drawn_Byx3 = to_uint8(vae.decode(vae.encode(rgb_B3yx)[0]))
-        mse = (drawn_Byx3[0].float() - torch.from_numpy(pixels_yx3).float()).square().mean()
+        decoded_Byx3 = to_uint8(vae.decode(vae.encode(rgb_B3yx)[0]))
+        mse = (decoded_Byx3[0].float() - torch.from_numpy(pixels_yx3).float()).square().mean()
         values.append(10 * float(torch.log10(255**2 / mse)))
-        images += [pixels_yx3, drawn_Byx3[0].numpy()]
+        images += [pixels_yx3, decoded_Byx3[0].numpy()]
     save_sheet(folder / "sheets" / "vae.png", images, [""] * len(images), columns=4)
     return float(np.mean(values))

@@ -1,1 +1,1 @@
-"""From checkpoint files to parameters: names, streamed reads, strict checks."""
+"""Checkpoint loading: names, streamed reads, strict checks, sharding, offload."""

@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a model on a device, strictly and in one pass over the files."""
+"""Model loading: from a checkpoint folder to parameters on devices, in one pass over the files."""
 
 import logging
 from collections import deque
@@ -10,7 +10,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from model.config import ModelConfig, load_config
+from model.config import ModelConfig
+from model.config_file import load_config
 from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
 from model.loading.device_map import map_layers
@@ -40,7 +41,7 @@ def build_skeleton(
 ) -> HunyuanImage:
     """Return the model on the meta device: names and shapes of every tensor, no memory.
 
-    With a scheme, the layers' large matrices are held rounded.
+    With a scheme, the layers' large matrices are quantized.
 
     Raises:
         ConfigError: the mesh does not divide the model.
@@ -59,40 +60,41 @@ def load_model(
     progress: Progress | None = None,
     mesh: Mesh = SINGLE,
 ) -> HunyuanImage:
-    """Load the checkpoint in `folder`, or this rank's part of it: no other bytes are read.
+    """Load the checkpoint in `folder`, or this rank's shard of it: no other bytes are read.
 
     Memory peaks at the loaded parameters plus, where they are converted, a few tensors as stored on
     disk; where they are quantized on the way, a few float32 copies of those.
 
     Raises:
-        ConfigError: config.json asks for another architecture, or options that do not fit it.
+        ConfigError: config.json selects another architecture, or the options do not fit it.
         CheckpointError: a tensor is missing, extra, misshapen or not finite, or a file is damaged.
     """
     options = options or LoadOptions()
     has_vision = "vision_model" not in options.skip
-    scheme, is_stored = resolve_scheme(folder, options.quantization)
+    stored = resolve_scheme(folder, options.quantization)
+    scheme = stored.scheme
     transformer = build_skeleton(
         load_config(folder), has_vision=has_vision, mesh=mesh, scheme=scheme
     )
-    targets = list_slots(transformer, scheme if is_stored else None)
+    slots = list_slots(transformer, scheme if stored.is_on_disk else None)
     shards = list_shards(folder)
-    check_names((name for names in shards.values() for name in names), targets, folder / INDEX_NAME)
+    check_names((name for names in shards.values() for name in names), slots, folder / INDEX_NAME)
     for part in options.skip:
         _drop(transformer, part)
     for shard, promised in shards.items():
         with SafetensorsFile(folder / shard) as file:
-            check_shard(file, promised, targets)
+            check_shard(file, promised, slots)
     offloaded = choose_offloaded(transformer, options)
-    if offloaded and options.offload == "disk" and scheme is not None and not is_stored:
+    if offloaded and options.offload == "disk" and scheme is not None and not stored.is_on_disk:
         raise ConfigError(
-            "worker.offload is 'disk', and worker.quantization would round the weights at every "
-            "fetch; write them once with `hyimage quantize` and serve that folder"
+            "worker.offload is 'disk', and worker.quantization would quantize the experts at every "
+            "read; write them once with `hyimage quantize` and serve that folder"
         )
     _allocate(transformer, options, offloaded)
     paths = [folder / shard for shard in shards]
-    _fill(transformer, paths, targets, progress)
+    _fill(transformer, paths, slots, progress)
     if offloaded:
-        offload_experts(transformer, offloaded, paths, targets, options)
+        offload_experts(transformer, offloaded, paths, slots, options)
     return transformer
 
 
@@ -103,13 +105,13 @@ def _drop(transformer: nn.Module, part: str) -> None:
 
 def _allocate(transformer: HunyuanImage, options: LoadOptions, offloaded: Sequence[int]) -> None:
     """Give every parameter its memory; experts that stay on disk get none."""
-    away = set(experts_of(transformer, offloaded).values())
+    offloaded_experts = set(experts_of(transformer, offloaded).values())
     devices = map_layers(transformer, options)
     for module_name, module in transformer.named_modules():
         device, is_pinned = options.device, False
         if module_name.startswith("model.layers."):
             device = devices[int(module_name.split(".")[2])]
-        if module in away:
+        if module in offloaded_experts:
             is_pinned = options.offload == "cpu" and options.device.startswith("cuda")
             device = "cpu" if options.offload == "cpu" else "meta"
         for name, parameter in module.named_parameters(recurse=False):
@@ -120,46 +122,58 @@ def _allocate(transformer: HunyuanImage, options: LoadOptions, offloaded: Sequen
 
 def _fill(
     transformer: nn.Module,
-    paths: list[Path],
-    targets: dict[str, ParameterSlot],
+    paths: Sequence[Path],
+    slots: Mapping[str, ParameterSlot],
     progress: Progress | None,
 ) -> None:
+    """Read every tensor that has memory on this rank."""
     parameters = {n: p for n, p in transformer.named_parameters() if not p.is_meta}
-    wanted = {name: t for name, t in targets.items() if t.parameter in parameters}
+    wanted = {name: slot for name, slot in slots.items() if slot.parameter in parameters}
     total = sum(parameter.nbytes for parameter in parameters.values())
     done = 0
     with ThreadPoolExecutor(NUM_READERS) as readers:
         for path in paths:
-            with SafetensorsFile(path) as file:
-                for stored, values in _read_ahead(readers, file, wanted, parameters):
-                    target = wanted[stored.name]
-                    done += finalize_tensor(file, stored, target, parameters, values)
-                    if progress is not None:
-                        progress(done, total)
+            for num_bytes in _fill_from(path, readers, wanted, parameters):
+                done += num_bytes
+                if progress is not None:
+                    progress(done, total)
+
+
+def _fill_from(
+    path: Path,
+    readers: ThreadPoolExecutor,
+    slots: Mapping[str, ParameterSlot],
+    parameters: Mapping[str, Tensor],
+) -> Iterator[int]:
+    """Fill the parameters that one file holds; yield the bytes of each tensor."""
+    with SafetensorsFile(path) as file:
+        for stored, values in _read_ahead(readers, file, slots, parameters):
+            yield finalize_tensor(file, stored, slots[stored.name], parameters, values)
 
 
 def _read_ahead(
     readers: ThreadPoolExecutor,
     file: SafetensorsFile,
-    wanted: Mapping[str, ParameterSlot],
+    slots: Mapping[str, ParameterSlot],
     parameters: Mapping[str, Tensor],
 ) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """Yield a file's tensors as they have been read, in order, a few of them ahead.
+    """Yield a file's tensors in order, with a few more being read ahead.
 
     One reader waits for the disk while another one's memory is being mapped, which takes as long.
     """
-    scratch = ReadBuffer()
-    coming: deque[tuple[StoredTensor, Future[Tensor]]] = deque()
+    buffer = ReadBuffer()
+    pending: deque[tuple[StoredTensor, Future[Tensor]]] = deque()
     try:
-        for stored in (stored for stored in file.tensors if stored.name in wanted):
-            target = wanted[stored.name]
-            reading = readers.submit(read_tensor, file, stored, target, parameters, scratch)
-            coming.append((stored, reading))
-            if len(coming) > NUM_READERS:
-                first, ready = coming.popleft()
-                yield first, ready.result()
-        while coming:
-            first, ready = coming.popleft()
-            yield first, ready.result()
-    finally:  # no reader is left with a file that is closed
-        wait([reading for _, reading in coming])
+        for stored in (stored for stored in file.tensors if stored.name in slots):
+            reading = readers.submit(
+                read_tensor, file, stored, slots[stored.name], parameters, buffer
+            )
+            pending.append((stored, reading))
+            if len(pending) > NUM_READERS:
+                first, values = pending.popleft()
+                yield first, values.result()
+        while pending:
+            first, values = pending.popleft()
+            yield first, values.result()
+    finally:  # no reader may be left with a closed file
+        wait([reading for _, reading in pending])

@@ -1,9 +1,9 @@
-"""A checkpoint folder: its index, its shards, and whether they hold exactly the model's tensors."""
+"""Checkpoint folders: the index, the shard files, and strict checks of their tensors."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import CheckpointError
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.weight_map import ParameterSlot
@@ -37,15 +37,15 @@ def list_shards(folder: Path) -> dict[str, list[str]]:
     return dict(sorted(shards.items()))
 
 
-def check_names(names: Iterable[str], targets: Mapping[str, ParameterSlot], source: Path) -> None:
+def check_names(names: Iterable[str], slots: Mapping[str, ParameterSlot], source: Path) -> None:
     """Check that a checkpoint lists exactly the tensors of the model.
 
     Raises:
         CheckpointError: tensors are missing or unknown; the first few are named.
     """
     present = set(names)
-    missing = [name for name in targets if name not in present]
-    extra = sorted(present - targets.keys())
+    missing = [name for name in slots if name not in present]
+    extra = sorted(present - slots.keys())
     if missing or extra:
         parts = [
             f"{_some(group)} {label}"
@@ -54,12 +54,12 @@ def check_names(names: Iterable[str], targets: Mapping[str, ParameterSlot], sour
         ]
         raise CheckpointError(
             f"{source} does not fit config.json: {' and '.join(parts)} "
-            f"({len(present)} tensors listed, {len(targets)} wanted)"
+            f"({len(present)} tensors listed, {len(slots)} wanted)"
         )
 
 
 def check_shard(
-    file: SafetensorsFile, promised: Iterable[str], targets: Mapping[str, ParameterSlot]
+    file: SafetensorsFile, promised: Iterable[str], slots: Mapping[str, ParameterSlot]
 ) -> None:
     """Check that a shard holds the promised tensors in the model's shapes, and nothing else.
 
@@ -73,22 +73,22 @@ def check_shard(
     for name in sorted(stored_by_name.keys() - promised):
         raise CheckpointError(f"{file.path}: tensor {name} is not in the index for this shard")
     for name, stored in stored_by_name.items():
-        _check_shape(file.path, stored, targets[name])
+        _check_shape(file.path, stored, slots[name])
 
 
-def _check_shape(path: Path, stored: StoredTensor, target: ParameterSlot) -> None:
-    if stored.shape != target.shape:
+def _check_shape(path: Path, stored: StoredTensor, slot: ParameterSlot) -> None:
+    if stored.shape != slot.shape:
         raise CheckpointError(
             f"{path}: tensor {stored.name} has shape {list(stored.shape)}, "
-            f"but config.json makes it {list(target.shape)}"
+            f"but config.json makes it {list(slot.shape)}"
         )
     is_right = stored.dtype.is_floating_point and stored.dtype.itemsize > 1
-    if target.dtype is not None:
-        is_right = stored.dtype == target.dtype
+    if slot.dtype is not None:
+        is_right = stored.dtype == slot.dtype
     if not is_right:
         raise CheckpointError(
             f"{path}: tensor {stored.name} has dtype {stored.dtype}, "
-            f"not {target.dtype or 'a float of 16 bits or more'}"
+            f"not {slot.dtype or 'a float of 16 bits or more'}"
         )
 
 

@@ -1,11 +1,10 @@
-"""Experts that do not fit on the device: lent to it one layer after the other.
+"""Expert offloader: prefetches offloaded experts into two staging buffers on the device.
 
-The device holds two places, each as large as the experts of a layer. While one layer computes in
-one place, a thread fills the other with the layer that comes next. An image has thousands of
-tokens and so needs every expert of every layer at every step; a single token of text needs a few,
-and then only those are fetched.
+Each buffer holds the experts of one layer. While one layer computes from one buffer, a thread
+copies the next layer's experts to the other. An image has thousands of tokens and so needs every
+expert of every layer at every step; a single token of text needs a few, and only those are copied.
 
-The numbers are those of experts that never left: the same weights, multiplied by the same lines.
+The results equal those of resident experts: the same weights, multiplied by the same code.
 """
 
 import threading
@@ -20,13 +19,13 @@ from torch import Tensor, nn
 from model.moe import Experts
 
 NUM_STAGING_BUFFERS = 2
-_ALIGNMENT = 256  # bytes; of every tensor in a place
-# Fetching single experts pays as long as a step leaves at least this share of them out.
-_SHARE_LEFT_OUT = 0.5
+_ALIGNMENT = 256  # bytes; of every tensor in a buffer
+# A step that uses a larger share of the experts is an image's: the next layer is prefetched.
+_PREFETCH_SHARE = 0.5
 
 
 class Source(Protocol):
-    """Where experts lie when they are not on the device."""
+    """Memory or files that hold the experts while they are not on the device."""
 
     def fill(self, layer: int, tensors: Mapping[str, Tensor], experts: Sequence[int]) -> None:
         """Copy the parameters of some experts of a layer to their rows of stacked tensors.
@@ -39,7 +38,7 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False)
 class StagingBuffer:
-    """Memory for one layer's experts: whose they are, and which of them are there."""
+    """Device memory for one layer's experts: the layer, and the experts that have been copied."""
 
     memory: Tensor
     layer: int | None = None
@@ -48,10 +47,10 @@ class StagingBuffer:
 
 
 class ExpertOffloader:
-    """Lends the experts of offloaded layers to the device, and fetches the next layer's ahead.
+    """Copies the experts of offloaded layers to the device, and prefetches the next layer's.
 
-    Layers call `acquire` just before they compute with their experts, each from the one thread
-    that draws.
+    Layers call `acquire` just before they compute with their experts, always from the thread that
+    generates.
     """
 
     def __init__(
@@ -59,102 +58,90 @@ class ExpertOffloader:
     ) -> None:
         """Take over the stacked parameters of some layers' experts, by layer, in running order."""
         self._experts = dict(experts)
-        self._order = list(experts)
+        self.layers = tuple(experts)
         self._source = source
         size = max(map(staging_bytes, self._experts.values()))
-        self._places = [
+        self._buffers = [  # the one used last is last
             StagingBuffer(torch.empty(size, dtype=torch.uint8, device=device))
             for _ in range(NUM_STAGING_BUFFERS)
         ]
-        self._copies = _CopyStream(device)
+        self._stream = _CopyStream(device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="experts")
         self._lock = threading.Lock()
-        self.bytes_fetched = 0
-        for layer, own in self._experts.items():
-            own.before_use = _Acquire(self, layer)
+        self.bytes_copied = 0
 
     def acquire(self, layer: int, wanted: Sequence[int]) -> None:
-        """Have the wanted experts of a layer on the device, and start to fetch what comes next.
+        """Copy the wanted experts of a layer to the device, and start to prefetch the next layer's.
 
         Raises:
-            CheckpointError: they cannot be fetched.
+            CheckpointError: they cannot be read.
         """
-        place = self._buffer_of(layer) or self._oldest(beside=None)
-        self._wait(place)
-        if place.layer != layer:
-            place.layer, place.present = layer, set()
-        missing = [expert for expert in wanted if expert not in place.present]
+        buffer = self._buffer_of(layer) or self._oldest(beside=None)
+        self._wait(buffer)
+        if buffer.layer != layer:
+            buffer.layer, buffer.present = layer, set()
+        missing = [expert for expert in wanted if expert not in buffer.present]
         if missing:
-            self._copies.begin()
-            self._fetch(place, layer, missing)
-        self._copies.wait()
-        self._install(place, layer)
+            self._stream.begin()
+            self._copy(buffer, layer, missing)
+        self._stream.wait()
+        self._install(buffer, layer)
         num_experts = len(self._experts[layer].gate_and_up_proj)
-        if len(wanted) > num_experts * _SHARE_LEFT_OUT:
-            self._prefetch(self._order[(self._order.index(layer) + 1) % len(self._order)], place)
+        if len(wanted) > num_experts * _PREFETCH_SHARE:
+            following = self.layers[(self.layers.index(layer) + 1) % len(self.layers)]
+            self._prefetch(following, buffer)
 
     def close(self) -> None:
-        """End the thread, once what it fetches is there."""
+        """End the thread, once its last copy is done."""
         self._thread.shutdown(wait=True)
 
     def _prefetch(self, layer: int, beside: StagingBuffer) -> None:
         if self._buffer_of(layer) is not None:
             return
-        place = self._oldest(beside)
-        self._wait(place)
-        place.layer, place.present = layer, set()
+        buffer = self._oldest(beside)
+        self._wait(buffer)
+        buffer.layer, buffer.present = layer, set()
         every = range(len(self._experts[layer].gate_and_up_proj))
-        self._copies.begin()
-        place.pending = self._thread.submit(self._fetch, place, layer, every)
+        self._stream.begin()
+        buffer.pending = self._thread.submit(self._copy, buffer, layer, every)
 
-    def _fetch(self, place: StagingBuffer, layer: int, experts: Sequence[int]) -> None:
-        with self._lock, self._copies:
-            tensors = view_as_experts(place.memory, self._experts[layer])
+    def _copy(self, buffer: StagingBuffer, layer: int, experts: Sequence[int]) -> None:
+        with self._lock, self._stream:
+            tensors = view_as_experts(buffer.memory, self._experts[layer])
             self._source.fill(layer, tensors, experts)
-        place.present.update(experts)
+        buffer.present.update(experts)
         share = len(experts) / len(self._experts[layer].gate_and_up_proj)
-        self.bytes_fetched += int(share * sum(tensor.nbytes for tensor in tensors.values()))
+        self.bytes_copied += int(share * sum(tensor.nbytes for tensor in tensors.values()))
 
     def _buffer_of(self, layer: int) -> StagingBuffer | None:
-        return next((place for place in self._places if place.layer == layer), None)
+        return next((buffer for buffer in self._buffers if buffer.layer == layer), None)
 
     def _oldest(self, beside: StagingBuffer | None) -> StagingBuffer:
-        """Return the place that may be filled anew: an empty one, or the one longest unused."""
-        return next(place for place in self._places if place is not beside)
+        """Return the buffer that may be reused: an empty one, or the one used longest ago."""
+        return next(buffer for buffer in self._buffers if buffer is not beside)
 
-    def _wait(self, place: StagingBuffer) -> None:
-        """Wait for a place's fetch, if one is on its way.
+    def _wait(self, buffer: StagingBuffer) -> None:
+        """Wait for a buffer's prefetch, if there is one.
 
-        One that failed counts as never made: whoever needs the layer fetches it then, and fails.
+        One that failed is discarded: `acquire` copies again, and raises.
         """
-        pending, place.pending = place.pending, None
+        pending, buffer.pending = buffer.pending, None
         if pending is not None and pending.exception() is not None:
-            place.layer, place.present = None, set()
+            buffer.layer, buffer.present = None, set()
 
-    def _install(self, place: StagingBuffer, layer: int) -> None:
-        own = self._experts[layer]
-        for name, tensor in view_as_experts(place.memory, own).items():
-            setattr(own, name, nn.Parameter(tensor, requires_grad=False))
-        self._places.remove(place)
-        self._places.append(place)  # the one used last is last
-
-
-@dataclass(frozen=True, slots=True)
-class _Acquire:
-    """What a layer's experts call before they compute."""
-
-    stream: ExpertOffloader
-    layer: int
-
-    def __call__(self, experts: Sequence[int]) -> None:
-        self.stream.acquire(self.layer, experts)
+    def _install(self, buffer: StagingBuffer, layer: int) -> None:
+        experts = self._experts[layer]
+        for name, tensor in view_as_experts(buffer.memory, experts).items():
+            setattr(experts, name, nn.Parameter(tensor, requires_grad=False))
+        self._buffers.remove(buffer)
+        self._buffers.append(buffer)
 
 
 class _CopyStream:
-    """Order between computing and copying; on a CPU both are done when they return.
+    """The CUDA stream of the copies, and its order with the computing stream; none on a CPU.
 
-    On a GPU copies run in a stream of their own: they begin when what was queued before is done,
-    and computing waits for them without holding up this process.
+    Copies begin when the work queued before them is done, and later work waits for them on the
+    device, without blocking this process.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -162,12 +149,12 @@ class _CopyStream:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def begin(self) -> None:
-        """Let coming copies wait for all that has been queued for computing."""
+        """Make later copies wait for the work queued so far."""
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
     def wait(self) -> None:
-        """Let coming computing wait for all copies."""
+        """Make later work wait for the copies queued so far."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
@@ -185,10 +172,10 @@ class HostSource:
     """Experts in the host's memory: pinned for a GPU, so that copies overlap with its work."""
 
     def __init__(self, experts: Mapping[int, Experts]) -> None:
-        """Keep the parameters as they are now."""
+        """Hold the present parameters."""
         self._tensors = {
-            layer: {name: parameter.data for name, parameter in own.named_parameters()}
-            for layer, own in experts.items()
+            layer: {name: parameter.data for name, parameter in module.named_parameters()}
+            for layer, module in experts.items()
         }
 
     def fill(self, layer: int, tensors: Mapping[str, Tensor], experts: Sequence[int]) -> None:
@@ -201,7 +188,7 @@ class HostSource:
 
 
 def staging_bytes(experts: Experts) -> int:
-    """Return how much memory a place needs for a layer's experts."""
+    """Return the size of a staging buffer for a layer's experts."""
     return sum(_padded(parameter) for parameter in experts.parameters())
 
 

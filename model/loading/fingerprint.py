@@ -1,4 +1,4 @@
-"""A short name for the weights in a folder: changes when they change, without reading them all."""
+"""Checkpoint fingerprint: a hash over config.json and both ends of every weight file."""
 
 import hashlib
 from pathlib import Path

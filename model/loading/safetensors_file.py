@@ -1,7 +1,7 @@
 """One safetensors file, read by plain streamed reads and checked before any byte is trusted.
 
-Own reader rather than the library's memory map: mapped pages count as the process's memory, and
-errors here name the file and the tensor.
+Not the library's memory map: mapped pages count as the process's memory, and errors here name the
+file and the tensor.
 
 Source: the safetensors format: 8 bytes little-endian header length, JSON header, data.
 """
@@ -98,23 +98,23 @@ class SafetensorsFile:
         self._read(stored, window)
         target.copy_(window.view(stored.dtype).view(stored.shape))
 
-    def read_part_into(
-        self, stored: StoredTensor, part: ShardSlice, target: Tensor, scratch: Tensor
+    def read_shard_into(
+        self, stored: StoredTensor, shard: ShardSlice, target: Tensor, scratch: Tensor
     ) -> None:
         """Fill `target` with rows or columns of a stored matrix, converting its dtype.
 
-        Only the bytes of the part are read: rows in one piece, columns row by row.
+        Only the bytes of the shard are read: rows in one piece, columns row by row.
 
         Raises:
             CheckpointError: the file ends early or cannot be read.
         """
         itemsize, done = stored.dtype.itemsize, 0
-        for offset, count in part.runs(stored.shape):
+        for offset, count in shard.runs(stored.shape):
             start, num_bytes = stored.start + offset * itemsize, count * itemsize
             run = StoredTensor(stored.name, stored.dtype, (count,), start, num_bytes)
             self._read(run, scratch[done : done + num_bytes])
             done += num_bytes
-        target.copy_(scratch[:done].view(stored.dtype).view(part.shape(stored.shape)))
+        target.copy_(scratch[:done].view(stored.dtype).view(shard.shape(stored.shape)))
 
     def read(self, stored: StoredTensor) -> Tensor:
         """Return a stored tensor in its own dtype."""

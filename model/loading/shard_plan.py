@@ -1,8 +1,8 @@
-"""Which part of each checkpoint tensor a rank holds: pure functions on names and shapes.
+"""Tensor parallel and expert parallel shards of checkpoint tensors: functions on names and shapes.
 
-Attention is split by key/value group, the shared expert by width, routed experts by width or one by
-one, the vocabulary by rows if it divides. Everything else is whole on every rank: norms, router,
-patch layers, head, VAE.
+Attention is split by key/value head, the shared expert by width, routed experts by width or one by
+one, the vocabulary by rows if the ranks divide it. Norms, router, patch layers, head and VAE are
+whole on every rank.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig
 from model.errors import ConfigError
-from model.mesh import Group
+from model.mesh import RankGroup, splits_vocabulary
 
 _VOCABULARY = re.compile(r"model\.wte\.weight|lm_head\.weight")
 _ROWS = re.compile(r".*\.self_attn\.qkv_proj\.weight(_scale)?")
@@ -31,13 +31,13 @@ class ShardSlice:
     length: int
 
     def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the part."""
-        own = list(whole)
-        own[self.dim] = self.length * len(self.starts)
-        return tuple(own)
+        """Return the shape of the shard."""
+        shape = list(whole)
+        shape[self.dim] = self.length * len(self.starts)
+        return tuple(shape)
 
     def runs(self, whole: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield (offset, count) of neighbouring stored elements, in the order of the part."""
+        """Yield (offset, count) of neighbouring stored elements, in the order of the shard."""
         rows, columns = whole
         if self.dim == 0:
             for start in self.starts:
@@ -49,7 +49,7 @@ class ShardSlice:
 
 
 def plan_shard_slice(name: str, shape: Sequence[int], rank: int, size: int) -> ShardSlice | None:
-    """Return the part of a checkpoint tensor that a rank holds, or None for all of it.
+    """Return the shard of a checkpoint tensor that a rank holds, or None for all of it.
 
     Raises:
         ConfigError: the columns that share a scale would lie on two ranks.
@@ -68,7 +68,7 @@ def plan_shard_slice(name: str, shape: Sequence[int], rank: int, size: int) -> S
     if _COLUMNS.fullmatch(name):
         length = shape[1] // size
         if name.endswith("_scale") and shape[1] == 1:
-            return None  # one for the whole row, which every rank needs
+            return None  # one scale for the whole row, which every rank needs
         if length * size != shape[1]:
             raise ConfigError(
                 f"{name} has {shape[1]} columns, which {size} tensor ranks do not divide; "
@@ -78,15 +78,10 @@ def plan_shard_slice(name: str, shape: Sequence[int], rank: int, size: int) -> S
     return None
 
 
-def splits_vocabulary(vocab_size: int, size: int) -> bool:
-    """Return whether ranks share the vocabulary out; one that they do not divide stays whole."""
-    return vocab_size % size == 0
-
-
-def own_expert(expert: int, num_experts: int, group: Group) -> int | None:
-    """Return where a rank that holds whole experts stacks one of them, or None: not here."""
-    count = num_experts // group.size
-    index = expert - group.rank * count
+def local_expert(expert: int, num_experts: int, ranks: RankGroup) -> int | None:
+    """Return an expert's index on an expert parallel rank, or None if another rank holds it."""
+    count = num_experts // ranks.size
+    index = expert - ranks.rank * count
     return index if 0 <= index < count else None
 
 

@@ -1,4 +1,4 @@
-"""How much memory a stretch of code holds at its worst, counted allocation by allocation.
+"""Peak memory of a stretch of code, counted allocation by allocation.
 
 On the meta device this needs no memory at all: the product's own code runs on shapes alone, and
 what it would hold is what is counted. No formula can fall behind the code.

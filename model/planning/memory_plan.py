@@ -1,12 +1,11 @@
-"""What a checkpoint would need on given devices, before anything is loaded.
+"""Memory and time plan of a checkpoint on given devices, before anything is loaded.
 
-Parameters are counted on the meta device; the workspace is measured there (`workspace.py`). Times
-come from a small roofline: the step's multiplications over the device's peak, or the bytes of its
-weights over its bandwidth, whichever is slower, beside the experts that are fetched over the
-host's link; and on top the mesh's sums over the link, and rounded weights restored in memory.
+Parameters are counted on the meta device; the memory of a step is measured there
+(`step_memory.py`). Times come from a small roofline: the step's multiplications over the device's
+peak, the bytes of its weights over its bandwidth, or the offloaded experts over the host's link,
+whichever is slowest; then the all-reduces over the link, and the dequantization of weights.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +17,8 @@ from model.loading.device_map import layer_sizes, spread_layers
 from model.loading.expert_offload import choose_offloaded, experts_of
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, staging_bytes
 from model.loading.options import LoadOptions
-from model.mesh import Group, Mesh
+from model.mesh import Mesh, RankGroup
+from model.planning.devices import Devices
 from model.planning.step_memory import (
     SilentGroup,
     Workload,
@@ -30,20 +30,6 @@ from model.transformer import HunyuanImage
 
 # Share of a device's memory that a plan may fill: contexts, workspaces and fragments need the rest.
 USABLE = 0.92
-_GPUS = re.compile(r"(\d+)x(\d+(?:\.\d+)?)GB", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Devices:
-    """Equal devices of one machine. The defaults are an H100 SXM's data sheet; all are settable."""
-
-    count: int
-    memory_bytes: float
-    flops: float = 989e12  # dense bfloat16
-    bandwidth: float = 3.35e12  # bytes/s
-    link: float = 450e9  # bytes/s each way: NVLink 4; PCIe 5 x16 has 64e9
-    host_link: float = 55e9  # bytes/s from pinned memory over PCIe 5 x16; PCIe 4 has half
-    efficiency: float = 0.6  # of the peak that large matrix products reach
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,27 +58,15 @@ class RankPlan:
         return self.num_ranks <= devices.count and self.total <= USABLE * devices.memory_bytes
 
 
-def parse_devices(text: str) -> Devices:
-    """Return the devices of a text such as "4x80GB".
-
-    Raises:
-        ConfigError: it is not written like that.
-    """
-    match = _GPUS.fullmatch(text)
-    if match is None or int(match[1]) < 1:
-        raise ConfigError(f"devices {text!r} are not understood; write COUNTxMEMORY, like 4x80GB")
-    return Devices(count=int(match[1]), memory_bytes=float(match[2]) * 1e9)
-
-
 def list_modes(config: ModelConfig, count: int) -> list[tuple[int, int]]:
-    """Return (cfg ranks, tensor ranks) of every mesh of at most `count` devices."""
-    tensors = [t for t in range(1, count + 1) if not config.num_kv_heads % t]
-    modes = [(cfg, tensor) for tensor in tensors for cfg in (1, 2) if cfg * tensor <= count]
+    """Return (CFG parallel size, tensor parallel size) of every mesh of at most `count` devices."""
+    tensor_sizes = [t for t in range(1, count + 1) if not config.num_kv_heads % t]
+    modes = [(cfg, tensor) for tensor in tensor_sizes for cfg in (1, 2) if cfg * tensor <= count]
     return sorted(modes, key=lambda mode: (mode[0] * mode[1], mode[0]))
 
 
 def mode_name(cfg_parallel_size: int, tensor_parallel_size: int) -> str:
-    """Return how `hyimage verify --mode` calls a mesh."""
+    """Return the name of a mesh, as in `hyimage verify --mode`."""
     parts = [f"cfg{cfg_parallel_size}"] * (cfg_parallel_size > 1) + [
         f"tensor{tensor_parallel_size}"
     ] * (tensor_parallel_size > 1)
@@ -108,15 +82,15 @@ def plan_rank(
     workload: Workload,
     scheme: Scheme | None = None,
 ) -> RankPlan:
-    """Return what the fullest rank of a mesh needs at the largest offered size.
+    """Return what the fullest rank of a mesh needs for a workload.
 
-    With `options.weights_bytes`, experts beyond it are fetched at every step.
+    With `options.weights_bytes`, experts beyond it are offloaded and copied at every step.
 
     Raises:
         ConfigError: weights cannot be kept to that.
     """
     mesh = Mesh(
-        cfg=Group(0, cfg_parallel_size),
+        cfg=RankGroup(0, cfg_parallel_size),
         tensor=SilentGroup(0, tensor_parallel_size),
         size=cfg_parallel_size * tensor_parallel_size,
     )
@@ -124,27 +98,27 @@ def plan_rank(
     offloaded = choose_offloaded(transformer, options)
     parameters = sum(p.nbytes for p in transformer.parameters())
     weights = sum(p.nbytes for p in transformer.model.layers.parameters())
-    fetched, places = _count_offloaded(transformer, offloaded)
-    workspace = measure_step_memory(transformer, workload, options.dtype)
-    # Two sums a layer, each of every token's hidden state; a ring passes each byte twice.
-    exchanged = 4 * len(config.layers) * workspace.hidden if tensor_parallel_size > 1 else 0
+    fetched, buffers = _count_offloaded(transformer, offloaded)
+    memory = measure_step_memory(transformer, workload, options.dtype)
+    # Two all-reduces a layer, each of every token's hidden state; a ring passes each byte twice.
+    exchanged = 4 * len(config.layers) * memory.hidden if tensor_parallel_size > 1 else 0
     step_s = max(
-        workspace.flops / (devices.flops * devices.efficiency),
+        memory.flops / (devices.flops * devices.efficiency),
         weights / devices.bandwidth,
         fetched / devices.host_link,
     )
     step_s += exchanged * (tensor_parallel_size - 1) / tensor_parallel_size / devices.link
-    if scheme is not None:  # restored weights are written once and read once
+    if scheme is not None:  # dequantized weights are written once and read once
         step_s += 2 * _num_quantized(transformer) * options.dtype.itemsize / devices.bandwidth
     return RankPlan(
         mode=mode_name(cfg_parallel_size, tensor_parallel_size),
         num_ranks=cfg_parallel_size * tensor_parallel_size,
         scheme="none" if scheme is None else scheme.name,
-        parameters=parameters - fetched + places,
-        prefix=workspace.prefix,
-        activations=workspace.activations,
-        cache_residuals=2 * workspace.hidden,
-        vae=workspace.vae,
+        parameters=parameters - fetched + buffers,
+        prefix=memory.prefix,
+        activations=memory.activations,
+        cache_residuals=2 * memory.hidden,
+        vae=memory.vae,
         step_s=step_s,
         bytes_exchanged=exchanged,
         bytes_fetched=fetched,
@@ -162,8 +136,8 @@ def plan_layers(
     whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
     sizes, extra = layer_sizes(build_meta_model(config, Mesh(), options, scheme), options)
     held = [extra] + [0] * (devices.count - 1)
-    for size, place in zip(sizes, spread_layers(sizes, extra, devices.count), strict=True):
-        held[place] += size
+    for size, device in zip(sizes, spread_layers(sizes, extra, devices.count), strict=True):
+        held[device] += size
     return replace(
         whole, mode=f"layers{devices.count}", num_ranks=devices.count, parameters=max(held)
     )
@@ -176,7 +150,7 @@ def fit_rank(
     workload: Workload,
     scheme: Scheme | None = None,
 ) -> RankPlan | None:
-    """Return the plan of one device that fetches as many experts as it must, or None."""
+    """Return the plan of one device with as many experts offloaded as necessary, or None."""
     whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
     room = int(USABLE * devices.memory_bytes) - (whole.total - whole.parameters)
     try:
@@ -188,7 +162,7 @@ def fit_rank(
 
 
 def _num_quantized(transformer: HunyuanImage) -> int:
-    """Return how many weights are held rounded."""
+    """Return how many weights are quantized."""
     parameters = dict(transformer.named_parameters())
     return sum(
         parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
@@ -198,6 +172,6 @@ def _num_quantized(transformer: HunyuanImage) -> int:
 
 
 def _count_offloaded(transformer: HunyuanImage, offloaded: Sequence[int]) -> tuple[int, int]:
-    """Return the bytes that are fetched at a step, and those of the places they are fetched to."""
-    sizes = [staging_bytes(own) for own in experts_of(transformer, offloaded).values()]
+    """Return the bytes of offloaded experts, and those of their staging buffers."""
+    sizes = [staging_bytes(experts) for experts in experts_of(transformer, offloaded).values()]
     return sum(sizes), NUM_STAGING_BUFFERS * max(sizes, default=0)

@@ -1,7 +1,6 @@
-"""What drawing holds beside the weights, measured on the meta device.
+"""Memory of a denoising step and a decode beside the weights, measured on the meta device.
 
-One denoising step and one decode are run there with the product's own code, so that no formula can
-fall behind it.
+Both are run there with the product's own code, so that no formula can fall behind it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from model.attention import AttentionGroup, LayerKV
 from model.config import ModelConfig
 from model.loading.build import build_skeleton
 from model.loading.options import LoadOptions, parameter_dtype
-from model.mesh import Group, Mesh
+from model.mesh import Mesh, RankGroup
 from model.planning.live_bytes import LiveBytes
 from model.quantization.scheme import Scheme
 from model.resolution import list_offered_sizes
@@ -28,11 +27,12 @@ from model.transformer import HunyuanImage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """The largest thing that is to fit."""
+    """The largest batch that is to fit. `grid` is (Y, X), by default the largest offered size's."""
 
     prompt_tokens: int = 1024
     images: int = 1
     is_guided: bool = True
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class StepMemory:
 def measure_step_memory(
     transformer: HunyuanImage, workload: Workload, dtype: torch.dtype
 ) -> StepMemory:
-    """Return what a rank's meta model needs beside its weights at the largest offered size.
+    """Return what a rank's meta model needs beside its weights for a workload.
 
     Its layers are run in bfloat16, the one dtype of a GPU's grouped products; other dtypes need
     as many values of another size. The model's parameters are bfloat16 afterwards.
@@ -62,12 +62,12 @@ def measure_step_memory(
         is_kept = name.startswith("vae.") or name.endswith("mlp.gate.wg.weight")
         if parameter.dtype == dtype and not is_kept:
             parameter.data = parameter.data.to(torch.bfloat16)
-    grid = _largest_grid(config)
+    grid = workload.grid or _largest_grid(config)
     branches = 2 if workload.is_guided else 1
     rows = workload.images * branches // min(transformer.mesh.cfg.size, branches)
     with torch.inference_mode():
-        past = _build_past(transformer, workload.prompt_tokens)
-        groups = _build_groups(transformer, past, rows, grid)
+        past_kv = _build_past(transformer, workload.prompt_tokens)
+        groups = _build_groups(transformer, past_kv, rows, grid)
         with (
             LiveBytes(transformer.parameters()) as live,
             _count_flops() as flops,
@@ -82,7 +82,7 @@ def measure_step_memory(
     num_tokens = rows * (grid[0] * grid[1] + len(config.step_tokens))
     wider = dtype.itemsize / torch.bfloat16.itemsize
     # Each row of an image has a prompt of its own.
-    prefix = 2 * sum(layer.k_BGSH.nbytes for layer in past) * min(rows, 2)
+    prefix = 2 * sum(layer.k_BGSH.nbytes for layer in past_kv) * min(rows, 2)
     return StepMemory(
         prefix=int(prefix * wider),
         activations=int(activations * wider),
@@ -104,7 +104,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def _count_flops() -> FlopCounterMode:
-    """Return a counter that knows the experts' products too."""
+    """Return a counter that includes the experts' grouped products."""
 
     def grouped(x: Sequence[int], weights: Sequence[int], *_: object, **__: object) -> int:
         rows, inner, outer = x[0], x[1], weights[-1]
@@ -113,8 +113,8 @@ def _count_flops() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: grouped})
 
 
-class SilentGroup(Group):
-    """A group whose other ranks are only counted: sums change nothing, gathers widen."""
+class SilentGroup(RankGroup):
+    """A group without communication: sums change nothing, gathers repeat this rank's tensor."""
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -126,7 +126,7 @@ class SilentGroup(Group):
 def build_meta_model(
     config: ModelConfig, mesh: Mesh, options: LoadOptions, scheme: Scheme | None
 ) -> HunyuanImage:
-    """Return a rank's model as it is loaded for drawing, without memory."""
+    """Return a rank's model on the meta device, as it is loaded to generate images."""
     transformer = build_skeleton(config, mesh=mesh, scheme=scheme)
     transformer.vision_aligner = None  # type: ignore[assignment]
     transformer.vae.encoder = None  # type: ignore[assignment]
@@ -154,7 +154,7 @@ def _build_past(transformer: HunyuanImage, length: int) -> tuple[LayerKV, ...]:
 
 
 def _build_groups(
-    transformer: HunyuanImage, past: tuple[LayerKV, ...], rows: int, grid: tuple[int, int]
+    transformer: HunyuanImage, past_kv: tuple[LayerKV, ...], rows: int, grid: tuple[int, int]
 ) -> list[AttentionGroup]:
     before = len(transformer.config.step_tokens)
     length = before + grid[0] * grid[1]
@@ -165,7 +165,7 @@ def _build_groups(
     )
     return [
         AttentionGroup(
-            rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past=past
+            rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past_kv=past_kv
         )
         for row in range(rows)
     ]

@@ -1,1 +1,1 @@
-"""Weights in 8 or 4 bits: how they are rounded, held, multiplied, and written to disk."""
+"""Weight quantization to fp8, int8 and int4: schemes, quantized modules, float8 products."""

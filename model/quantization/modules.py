@@ -1,6 +1,6 @@
-"""The layers' large matrices, held rounded. Router, norms, embeddings, head and VAE stay.
+"""Quantized linear layers and experts. Router, norms, embeddings, head and VAE stay as they are.
 
-Weights are restored just before they are multiplied: an image has thousands of tokens, so that
+Weights are dequantized just before they are multiplied: an image has thousands of tokens, so that
 the products outweigh it, and one expert after the other fits in the processor's cache.
 """
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from model.moe import Experts
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCALE_SUFFIX, Scheme, dequantize
-from model.transformer import DecoderLayer, HunyuanImage
+from model.transformer import HunyuanImage
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer without bias whose weight is rounded.
+    """A linear layer without bias whose weight is quantized.
 
     Shapes: x_TD -> x_TZ, the dtype of x is kept.
     """
@@ -35,7 +35,7 @@ class QuantizedLinear(nn.Module):
 
 
 class QuantizedExperts(Experts):
-    """Routed experts whose matrices are rounded.
+    """Routed experts whose matrices are quantized.
 
     Shapes: as Experts.
     """
@@ -55,7 +55,7 @@ class QuantizedExperts(Experts):
 
 
 def add_quantized(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:
-    """Give a module the two parameters that stand for a weight, on the weight's device, unset."""
+    """Give a module the two parameters that replace a weight, on the weight's device, unset."""
     *before, columns = weight.shape
     groups = columns // scheme.group_of(columns)
     packed = weight.new_empty((*before, scheme.packed(columns)), dtype=scheme.dtype)
@@ -65,9 +65,8 @@ def add_quantized(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) 
 
 
 def quantize_layers(transformer: HunyuanImage, scheme: Scheme) -> None:
-    """Replace the large matrices of the decoder layers by rounded ones, unset, in place."""
-    for layer in transformer.model.layers:
-        assert isinstance(layer, DecoderLayer)
+    """Replace the large matrices of the decoder layers by quantized ones, unset, in place."""
+    for layer in transformer.layers:
         for parent in (layer.self_attn, layer.mlp.shared_mlp):
             if parent is None:
                 continue

@@ -10,6 +10,7 @@ from server.runware.seeds import MAX_SEED
 BLANK_PROMPT = "__BLANK__"
 
 OutputType = Literal["URL", "base64Data", "dataURI"]
+Acceleration = Literal["none", "low", "medium", "high"]
 UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
 
@@ -189,7 +190,7 @@ class ImageInference(BaseModel):
     checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
     ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
     includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
-    acceleration: Literal["none", "low", "medium", "high"] = Field(
+    acceleration: Acceleration = Field(
         "medium", description="Preset of the accelerator options; explicit options win."
     )
     acceleratorOptions: AcceleratorOptions = Field(AcceleratorOptions(), description="Step caches.")

@@ -3,6 +3,7 @@
 Source: wire specification 1.11: unknown names, then missing ones, then the prompt, then values.
 """
 
+import uuid
 from typing import Any
 
 from pydantic import ValidationError
@@ -29,6 +30,20 @@ def parse_image_inference(task: dict[str, Any], default_steps: int | None = None
         raise _to_task_error(min(e.errors(), key=_rank)) from None
     check_cache_window(parsed)
     return parsed
+
+
+def new_image_inference(
+    model: str, parameters: dict[str, Any], default_steps: int | None = None
+) -> ImageInference:
+    """Return the checked parameters of a task that no client has sent, under a new UUID.
+
+    `parameters` are named as the fields of ImageInference; None counts as absent.
+
+    Raises:
+        TaskError: the first fault.
+    """
+    envelope = {"taskType": "imageInference", "taskUUID": str(uuid.uuid4()), "model": model}
+    return parse_image_inference({**envelope, **parameters}, default_steps)
 
 
 def check_cache_window(task: ImageInference) -> None:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from pipeline.request import ImageRequest
 from server.engine.messages import Job
-from server.runware.cache_options import build_cache_plan
 from server.runware.errors import TaskError
-from server.runware.schemas import BLANK_PROMPT, ImageInference
+from server.runware.image_request import to_image_request
+from server.runware.schemas import ImageInference
 from server.settings import CacheSettings
 from server.tasks.tables import RUNNING, TaskRow
 
@@ -87,25 +86,12 @@ class AcceptedTask:
 
     def to_job(self, positions: Sequence[int], cache: CacheSettings) -> Job:
         """Return the job that generates the images at these positions."""
-        parameters = self.parameters
-        plan, _ = build_cache_plan(parameters, cache)
-        prompt, negative = parameters.positivePrompt, parameters.negativePrompt
-        request = ImageRequest(
-            prompt="" if prompt == BLANK_PROMPT else prompt,
-            negative_prompt=None if negative == BLANK_PROMPT else negative,
-            width_px=self.width_px,
-            height_px=self.height_px,
-            num_steps=parameters.steps,
-            guidance=parameters.CFGScale,
-            seeds=tuple(self.seeds[position] for position in positions),
-            scheduler=parameters.scheduler,
-            cache=plan,
-            rewrite=parameters.hunyuan.rewrite,
-            system_prompt=parameters.hunyuan.systemPrompt,
-        )
+        parameters, width_px, height_px = self.parameters, self.width_px, self.height_px
+        size_px = None if width_px is None or height_px is None else (width_px, height_px)
+        seeds = [self.seeds[position] for position in positions]
         return Job(
             job_id=self.task_uuid,
-            request=request,
+            request=to_image_request(parameters, size_px, seeds, cache),
             image_format=parameters.outputFormat,
             quality=parameters.outputQuality,
             request_id=self.request_id,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cache.plan import CachePlan, ForecastPlan
-from model.config import load_config
+from model.config_file import load_config
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS
 from model.loading.options import LoadOptions
 from model.mesh import SINGLE

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from model.errors import ConfigError
 from pipeline.load import Pipeline
 from server.runware.errors import CommandError
+from tools.modes import parse_mode
 from tools.verify.checks import Check
 from tools.verify.recording import Recording, RecordingError
-from tools.verify.report import Request, parse_mode, verify_recording
 from tools.verify.run import list_groups
+from tools.verify.verify import Request, verify_recording
 
 GOLDEN = Path(__file__).parent
 
@@ -29,7 +30,6 @@ def verify(checkpoint: Path, folder: Path, *only: str, mode: str = "single") -> 
             checkpoint=checkpoint,
             recording=folder,
             only=frozenset(only),
-            failures_only=True,
             mode=mode,
         )
     )
@@ -117,7 +117,8 @@ def test_the_report_tells_success_from_failure(copied_recording: Path) -> None:
     tensors["token_ids"][0, 3] += 1
     save_file(tensors, path)
     assert not verify(checkpoint, copied_recording)
-    assert not verify(checkpoint, copied_recording, "no_such_case")
+    with pytest.raises(CommandError, match="tall_nocfg"):
+        verify(checkpoint, copied_recording, "no_such_case")
 
 
 @pytest.mark.parametrize("mode", ["layers2", "cfg2", "tensor2-expert", "cfg2xtensor2"])

@@ -4,18 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from cache.plan import CachePlan, ForecastPlan
-from model.config import load_config
+from model.config_file import load_config
 from model.errors import ConfigError
 from model.loading.build import build_skeleton, load_model
 from model.loading.shard_plan import ShardSlice, check_divisible, plan_shard_slice
 from model.loading.weight_map import list_slots
-from model.mesh import Group, Mesh, join_mesh, leave_mesh
+from model.mesh import Mesh, RankGroup, join_mesh, leave_mesh
 from pipeline.generate import generate
 from pipeline.load import load_pipeline
 from pipeline.request import ImageDone, ImageRequest
@@ -94,14 +95,14 @@ def generate_as_rank(
 
 def decode_as_rank(rank: int, folder: Path) -> None:
     mesh = join_mesh(rank, 1, 3, folder / "rendezvous", "cpu")
-    whole = replace(mesh, tensor=Group())  # three ranks do not divide its layers
+    whole = replace(mesh, tensor=RankGroup())  # three ranks do not divide its layers
     decoded = decode_all(GOLDEN_CHECKPOINT, whole)
     if mesh.is_first:
         torch.save(decoded, folder / "decoded.pt")
     leave_mesh()
 
 
-def pixels(done: ImageDone) -> np.ndarray:
+def pixels(done: ImageDone) -> npt.NDArray[np.int64]:
     return done.pixels_yx3.astype(int)
 
 
@@ -114,7 +115,7 @@ def alone(tiny_checkpoint: Path) -> dict[str, list[ImageDone]]:
     ("cfg_size", "tensor_size", "expert_parallel"),
     [(1, 2, False), (2, 1, False), (2, 2, False), (1, 2, True)],
 )
-def test_a_mesh_generates_what_one_process_draws(
+def test_a_mesh_generates_what_one_process_generates(
     cfg_size: int,
     tensor_size: int,
     expert_parallel: bool,
@@ -122,7 +123,7 @@ def test_a_mesh_generates_what_one_process_draws(
     alone: dict[str, list[ImageDone]],
     tmp_path: Path,
 ) -> None:
-    mp.spawn(
+    spawn(
         generate_as_rank,
         args=(cfg_size, tensor_size, expert_parallel, tiny_checkpoint, tmp_path),
         nprocs=cfg_size * tensor_size,
@@ -133,15 +134,15 @@ def test_a_mesh_generates_what_one_process_draws(
         for ours, theirs in zip(together[name], expected, strict=True):
             assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
             assert ours.diagnostics == theirs.diagnostics, name
-    assert together["cached"][0].diagnostics["stepsReused"] > 0
+    assert together["cached"][0].diagnostics.reused_steps
     decoded = torch.load(tmp_path / "decoded.pt")
-    for ours, theirs in zip(decoded, decode_all(tiny_checkpoint, Mesh()), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    for tensor, whole in zip(decoded, decode_all(tiny_checkpoint, Mesh()), strict=True):
+        torch.testing.assert_close(tensor, whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_a_mesh_generates_the_same_with_trained_weights(tmp_path: Path) -> None:
-    mp.spawn(generate_as_rank, args=(2, 2, False, TRAINED_CHECKPOINT, tmp_path), nprocs=4)
+    spawn(generate_as_rank, args=(2, 2, False, TRAINED_CHECKPOINT, tmp_path), nprocs=4)
     together = torch.load(tmp_path / "images.pt", weights_only=False)
     for name, expected in generate_all(TRAINED_CHECKPOINT, Mesh()).items():
         for ours, theirs in zip(together[name], expected, strict=True):
@@ -149,15 +150,15 @@ def test_a_mesh_generates_the_same_with_trained_weights(tmp_path: Path) -> None:
             assert ours.diagnostics == theirs.diagnostics, name
 
 
-def test_a_golden_checkpoint_of_several_frames_is_decoded_in_slabs(tmp_path: Path) -> None:
+def test_a_golden_checkpoint_of_several_frames_is_decoded_in_shards(tmp_path: Path) -> None:
     """Its decoder has temporal levels: norms run over all frames and rows."""
-    mp.spawn(decode_as_rank, args=(tmp_path,), nprocs=3)
+    spawn(decode_as_rank, args=(tmp_path,), nprocs=3)
     decoded = torch.load(tmp_path / "decoded.pt")
     for ours, theirs in zip(decoded, decode_all(GOLDEN_CHECKPOINT, Mesh()), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
+def test_the_shards_of_all_ranks_are_the_whole_once() -> None:
     for name, shape in (
         ("model.layers.0.self_attn.qkv_proj.weight", (24, 6)),
         ("model.layers.0.mlp.experts.3.gate_and_up_proj.weight", (16, 6)),
@@ -167,18 +168,18 @@ def test_the_parts_of_all_ranks_are_the_whole_once() -> None:
         whole = torch.arange(shape[0] * shape[1])
         seen = []
         for rank in range(2):
-            part = plan_shard_slice(name, shape, rank, 2)
-            assert part is not None
-            for offset, count in part.runs(shape):
+            shard = plan_shard_slice(name, shape, rank, 2)
+            assert shard is not None
+            for offset, count in shard.runs(shape):
                 seen += whole[offset : offset + count].tolist()
         assert sorted(seen) == whole.tolist(), name
 
 
 def test_up_and_gate_are_cut_in_both_halves() -> None:
     """[up; gate] of width 8: rank 1 of 2 holds the second half of each."""
-    part = plan_shard_slice("model.layers.0.mlp.shared_mlp.gate_and_up_proj.weight", (16, 6), 1, 2)
-    assert part == ShardSlice(0, (4, 12), 4)
-    assert part.shape((16, 6)) == (8, 6)
+    shard = plan_shard_slice("model.layers.0.mlp.shared_mlp.gate_and_up_proj.weight", (16, 6), 1, 2)
+    assert shard == ShardSlice(0, (4, 12), 4)
+    assert shard.shape((16, 6)) == (8, 6)
 
 
 def test_what_is_not_split_is_whole_on_every_rank() -> None:
@@ -196,10 +197,10 @@ def test_ranks_that_do_not_divide_the_model_are_refused_with_what_would() -> Non
 def test_a_rank_holds_its_share_of_the_layers_and_checks_whole_shapes() -> None:
     config = load_config(GOLDEN_CHECKPOINT)
     whole = list_slots(build_skeleton(config, has_vision=True))
-    half = build_skeleton(config, has_vision=True, mesh=Mesh(tensor=Group(1, 2), rank=1, size=2))
-    targets = list_slots(half)
-    assert {n: t.shape for n, t in targets.items()} == {n: t.shape for n, t in whole.items()}
+    mesh = Mesh(tensor=RankGroup(1, 2), rank=1, size=2)
+    half = build_skeleton(config, has_vision=True, mesh=mesh)
+    slots = list_slots(half)
+    assert {n: s.shape for n, s in slots.items()} == {n: s.shape for n, s in whole.items()}
     parameters = dict(half.named_parameters())
-    for name, target in targets.items():
-        own = target.shape if target.part is None else target.part.shape(target.shape)
-        assert tuple(target.view(parameters).shape) == own, name
+    for name, slot in slots.items():
+        assert tuple(slot.view(parameters).shape) == slot.local_shape, name

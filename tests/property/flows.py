@@ -58,12 +58,15 @@ def drive(
     velocity: Callable[[Tensor, float], Tensor],
     seed: int = 0,
 ) -> Trajectory:
-    """Run a solver to its end on an exact flow."""
+    """Run a solver to its end on an exact flow; latents of one number an image."""
     generator = torch.Generator().manual_seed(seed)
-    path = Trajectory(solver, noise_B, lambda: torch.randn(noise_B.shape, generator=generator))
-    while not path.is_done:
-        path.advance(velocity(path.query.latent_BCYX, path.query.sigma))
-    return path
+    trajectory = Trajectory(
+        solver, noise_B, lambda: torch.randn(noise_B.shape, generator=generator)
+    )
+    while not trajectory.is_done:
+        query = trajectory.query
+        trajectory.advance(velocity(query.latent_BCYX, query.sigma))
+    return trajectory
 
 
 def error_of(name: str, num_steps: int, flow: Mixture, noise_B: Tensor, exact_B: Tensor) -> float:

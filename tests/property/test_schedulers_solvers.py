@@ -1,6 +1,8 @@
 """Every solver against flows whose solution is known."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 
 from schedulers.build import build_scheduler
 from schedulers.catalog import ACCEPTED, CATALOG, REJECTED
-from schedulers.euler import Euler, Heun, Midpoint
+from schedulers.euler import Euler
+from schedulers.runge_kutta import Heun, Midpoint
 from schedulers.unipc import UniPC
 from tests.property.flows import NORMAL, TWO_MODES, Mixture, drive, error_of
 
@@ -70,7 +73,7 @@ def test_every_deterministic_solver_is_exact_for_a_constant_velocity(
 def test_the_error_falls_with_the_order_of_the_solver(
     solver: type[Euler | Heun | Midpoint], order: int, flow: Mixture
 ) -> None:
-    """On an even grid from 1 to 0: halving the step divides the error by 2^order."""
+    """On even sigmas from 1 to 0: halving the step divides the error by 2^order."""
     start = noise()
     exact = flow.solve_exactly(start)
     counts = (40, 80)
@@ -94,7 +97,7 @@ def test_higher_order_beats_euler_at_every_usual_number_of_steps(exact_two_modes
         euler = error_of("Euler", num_steps, TWO_MODES, noise(), exact_two_modes)
         for name in NATIVE:
             entry = CATALOG[name]
-            if entry.eta == 0 and entry.grid == "shifted" and entry.order > 1:
+            if entry.eta == 0 and entry.schedule == "shifted" and entry.order > 1:
                 assert error_of(name, num_steps, TWO_MODES, noise(), exact_two_modes) < euler, name
 
 
@@ -111,14 +114,14 @@ def test_stochastic_solvers_keep_mean_and_deviation(name: str, flow: Mixture) ->
 def test_every_name_ends_at_sigma_0_without_nan(num_steps: int) -> None:
     for name in ACCEPTED:
         scheduler = build_scheduler(name, num_steps, shift=3.0)
-        path = drive(scheduler.solver, noise(16), TWO_MODES.velocity)
+        trajectory = drive(scheduler.solver, noise(16), TWO_MODES.velocity)
         assert scheduler.solver.sigmas[-1] == 0.0
-        assert path.latent_BCYX.dtype == torch.float32
-        assert torch.isfinite(path.latent_BCYX).all(), name
-        assert float(path.latent_BCYX.abs().max()) < 5, name
+        assert trajectory.latent_BCYX.dtype == torch.float32
+        assert torch.isfinite(trajectory.latent_BCYX).all(), name
+        assert float(trajectory.latent_BCYX.abs().max()) < 5, name
 
 
-def test_two_evaluation_solvers_ask_twice_but_at_the_last_step() -> None:
+def test_two_evaluation_solvers_evaluate_twice_but_at_the_last_step() -> None:
     for name in (
         "Heun",
         "Heun Karras",
@@ -147,9 +150,14 @@ def test_a_substituted_name_says_what_is_used_instead() -> None:
     assert build_scheduler("Euler", 10, shift=3.0).warnings == ()
 
 
+def build_oracle(scheduler: Callable[..., Any], **options: object) -> Any:
+    """Return a scheduler of diffusers, which has no annotations."""
+    return scheduler(**options)
+
+
 def test_euler_equals_diffusers() -> None:
     ours = build_scheduler("Euler", 20, shift=3.0).solver
-    oracle = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    oracle = build_oracle(FlowMatchEulerDiscreteScheduler, shift=1.0)
     oracle.set_timesteps(sigmas=list(ours.sigmas[:-1]))
     x = noise(64)
     expected = x
@@ -163,10 +171,14 @@ def test_euler_equals_diffusers() -> None:
 @pytest.mark.parametrize("order", [2, 3])
 @pytest.mark.parametrize("num_steps", [20, 30])
 def test_unipc_equals_diffusers(order: int, num_steps: int) -> None:
-    """On a grid that starts just below 1, where lambda is finite for both."""
+    """On sigmas that start just below 1, where lambda is finite for both."""
     sigmas = (0.98, *build_scheduler("UniPC", num_steps, shift=3.0).solver.sigmas[1:])
-    oracle = UniPCMultistepScheduler(
-        solver_order=order, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=1.0
+    oracle = build_oracle(
+        UniPCMultistepScheduler,
+        solver_order=order,
+        use_flow_sigmas=True,
+        prediction_type="flow_prediction",
+        flow_shift=1.0,
     )
     oracle.set_timesteps(num_steps)
     oracle.sigmas = torch.tensor(sigmas)

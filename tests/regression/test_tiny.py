@@ -1,7 +1,7 @@
 """The shipped checkpoint generates what it drew when it was shipped.
 
 The recording is this implementation's own: it tells that results change, not that they are wrong.
-After a change that is meant: `hyimage record checkpoints/tiny tests/regression`.
+After a change that is meant: `hyimage record --checkpoint checkpoints/tiny tests/regression`.
 """
 
 import json
@@ -13,14 +13,14 @@ import pytest
 from pipeline.load import Pipeline
 from server.runware.errors import CommandError
 from tools.verify.record import KIND, record_checkpoint
-from tools.verify.report import Request, verify_recording
+from tools.verify.verify import Request, verify_recording
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parents[1] / "checkpoints" / "tiny"
 
 
 def test_the_shipped_checkpoint_generates_what_it_drew() -> None:
-    request = Request(checkpoint=CHECKPOINT, recording=HERE, only=frozenset(), failures_only=True)
+    request = Request(checkpoint=CHECKPOINT, recording=HERE)
     assert verify_recording(request)
 
 

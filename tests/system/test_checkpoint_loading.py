@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.config import load_config, parse_config
+from model.config_file import load_config, parse_config
 from model.errors import CheckpointError, ModelError
 from model.loading.build import build_skeleton, load_model
 from model.loading.checkpoint import INDEX_NAME, list_shards

@@ -1,22 +1,22 @@
-"""How fast a checkpoint loads, beside bare reads of the same files; and whether it keeps to memory.
+"""Load time of a checkpoint beside bare reads of its files, and generation within a memory limit.
 
 Every measurement runs in a process of its own, with the files first dropped from the system's
 cache, in turns: bare, load, bare, load...
 """
 
-import json
 import multiprocessing
 import os
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
+from tools.progress import Report, ignore
 
 CHUNK_BYTES = 16 << 20
 _STATUS = Path("/proc/self/status")
@@ -44,9 +44,7 @@ class LimitedResult:
     step_s: float
 
 
-def run_load_bench(
-    settings: PipelineSettings, rounds: int, report: Callable[[str], None]
-) -> LoadResult:
+def run_load_bench(settings: PipelineSettings, rounds: int, report: Report = ignore) -> LoadResult:
     """Load a checkpoint several times, between bare reads of its files.
 
     Raises:
@@ -55,13 +53,14 @@ def run_load_bench(
     paths = _weight_files(Path(settings.checkpoint))
     bare, loads, peak, parameters = [], [], 0, 0.0
     for index in range(rounds):
-        report(f"round {index + 1} of {rounds}")
-        _forget(paths)
+        report("loading", index, rounds)
+        _drop_from_cache(paths)
         bare.append(_in_process(_read_all, paths)[0])
-        _forget(paths)
+        _drop_from_cache(paths)
         seconds, parameters, grown = _in_process(_load, settings)
         loads.append(seconds)
         peak = max(peak, int(grown))
+    report("loading", rounds, rounds)
     return LoadResult(
         file_bytes=sum(path.stat().st_size for path in paths),
         bare_s=statistics.median(bare),
@@ -73,22 +72,23 @@ def run_load_bench(
 
 
 def run_limited(settings: PipelineSettings, limit_bytes: int, num_steps: int) -> LimitedResult:
-    """Load and draw in a process that gets no memory beyond a limit.
+    """Load and generate in a process that gets no memory beyond a limit.
 
     Raises:
         CommandError: it did not manage.
     """
-    _forget(_weight_files(Path(settings.checkpoint)))
-    load_s, step_s, peak = _in_process(_generate_limited, (settings, limit_bytes, num_steps))
+    _drop_from_cache(_weight_files(Path(settings.checkpoint)))
+    try:
+        load_s, step_s, peak = _in_process(_generate_limited, (settings, limit_bytes, num_steps))
+    except CommandError as e:
+        raise CommandError(
+            f"generation within {limit_bytes / 1e9:g} GB failed ({e}); raise the limit, or keep "
+            "less in memory with the setting worker.device_memory_gb (0: no limit), which is "
+            f"{settings.device_memory_gb:g}"
+        ) from None
     return LimitedResult(
         limit_bytes=limit_bytes, peak_bytes=int(peak), load_s=load_s, step_s=step_s
     )
-
-
-def write_result(path: Path, *results: LoadResult | LimitedResult | None) -> None:
-    """Write the figures as JSON."""
-    fields = {type(result).__name__: asdict(result) for result in results if result is not None}
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _forget(paths: list[Path]) -> None:
+def _drop_from_cache(paths: list[Path]) -> None:
     """Drop files from the system's cache."""
     for path in paths:
         with path.open("rb") as file:
@@ -110,7 +110,7 @@ def _in_process(work: Callable[..., tuple[float, float, float]], argument: objec
     """Run in a fresh process and return its figures."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(work, argument, theirs), daemon=True)
+    process = context.Process(target=_send_figures, args=(work, argument, theirs), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -124,13 +124,13 @@ def _in_process(work: Callable[..., tuple[float, float, float]], argument: objec
     return list(figures)
 
 
-def _answer(
+def _send_figures(
     work: Callable[..., tuple[float, float, float]], argument: object, connection: Connection
 ) -> None:
     try:
         connection.send(work(argument))
     except (ValueError, RuntimeError, MemoryError) as e:
-        connection.send(f"{type(e).__name__}: {e}")
+        connection.send(str(e) or type(e).__name__)
 
 
 def _read_all(paths: list[Path]) -> tuple[float, float, float]:
@@ -154,11 +154,11 @@ def _load(settings: PipelineSettings) -> tuple[float, float, float]:
     return seconds, parameters, _resident_bytes("VmHWM") - before
 
 
-def _generate_limited(asked: tuple[PipelineSettings, int, int]) -> tuple[float, float, float]:
+def _generate_limited(work: tuple[PipelineSettings, int, int]) -> tuple[float, float, float]:
     from pipeline.load import load_pipeline
     from tools.bench.images import generate_pixels, square_request
 
-    settings, limit_bytes, num_steps = asked
+    settings, limit_bytes, num_steps = work
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     start = time.perf_counter()
     pipeline = load_pipeline(settings)

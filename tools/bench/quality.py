@@ -1,48 +1,21 @@
-"""Which settings are worth their time: schedulers, steps and step caches, against what they copy.
+"""Image quality of schedulers, steps and step caches against uncached images: PSNR, SSIM.
 
 Every image is compared with two: the uncached Euler image of the base number of steps, which
 a cache tries to save work on, and the uncached image of 100 steps, which all solvers head for.
 Plain Euler with as many model evaluations is the bar: below it, fewer steps would be better.
 """
 
-import csv
-import json
-import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from cache.build import effective_thresholds
-from cache.plan import NO_REUSE, CachePlan, ForecastPlan
 from pipeline.load import Pipeline
 from pipeline.request import ImageRequest
 from tools.bench.images import Generated, generate_pixels
-from tools.charts import Points, plot_chart
-from tools.similarity import Pixels, psnr, ssim
-
-TRUTH_STEPS = 100
-MAX_PSNR = 99.0  # stands for equal images, in medians and in JSON
-
-# TeaCache distances and multiples of FBCache's default threshold; the defaults first.
-TEA_DISTANCES = (0.5, 0.25, 0.8, 1.0)
-FB_READINESS = (1.0, 0.6, 4 / 3)  # the last is the API's threshold 0
-FORECAST_DISTANCES = (0.5, 0.8, 1.0)  # TeaCache decides, a forecast stands in
-FORECASTS = ((1, 2), (1, 3), (2, 3))
-SCHEDULERS = ("DPM++ 2M", "UniPC", "LMS", "IPNDMScheduler", "Heun", "DEISMultistepScheduler")
-SCHEDULER_STEPS = (10, 20, 30)
-EULER_STEPS = (10, 12, 14, 16, 18, 20, 22, 25)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """One way of generating. `threshold` is the API's value or, for a forecast, its interval."""
-
-    policy: str
-    threshold: float | None
-    scheduler: str
-    num_steps: int
-    plan: CachePlan
+from tools.bench.quality_settings import Setting, Sweep, list_settings, plain
+from tools.progress import Report, ignore
+from tools.similarity import MAX_PSNR, Pixels, psnr, ssim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,73 +43,53 @@ class Row:
     seconds: float
 
 
-def list_settings(base_steps: int, with_schedulers: bool) -> Iterator[Setting]:
-    """Yield what is measured, plain Euler first."""
-    for steps in sorted({*EULER_STEPS, base_steps}):
-        yield _plain("Euler", steps)
-    plan = CachePlan(start=0, end=base_steps)
-    for distance in TEA_DISTANCES:
-        yield _cached("teaCache", distance, replace(plan, tea_distance=distance), base_steps)
-    for fb_threshold_scale in FB_READINESS:
-        # The documented meaning: lower thresholds reuse more.
-        threshold = round(1 - 0.75 * fb_threshold_scale, 3)
-        yield _cached(
-            "fbCache", threshold, replace(plan, fb_threshold_scale=fb_threshold_scale), base_steps
-        )
-    for distance in FORECAST_DISTANCES:
-        both = replace(plan, tea_distance=distance, forecast=ForecastPlan(order=1))
-        yield _cached("teaCache+forecast", distance, both, base_steps)
-    for order, interval in FORECASTS:
-        yield _fixed(f"forecast order {order}", interval, order, interval, base_steps, base_steps)
-    # Naive reuse at savings of 1.5 and 2: every second or third step, whatever happens there.
-    yield _fixed("naive", 2, 0, 2, round(0.75 * base_steps), base_steps)
-    yield _fixed("naive", 3, 0, 3, round(0.83 * base_steps), base_steps)
-    if with_schedulers:
-        for scheduler in SCHEDULERS:
-            for steps in SCHEDULER_STEPS:
-                yield _plain(scheduler, steps)
+@dataclass(frozen=True, slots=True)
+class _Truths:
+    """The uncached images that all others are compared with: of the base steps, and of many."""
 
-
-def _fixed(
-    policy: str, threshold: float, order: int, interval: int, end: int, num_steps: int
-) -> Setting:
-    plan = CachePlan(
-        start=0,
-        end=end,
-        forecast=ForecastPlan(order=order, interval=interval),
-        max_consecutive=interval - 1,
-    )
-    return _cached(policy, threshold, plan, num_steps)
-
-
-def _plain(scheduler: str, num_steps: int) -> Setting:
-    return Setting(
-        policy="none", threshold=None, scheduler=scheduler, num_steps=num_steps, plan=NO_REUSE
-    )
-
-
-def _cached(policy: str, threshold: float, plan: CachePlan, num_steps: int) -> Setting:
-    return Setting(
-        policy=policy, threshold=threshold, scheduler="Euler", num_steps=num_steps, plan=plan
-    )
+    base: Sequence[Pixels]
+    end: Sequence[Pixels]
+    base_steps: int
 
 
 def run_quality_bench(
     pipeline: Pipeline,
     requests: Sequence[ImageRequest],
-    settings: Sequence[Setting],
     base_steps: int,
-    advance: Callable[[], None],
-    keep: Callable[[Sequence[Row]], None],
-) -> list[Row]:
-    """Generate every request with every setting.
+    sweep: Sweep,
+    report: Report = ignore,
+) -> Iterator[Row]:
+    """Generate every request with every setting of the sweep; yield a row after each setting.
 
-    `advance` is called after each image, `keep` with all rows so far after each setting: a run
-    takes long, and what stops it costs only the setting it was at.
+    A run takes long: what stops it costs only the setting it was at.
     """
+    settings = list(list_settings(base_steps, sweep))
+    generate_all = _counting_generator(pipeline, requests, len(settings) + 1, report)
+    ends = [image.pixels_yx3 for image in generate_all(plain("Euler", sweep.truth_steps))]
+    base_setting = plain("Euler", base_steps)
+    base = generate_all(base_setting)
+    truths = _Truths([image.pixels_yx3 for image in base], ends, base_steps)
+    euler: dict[float, tuple[float, float]] = {}
+    for setting in settings:
+        generated = base if setting == base_setting else generate_all(setting)
+        row = _measure(pipeline, setting, generated, truths)
+        if setting.policy == "none" and setting.scheduler == "Euler":
+            euler[row.evaluations] = (row.psnr, row.ssim)
+            yield row
+        else:
+            bar_psnr, bar_ssim = _interpolate(euler, row.evaluations, base_steps)
+            yield replace(row, euler_psnr=bar_psnr, euler_ssim=bar_ssim)
+
+
+def _counting_generator(
+    pipeline: Pipeline, requests: Sequence[ImageRequest], num_settings: int, report: Report
+) -> Callable[[Setting], list[Generated]]:
+    """Return a function that generates all requests with a setting, and reports each image."""
+    num_done, num_images = 0, len(requests) * num_settings
 
     def generate_all(setting: Setting) -> list[Generated]:
-        generated = []
+        nonlocal num_done
+        images = []
         for request in requests:
             variant = replace(
                 request,
@@ -144,41 +97,19 @@ def run_quality_bench(
                 num_steps=setting.num_steps,
                 cache=setting.plan,
             )
-            generated.append(generate_pixels(pipeline, variant))
-            advance()
-        return generated
+            images.append(generate_pixels(pipeline, variant))
+            num_done += 1
+            report("generating", num_done, num_images)
+        return images
 
-    ends = [d.pixels_yx3 for d in generate_all(_plain("Euler", TRUTH_STEPS))]
-    base_setting = _plain("Euler", base_steps)
-    base = generate_all(base_setting)
-    bases = [d.pixels_yx3 for d in base]
-    rows: list[Row] = []
-    euler: dict[float, tuple[float, float]] = {}
-    for setting in settings:
-        generated = base if setting == base_setting else generate_all(setting)
-        row = _measure(pipeline, setting, generated, bases, ends, base_steps)
-        if setting.policy == "none" and setting.scheduler == "Euler":
-            euler[row.evaluations] = (row.psnr, row.ssim)
-            rows.append(row)
-        else:
-            bar_psnr, bar_ssim = _interpolate(euler, row.evaluations, base_steps)
-            rows.append(replace(row, euler_psnr=bar_psnr, euler_ssim=bar_ssim))
-        keep(rows)
-    return rows
-
-
-def count_images(num_requests: int, settings: Sequence[Setting]) -> int:
-    """Return how many images a run generates: those of 100 steps, and of each setting."""
-    return num_requests * (len(settings) + 1)
+    return generate_all
 
 
 def _measure(
     pipeline: Pipeline,
     setting: Setting,
     generated: Sequence[Generated],
-    bases: Sequence[Pixels],
-    ends: Sequence[Pixels],
-    base_steps: int,
+    truths: _Truths,
 ) -> Row:
     thresholds = effective_thresholds(setting.plan, pipeline.calibration)
     evaluations = statistics.mean(d.num_evaluations for d in generated)
@@ -190,11 +121,11 @@ def _measure(
         scheduler=setting.scheduler,
         steps=setting.num_steps,
         evaluations=evaluations,
-        saving=base_steps / evaluations,
-        psnr=_median(psnr, images, bases),
-        ssim=_median(ssim, images, bases),
-        psnr_100=_median(psnr, images, ends),
-        ssim_100=_median(ssim, images, ends),
+        saving=truths.base_steps / evaluations,
+        psnr=_median(psnr, images, truths.base),
+        ssim=_median(ssim, images, truths.base),
+        psnr_100=_median(psnr, images, truths.end),
+        ssim_100=_median(ssim, images, truths.end),
         euler_psnr=None,
         euler_ssim=None,
         seconds=statistics.median(d.seconds for d in generated),
@@ -225,59 +156,4 @@ def _interpolate(
     return (
         first[0] + share * (second[0] - first[0]),
         first[1] + share * (second[1] - first[1]),
-    )
-
-
-def write_rows(rows: Sequence[Row], csv_path: Path | None, json_path: Path | None) -> None:
-    """Write the rows as CSV, JSON, or both."""
-    if csv_path is not None:
-        with csv_path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(asdict(rows[0])))
-            writer.writeheader()
-            writer.writerows(_rounded(row) for row in rows)
-    if json_path is not None:
-        content = json.dumps([_rounded(row) for row in rows], indent=2)
-        json_path.write_text(content + "\n", encoding="utf-8")
-
-
-def _rounded(row: Row) -> dict[str, object]:
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(row).items()}
-
-
-def plot_quality_chart(path: Path, rows: Sequence[Row], base_steps: int) -> None:
-    """Draw PSNR against evaluations: caches and plain Euler, against the uncached image."""
-    series: dict[str, Points] = {}
-    for name in dict.fromkeys(row.policy for row in rows if row.scheduler == "Euler"):
-        points = [
-            (row.evaluations, row.psnr)
-            for row in rows
-            if row.policy == name and row.scheduler == "Euler" and row.psnr < MAX_PSNR
-        ]
-        if name == "none":
-            points = [p for p in points if p[0] < base_steps]
-        series["fewer Euler steps" if name == "none" else name] = points
-    plot_chart(
-        path,
-        series,
-        title=f"Work saved at {base_steps} steps, against the uncached image",
-        x_label="model evaluations",
-        y_label="median PSNR, dB",
-    )
-
-
-def plot_scheduler_chart(path: Path, rows: Sequence[Row]) -> None:
-    """Draw PSNR against evaluations: solvers, against the 100-step image."""
-    series: dict[str, Points] = {}
-    for name in dict.fromkeys(row.scheduler for row in rows if row.policy == "none"):
-        series[name] = [
-            (row.evaluations, row.psnr_100)
-            for row in rows
-            if row.policy == "none" and row.scheduler == name and math.isfinite(row.psnr_100)
-        ]
-    plot_chart(
-        path,
-        series,
-        title=f"Schedulers, against {TRUTH_STEPS} steps of Euler",
-        x_label="model evaluations",
-        y_label="median PSNR, dB",
     )

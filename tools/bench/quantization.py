@@ -1,19 +1,18 @@
-"""What rounded weights do to images: each scheme against the same checkpoint in bfloat16."""
+"""Image quality of quantized weights: each scheme against the same checkpoint in bfloat16."""
 
-import json
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from model.quantization.scheme import SCHEMES
 from pipeline.load import load_pipeline
 from pipeline.request import ImageRequest
 from pipeline.settings import PipelineSettings
 from tools.bench.images import generate_pixels
-from tools.similarity import psnr, ssim
+from tools.progress import Report, ignore
+from tools.similarity import MAX_PSNR, psnr, ssim
 
-MAX_PSNR = 99.0  # stands for equal images
+BASELINES = ("bfloat16", "float32")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,45 +30,40 @@ class Row:
 def run_quantization_bench(
     settings: PipelineSettings,
     make_requests: Callable[[int], Sequence[ImageRequest]],
-    report: Callable[[str], None],
-) -> list[Row]:
+    report: Report = ignore,
+) -> Iterator[Row]:
     """Generate the requests in bfloat16, float32 and every scheme, one model after the other.
 
     float32 against bfloat16 shows how far apart two faithful ways are. `make_requests` gets the
-    side of the square size.
+    side of the square size. A row follows each model.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or is quantized already.
     """
-    rows: list[Row] = []
     truths = None
-    for scheme in ("none", "float32", *SCHEMES):
-        report(f"generating with {'bfloat16' if scheme == 'none' else scheme}")
-        dtype = "float32" if scheme == "float32" else "bfloat16"
+    for name in (*BASELINES, *SCHEMES):
         held = settings.model_copy(
-            update={"dtype": dtype, "quantization": scheme if scheme in SCHEMES else "none"}
+            update={
+                "dtype": "float32" if name == "float32" else "bfloat16",
+                "quantization": name if name in SCHEMES else "none",
+            }
         )
         pipeline = load_pipeline(held)
         requests = make_requests(pipeline.transformer.config.image_base_size)
-        generated = [generate_pixels(pipeline, request) for request in requests]
-        images = [own.pixels_yx3 for own in generated]
-        if truths is None:
-            truths = images
+        generated = []
+        for index, request in enumerate(requests):
+            report(f"generating with {name}", index, len(requests))
+            generated.append(generate_pixels(pipeline, request))
+        report(f"generating with {name}", len(requests), len(requests))
+        images = [image.pixels_yx3 for image in generated]
+        truths = truths or images
         pairs = list(zip(images, truths, strict=True))
         ratios = [min(MAX_PSNR, psnr(ours, truth)) for ours, truth in pairs]
-        rows.append(
-            Row(
-                scheme="bfloat16" if scheme == "none" else scheme,
-                num_bytes=sum(p.nbytes for p in pipeline.transformer.parameters()),
-                psnr=statistics.median(ratios),
-                ssim=statistics.median(ssim(ours, truth) for ours, truth in pairs),
-                least_psnr=min(ratios),
-                seconds=statistics.median(own.seconds for own in generated),
-            )
+        yield Row(
+            scheme=name,
+            num_bytes=sum(p.nbytes for p in pipeline.transformer.parameters()),
+            psnr=statistics.median(ratios),
+            ssim=statistics.median(ssim(ours, truth) for ours, truth in pairs),
+            least_psnr=min(ratios),
+            seconds=statistics.median(image.seconds for image in generated),
         )
-    return rows
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows as JSON."""
-    path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")

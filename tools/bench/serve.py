@@ -1,11 +1,10 @@
-"""What the server itself costs: everything but generation, beside a bare route on the same body.
+"""Overhead of the server: everything but generation, beside a bare route on the same body.
 
-Both run as processes of their own on loopback and are asked the same task in turns, by the same
+Both run as processes of their own on loopback and get the same task in turns, from the same
 client: first one request at a time for the time to answer, then many at once for the rate.
 """
 
 import asyncio
-import json
 import multiprocessing
 import socket
 import statistics
@@ -14,8 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import httpx
 import uvicorn
@@ -25,7 +23,7 @@ from server.app import create_app
 from server.engine.messages import Job, JobDone, JobEvent, JobImage
 from server.engine.protocol import EngineStatus
 from server.runware.schemas import ImageInference
-from server.settings import Settings
+from server.settings import ImageSettings, Settings, TaskSettings
 
 START_TIMEOUT_S = 60.0
 
@@ -94,11 +92,6 @@ def run_serve_bench(settings: Settings, num_requests: int, concurrency: int) -> 
     )
 
 
-def write_result(path: Path, result: ServeResult) -> None:
-    """Write the figures as JSON."""
-    path.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-
-
 async def _load(url: str, model: str, num_requests: int, concurrency: int) -> tuple[float, float]:
     """Return the median seconds of one request, and requests a second with many at once."""
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -106,7 +99,7 @@ async def _load(url: str, model: str, num_requests: int, concurrency: int) -> tu
         base_url=url, limits=limits, timeout=60, trust_env=False
     ) as client:
 
-        async def ask() -> float:
+        async def send() -> float:
             task = {
                 "taskType": "imageInference",
                 "taskUUID": str(uuid.uuid4()),
@@ -119,12 +112,12 @@ async def _load(url: str, model: str, num_requests: int, concurrency: int) -> tu
             response.raise_for_status()
             return time.perf_counter() - started
 
-        alone = [await ask() for _ in range(max(10, num_requests // 10))]
+        alone = [await send() for _ in range(max(10, num_requests // 10))]
         pending = iter(range(num_requests))
 
         async def worker() -> None:
             for _ in pending:
-                await ask()
+                await send()
 
         started = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(concurrency)))
@@ -163,12 +156,20 @@ def _wait_for(port: int) -> None:
             return
 
 
+def settings_within(settings: Settings, folder: str) -> Settings:
+    """Return settings whose tasks and images lie in a folder, so that nothing else is touched."""
+    images = {**settings.images.model_dump(), "store": f"{folder}/images"}
+    tasks = {**settings.tasks.model_dump(), "database_url": f"sqlite:///{folder}/tasks.db"}
+    return settings.model_copy(
+        update={
+            "images": ImageSettings.model_validate(images),
+            "tasks": TaskSettings.model_validate(tasks),
+        }
+    )
+
+
 def _run_ours(settings: Settings, folder: str, port: int) -> None:
-    update = {
-        "images": settings.images.model_copy(update={"folder": f"{folder}/images"}),
-        "tasks": settings.tasks.model_copy(update={"database_url": f"sqlite:///{folder}/tasks.db"}),
-    }
-    app = create_app(settings.model_copy(update=update), StubEngine())
+    app = create_app(settings_within(settings, folder), StubEngine())
     uvicorn.run(app, port=port, log_level="error", access_log=False)
 
 

@@ -1,16 +1,15 @@
-"""One denoising step against the bare matrix products and attention calls inside it.
+"""Step time against the bare matrix products and attention calls inside the step.
 
 The step's own calls (matrix products, convolutions, attention) are recorded once, then replayed on
 the same tensors with nothing in between. Their time is what the mathematics costs on this machine;
 the ratio says how much of a step is that.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +89,6 @@ def run_step_bench(bench: StepBench) -> StepResult:
         peak_extra_bytes=peak[0],
         num_threads=torch.get_num_threads(),
     )
-
-
-def write_result(path: Path, bench: StepBench, result: StepResult) -> None:
-    """Write what was measured and the figures as JSON."""
-    path.write_text(json.dumps({**asdict(bench), **asdict(result)}, indent=2) + "\n")
 
 
 def bench_config(bench: StepBench) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Text decoding: tokens a second, and how much of a step is matrix products."""
+"""Text decoding speed: tokens a second, and the share of matrix products in a step."""
 
 import statistics
 import time
@@ -52,7 +52,7 @@ def run_text_bench(pipeline: Pipeline, batch: int, num_prompt: int, num_tokens: 
         stamps.append(time.perf_counter())
     step_s = statistics.median(b - a for a, b in pairwise(stamps[2:]))
     bare_s = _bare_seconds(pipeline, heads)
-    recomputed_s, reused_s = _image_seconds(pipeline, texts[0], prompt_cache[0])
+    recomputed_s, reused_s = _prompt_seconds(pipeline, texts[0], prompt_cache[0])
     return TextResult(
         batch=batch,
         prompt_tokens=num_prompt,
@@ -80,14 +80,14 @@ def _bare_seconds(pipeline: Pipeline, heads: list[list[int]]) -> float:
     return statistics.median(times)
 
 
-def _image_seconds(
-    pipeline: Pipeline, text: list[int], prompt_cache: PromptKVCache
+def _prompt_seconds(
+    pipeline: Pipeline, text: list[int], text_cache: PromptKVCache
 ) -> tuple[float, float]:
     """Return the time of an image's prompt after a text: anew, and from what the text left."""
-    after = [*text, 1, 2, 3]
+    image_prompt = [*text, 1, 2, 3]
     times = []
-    for known in (PromptKVCache(pipeline.transformer), prompt_cache):
+    for prompt_cache in (PromptKVCache(pipeline.transformer), text_cache):
         start = time.perf_counter()
-        known.get(after)
+        prompt_cache.get_or_compute(image_prompt)
         times.append(time.perf_counter() - start)
     return times[0], times[1]

@@ -1,4 +1,4 @@
-"""One comparison with recorded truth, and the list of them."""
+"""Comparisons with recorded tensors, values and images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

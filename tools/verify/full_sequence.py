@@ -28,7 +28,7 @@ def trace_full_sequence(
     traced: dict[str, Tensor] = {}
     x_BSD = torch.cat([_embed(transformer, row, step_BSD[i]) for i, row in enumerate(rows)])
     traced["inputs_embeds_step0"] = x_BSD
-    kept: list[list[LayerKV]] = [[] for _ in rows]
+    new_kv: list[list[LayerKV]] = [[] for _ in rows]
     config = transformer.config
     groups = [
         AttentionGroup(
@@ -37,7 +37,6 @@ def trace_full_sequence(
                 grid_positions(row, len(row.ids)), config.head_dim, config.rope_theta
             ),
             spans=sequence_spans(row),
-            kept=kept[i],
         )
         for i, row in enumerate(rows)
     ]
@@ -47,13 +46,13 @@ def trace_full_sequence(
         for module, hook in _hooks(traced, f"layer{index}", layer, len(rows[0].ids))
     ]
     try:
-        traced["backbone_out_step0"] = transformer.run_layers(x_BSD, groups)
+        traced["backbone_out_step0"] = transformer.run_layers(x_BSD, groups, new_kv=new_kv)
     finally:
         for handle in handles:
             handle.remove()
     # On a mesh each rank has seen its own heads, and its share of the sum over the width.
     group = transformer.mesh.tensor
-    for index, layer in enumerate(kept[0]):
+    for index, layer in enumerate(new_kv[0]):
         traced[f"layer{index}.kcache"] = group.all_gather(layer.k_BGSH, dim=1)
         traced[f"layer{index}.vcache"] = group.all_gather(layer.v_BGSH, dim=1)
         if (shared := f"layer{index}.shared_out") in traced:

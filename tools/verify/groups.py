@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.errors import UnsupportedSizeError
 from model.loading.build import build_skeleton
 from model.loading.weight_map import list_slots
@@ -40,7 +40,7 @@ def check_schedules(pipeline: Pipeline, recording: Recording) -> Iterator[Check]
 
 
 def check_noise(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
-    """Compare our float32 generate, rounded as the reference's was, with its draw per seed."""
+    """Compare our float32 noise of each seed, rounded as the reference's was, with the recorded."""
 
     def ours(name: str, recorded: Tensor) -> Tensor | None:
         if not name.removeprefix("seed").isdigit():
@@ -156,13 +156,17 @@ def check_resolutions(pipeline: Pipeline, recording: Recording) -> Iterator[Chec
         ours = [[size.height_px, size.width_px] for size in all_sizes[base]]
         yield compare_values("resolutions", f"buckets of {base}", ours, buckets)
     requests = recorded["requests"]
-    asked = {(r["height"], r["width"]) for r in requests}
-    # The requests belong to the base whose buckets hold all their answers.
-    sizes = next(s for s in all_sizes.values() if asked <= {(x.height_px, x.width_px) for x in s})
+    recorded_pairs = {(r["height"], r["width"]) for r in requests}
+    # The requests belong to the base whose buckets hold all the sizes they came to.
+    sizes = next(
+        sizes
+        for sizes in all_sizes.values()
+        if recorded_pairs <= {(size.height_px, size.width_px) for size in sizes}
+    )
     stride = requests[0]["height"] // requests[0]["token_h"]
     for request in requests:
         size = parse_reference_size(request["image_size"], sizes)
-        answer = {
+        outcome = {
             "image_size": request["image_size"],
             "height": size.height_px,
             "width": size.width_px,
@@ -170,18 +174,18 @@ def check_resolutions(pipeline: Pipeline, recording: Recording) -> Iterator[Chec
             "token_h": size.height_px // stride,
             "token_w": size.width_px // stride,
         }
-        yield compare_values("resolutions", f"request {request['image_size']}", answer, request)
+        yield compare_values("resolutions", f"request {request['image_size']}", outcome, request)
     for odd in recorded.get("odd_requests", []):
         yield _check_refusal(odd["image_size"], recorded)
 
 
 def _check_refusal(image_size: Any, recorded: dict[str, Any]) -> Check:
-    """What the reference crashes on or mishandles, we refuse."""
+    """Check that a size is refused which the reference crashes on or mishandles."""
     try:
-        answer: object = parse_reference_size(image_size, list_sizes(1024))
+        outcome: object = parse_reference_size(image_size, list_sizes(1024))
     except UnsupportedSizeError:
-        answer = "refused"
-    return compare_values("resolutions", f"odd request {image_size}", answer, "refused")
+        outcome = "refused"
+    return compare_values("resolutions", f"odd request {image_size}", outcome, "refused")
 
 
 def check_names(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:

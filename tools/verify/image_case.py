@@ -43,16 +43,16 @@ _STEP = re.compile(r"(pred|latents|inputs_embeds|backbone_out)_step(\d+)")
 
 @dataclass
 class Probe:
-    """A step cache that reuses nothing and remembers what went through it."""
+    """A step cache that reuses nothing and keeps what went through it."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
 
-    def evaluate(self, moment: StepContext, x_BSD: Tensor) -> Evaluation:
-        self.inputs[moment.step] = x_BSD
+    def evaluate(self, context: StepContext, x_BSD: Tensor) -> Evaluation:
+        self.inputs[context.step] = x_BSD
         first_BSD = yield RunFirstBlock(x_BSD)
-        self.outputs[moment.step] = yield RunRemainingBlocks(first_BSD)
-        return self.outputs[moment.step]
+        self.outputs[context.step] = yield RunRemainingBlocks(first_BSD)
+        return self.outputs[context.step]
 
 
 class ImageCase:
@@ -139,7 +139,7 @@ class ImageCase:
 
     @cached_property
     def _run(self) -> tuple[list[Tensor], list[Tensor], Probe]:
-        """Draw from the recorded noise; return velocities, latents and layer inputs by step."""
+        """Generate from the recorded noise; return velocities, latents and layer inputs by step."""
         count = len(self._prompts)
         noise_BCYX = self._recorded["latents_init"].float()
         transformer, solver = self._pipeline.transformer, Euler(tuple(self._sigmas.tolist()))
@@ -181,7 +181,7 @@ class ImageCase:
             return transformer.vae.decode(self._run[1][-1], transformer.mesh.whole)
 
     def _ours(self, name: str, recorded: Tensor) -> Tensor | None:
-        """Return our value for a recorded tensor, or None for a name we do not know."""
+        """Return our value for a recorded tensor, or None for an unknown name."""
         if match := _STEP.fullmatch(name):
             return self._step_tensor(match[1], int(match[2]), recorded)
         if name.startswith("layer"):

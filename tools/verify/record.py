@@ -1,4 +1,4 @@
-"""A recording of this implementation's own results: it tells that they change, not that they err.
+"""Regression recordings: this implementation's own results, which show change but not error.
 
 The truth lies in recordings of the official reference. This one guards a checkpoint that the
 reference never ran, such as the trained tiny one, against changes that nobody meant to make.

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.config import read_json
+from model.config_file import read_json
 from model.errors import ModelError
 from model.loading.safetensors_file import SafetensorsFile
 
@@ -21,7 +21,7 @@ class RecordingError(ModelError):
 
 
 class Recording:
-    """Reads a recording and knows what it promises."""
+    """A recording on disk: its cases, tensors with tolerances, and images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +32,7 @@ class Recording:
 
     @property
     def cases(self) -> dict[str, dict[str, Any]]:
-        """Return the image cases' inputs by name."""
+        """The image cases' inputs by name."""
         cases: dict[str, dict[str, Any]] = self.manifest["cases"]
         return cases
 

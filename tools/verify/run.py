@@ -33,6 +33,12 @@ class Group:
     skipped: str = ""
 
 
+def group_names(recording: Recording) -> list[str]:
+    """Return the names of every group of a recording, image cases last."""
+    files = [name for name, (file_name, _) in _GROUPS.items() if recording.has(file_name)]
+    return [*files, *recording.cases]
+
+
 def list_groups(pipeline: Pipeline, recording: Recording, only: set[str]) -> Iterator[Group]:
     """Yield every group of the recording; `only` limits them by name, empty means all."""
     for name, (file_name, check) in _GROUPS.items():
@@ -51,5 +57,5 @@ def _check_case(pipeline: Pipeline, recording: Recording, name: str) -> Iterator
 
 def _limited(group: Group, only: set[str]) -> Group:
     if only and group.name not in only:
-        return Group(group.name, iter(()), "not asked for (--group)")
+        return Group(group.name, iter(()), "not among the chosen groups")
     return group

@@ -124,8 +124,8 @@ def test_rows_with_one_prompt_share_its_keys_and_values(
 ) -> None:
     groups = build_step_groups(golden_pipeline.transformer, [rows[0], rows[2], rows[1]])
     assert [group.rows for group in groups] == [slice(0, 1), slice(1, 2), slice(2, 3)]
-    assert groups[0].past is groups[2].past
+    assert groups[0].past_kv is groups[2].past_kv
     recomputed = prefill(golden_pipeline.transformer, rows[0].prefix_ids)
-    for ours, again in zip(groups[0].past, recomputed.layers, strict=True):
+    for ours, again in zip(groups[0].past_kv, recomputed.layers, strict=True):
         assert torch.equal(ours.k_BGSH, again.k_BGSH)
         assert torch.equal(ours.v_BGSH, again.v_BGSH)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from model.config import load_config, parse_config
+from model.config_file import load_config, parse_config
 from model.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

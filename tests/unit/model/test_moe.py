@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from model.config import MoeConfig, load_config
+from model.config import MoeConfig
+from model.config_file import load_config
 from model.layers import swiglu
 from model.loading.build import build_skeleton
-from model.mesh import Group
+from model.mesh import RankGroup
 from model.moe import Experts, MoE
 from model.quantization.scheme import SCHEMES
 from tests.conftest import GOLDEN_CHECKPOINT
@@ -25,7 +26,7 @@ def build(num_experts: int, top_k: int, num_shared: int = 1, normalize: bool = T
         num_shared_experts=num_shared,
         normalize_weights=normalize,
     )
-    moe = MoE(WIDTH, config, Group())
+    moe = MoE(WIDTH, config, RankGroup())
     for parameter in moe.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return moe.requires_grad_(requires_grad=False)
@@ -86,7 +87,7 @@ def test_the_way_of_a_gpu_compiles_without_a_break_once_for_all_layers(scheme: s
             x = torch.empty(num_tokens, width, device="meta", dtype=torch.bfloat16)
             weights = torch.empty(num_tokens, top_k, device="meta")
             chosen = torch.zeros(num_tokens, top_k, device="meta", dtype=torch.int64)
-            for layer in transformer.model.layers:
+            for layer in transformer.layers:
                 assert layer.mlp.experts(x, weights, chosen).shape == x.shape
     assert counter.frame_count == 2
 
@@ -102,7 +103,7 @@ def test_the_outputs_of_ranks_with_whole_experts_add_up(is_grouped: bool) -> Non
     weights, experts = moe.gate(x)
     total = torch.zeros_like(x)
     for rank in range(3):
-        part = Experts(WIDTH, config, Group(rank, 3, expert_parallel=True))
+        part = Experts(WIDTH, config, RankGroup(rank, 3, expert_parallel=True))
         own = slice(2 * rank, 2 * rank + 2)
         part.load_state_dict({k: v[own] for k, v in moe.experts.state_dict().items()})
         if is_grouped:

@@ -16,6 +16,7 @@ from model.text_generation import (
     write_texts,
 )
 from pipeline.load import Pipeline
+from pipeline.noise import text_stream
 
 SAMPLING = TextSampling(temperature=0.6, top_k=50, top_p=0.95)
 HEADS = [list(range(40)), list(range(100, 117)), list(range(60, 63))]
@@ -28,7 +29,7 @@ def written(rounds: list[list[TextStep | None]]) -> list[list[int]]:
 def write(
     pipeline: Pipeline, heads: list[list[int]], seeds: list[int], count: int
 ) -> list[list[int]]:
-    choosers = [Sampler(SAMPLING, seed) for seed in seeds]
+    choosers = [Sampler(SAMPLING, text_stream(seed)) for seed in seeds]
     return written(list(write_texts(pipeline.transformer, heads, choosers, [], count)))
 
 
@@ -63,7 +64,7 @@ def test_a_text_ends_with_its_stop_token_while_others_go_on(tiny_pipeline: Pipel
     free = write(tiny_pipeline, HEADS, [1, 2, 3], 12)
     stop = free[1][4]
     assert stop not in free[0] + free[2]
-    choosers = [Sampler(SAMPLING, seed) for seed in (1, 2, 3)]
+    choosers = [Sampler(SAMPLING, text_stream(seed)) for seed in (1, 2, 3)]
     stopped = written(list(write_texts(tiny_pipeline.transformer, HEADS, choosers, [stop], 12)))
     assert stopped == [free[0], free[1][: free[1].index(stop) + 1], free[2]]
 
@@ -79,18 +80,18 @@ def test_a_step_for_one_row_reads_only_the_experts_it_routes_to(tiny_pipeline: P
             layer.mlp.gate.register_forward_hook(
                 lambda _, __, out: used.append(set(out[1].flatten().tolist()))
             )
-            for layer in transformer.model.layers
+            for layer in transformer.layers
         ]
         prefill(transformer, [steps[0].token], past)
         for handle in handles:
             handle.remove()
         saved = []
-        for layer, own in zip(transformer.model.layers, used, strict=True):
-            assert len(own) == transformer.config.layers[0].experts_per_token
+        for layer, routed in zip(transformer.layers, used, strict=True):
+            assert len(routed) == transformer.config.layers[0].experts_per_token
             for name in ("gate_and_up_proj", "down_proj"):
                 weights = getattr(layer.mlp.experts, name)
                 saved.append((weights, weights.clone()))
-                for expert in set(range(weights.shape[0])) - own:
+                for expert in set(range(weights.shape[0])) - routed:
                     weights[expert] = torch.nan
         poisoned = prefill(transformer, [steps[0].token], past)
         for weights, clean in saved:
@@ -101,15 +102,15 @@ def test_a_step_for_one_row_reads_only_the_experts_it_routes_to(tiny_pipeline: P
 
 def test_greedy_is_the_limit_of_low_temperature() -> None:
     logits = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    cold = Sampler(TextSampling(temperature=1e-4, top_k=100, top_p=1.0), seed=3)
+    cold = Sampler(TextSampling(temperature=1e-4, top_k=100, top_p=1.0), text_stream(3))
     assert cold(logits) == choose_likeliest(logits)
 
 
-def test_generates_follow_the_probabilities_within_top_k_and_top_p() -> None:
+def test_samples_follow_the_probabilities_within_top_k_and_top_p() -> None:
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
-    sampler = Sampler(TextSampling(temperature=1.0, top_k=4, top_p=0.8), seed=5)
-    generates = torch.tensor([sampler(probabilities.log()) for _ in range(4000)])
-    shares = torch.bincount(generates, minlength=5) / 4000
+    sampler = Sampler(TextSampling(temperature=1.0, top_k=4, top_p=0.8), text_stream(5))
+    samples = torch.tensor([sampler(probabilities.log()) for _ in range(4000)])
+    shares = torch.bincount(samples, minlength=5) / 4000
     expected = torch.tensor([0.5, 0.25, 0.15, 0.0, 0.0]) / 0.9
     torch.testing.assert_close(shares, expected, atol=0.03, rtol=0)
 
@@ -118,13 +119,13 @@ def test_a_prompt_that_begins_like_a_known_one_goes_on_from_there(tiny_pipeline:
     transformer = tiny_pipeline.transformer
     prompt_cache = PromptKVCache(transformer)
     with torch.inference_mode():
-        prompt_cache.get(list(range(40)))
+        prompt_cache.get_or_compute(list(range(40)))
         assert prompt_cache.num_computed == 40
-        longer = prompt_cache.get([*range(40), 7, 8])
+        longer = prompt_cache.get_or_compute([*range(40), 7, 8])
         assert prompt_cache.num_computed == 42
-        forked = prompt_cache.get([*range(30), 200, 201])
+        forked = prompt_cache.get_or_compute([*range(30), 200, 201])
         assert prompt_cache.num_computed == 44
-        prompt_cache.get([*range(10), 99])
+        prompt_cache.get_or_compute([*range(10), 99])
         assert prompt_cache.num_computed == 55  # ten tokens in common are not worth it
         for prefix, ids in ((longer, [*range(40), 7, 8]), (forked, [*range(30), 200, 201])):
             anew = prefill(transformer, ids)
@@ -141,7 +142,7 @@ def test_an_image_after_a_text_computes_only_what_is_new(tiny_pipeline: Pipeline
     (tokens,) = written(rounds)
     before = prompt_cache.num_computed
     with torch.inference_mode():
-        prompt_cache.get([*HEADS[0], *tokens, 5, 6])
+        prompt_cache.get_or_compute([*HEADS[0], *tokens, 5, 6])
     assert prompt_cache.num_computed - before == 2
 
 

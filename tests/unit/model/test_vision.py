@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.loading.build import build_skeleton
 from model.loading.weight_map import list_slots
 

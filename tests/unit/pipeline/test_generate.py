@@ -121,19 +121,20 @@ def test_poisoned_image_keys_and_values_change_nothing(
     rows = request_rows(tiny_pipeline, image_request)
     latent = noise(tiny_pipeline, 7, rows)
     expected = run(tiny_pipeline, rows, latent)[-1].latent_BCYX
-    kept: list[LayerKV] = []
-    groups = [replace(g, kept=kept) for g in build_step_groups(tiny_pipeline.transformer, rows)]
+    groups = build_step_groups(tiny_pipeline.transformer, rows)
+    new_kv: list[list[LayerKV]] = [[] for _ in groups]
     x, sigmas = latent, torch.tensor(SOLVER.sigmas)
     timestep = sigmas[:-1] * 1000
     transformer = tiny_pipeline.transformer
     for step in range(3):
-        for layer in kept:
-            layer.k_BGSH.fill_(torch.nan)
-            layer.v_BGSH.fill_(torch.nan)
-        kept.clear()
+        for layers in new_kv:
+            for layer in layers:
+                layer.k_BGSH.fill_(torch.nan)
+                layer.v_BGSH.fill_(torch.nan)
+            layers.clear()
         embedded = transformer.embed_step(x, timestep[step : step + 1]).repeat(2, 1, 1)
-        hidden = transformer.run_layers(embedded, groups)
-        assert len(kept) == 2 * len(transformer.model.layers)
+        hidden = transformer.run_layers(embedded, groups, new_kv=new_kv)
+        assert [len(layers) for layers in new_kv] == 2 * [len(transformer.layers)]
         grid = (rows[0].grid_height, rows[0].grid_width)
         cond, uncond = transformer.predict_velocity(hidden, timestep[step].expand(2), grid).chunk(2)
         x = x + (SOLVER.sigmas[step + 1] - SOLVER.sigmas[step]) * (uncond + 5.0 * (cond - uncond))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import parse_config
+from model.config_file import parse_config
 from model.errors import ConfigError
 from model.kv_cache import PromptKVCache
 from model.loading.build import build_skeleton
@@ -154,7 +154,7 @@ def test_the_size_costs_one_token_once_the_prompt_is_known(
     size = choose_size(instruct, auto, PreparedPrompt(prompt, prompt_cache))
     before = prompt_cache.num_computed
     with torch.inference_mode():
-        prompt_cache.get(instruct.rows(prompt, None, size, 5.0)[0].prefix_ids)
+        prompt_cache.get_or_compute(instruct.rows(prompt, None, size, 5.0)[0].prefix_ids)
     assert prompt_cache.num_computed == before + 1
 
 

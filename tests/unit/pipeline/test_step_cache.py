@@ -64,14 +64,14 @@ def reused_steps(cache: StepCache) -> list[int]:
 @contextmanager
 def counted_calls(pipeline: Pipeline) -> Iterator[list[int]]:
     """Count how often each layer runs."""
-    counts = [0] * len(pipeline.transformer.model.layers)
+    counts = [0] * len(pipeline.transformer.layers)
 
     def count(index: int) -> None:
         counts[index] += 1
 
     handles = [
         layer.register_forward_pre_hook(lambda *_, i=i: count(i))
-        for i, layer in enumerate(pipeline.transformer.model.layers)
+        for i, layer in enumerate(pipeline.transformer.layers)
     ]
     yield counts
     for handle in handles:
@@ -165,7 +165,7 @@ def test_a_calm_image_is_not_computed_because_its_neighbour_is(
         start(tiny_pipeline, request8, 2, NO_REUSE),
     ]
     rows_seen: list[int] = []
-    last = tiny_pipeline.transformer.model.layers[-1]
+    last = tiny_pipeline.transformer.layers[-1]
     handle = last.register_forward_pre_hook(lambda _, inputs: rows_seen.append(len(inputs[0])))
     finish(tiny_pipeline, runs)
     handle.remove()

@@ -8,10 +8,12 @@ from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.resolution import find_size
 from model.vae import Vae
+from pipeline.load import load_pipeline
+from pipeline.settings import PipelineSettings
 from training.architecture import build_config
-from training.drawing import Painter, Sampling
 from training.export import build_trained, export_checkpoint
-from training.scenes import OFFERED
+from training.scenes import OFFERED, Scene, grid_of
+from training.scoring import SampleOptions, generate_scene
 from training.state import load_state, save_state
 from training.transformer import STATE_NAME, TransformerTrainer
 from training.vae import STATE_NAME as VAE_STATE_NAME
@@ -54,12 +56,11 @@ def test_exporting_again_replaces_the_folder_and_leaves_nothing_beside_it(run: P
 
 
 def test_an_export_generates_at_an_offered_size(run: Path) -> None:
-    painter = Painter(run / "export" / "tiny")
-    size = find_size(OFFERED, 1536, 512)
-    first, again = (
-        painter.generate("a cat", size, Sampling(seed=3, num_steps=1, guidance=2.0))
-        for _ in range(2)
-    )
+    pipeline = load_pipeline(PipelineSettings(checkpoint=str(run / "export" / "tiny")))
+    columns, rows = grid_of(find_size(OFFERED, 1536, 512))
+    scene = Scene(columns, rows, "snow", "center", ())
+    options = SampleOptions(num_steps=1, guidance=2.0)
+    first, again = (generate_scene(pipeline, scene, "a cat", options, seed=3) for _ in range(2))
     assert first.shape == (512, 1536, 3)
     assert np.array_equal(first, again)
 

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from training.captions import tell_scene, write_caption
+from training.captions import describe_facts, write_caption
 from training.filler import ACTIONS, MAX_CHARACTERS, choose_length, hide_facts, write_prose
 from training.latents import SMALL_GRID, train_scene
 from training.scenes import (
@@ -61,7 +61,7 @@ def test_a_complete_caption_names_every_object_and_its_colour() -> None:
         text = write_caption(scene, rng, is_complete=True).text.lower()
         for thing in scene.things:
             assert thing.colour is None or thing.colour in text
-        told = " ".join(tell_scene(scene, rng)).lower()
+        told = " ".join(describe_facts(scene, rng)).lower()
         assert all(thing.colour is None or thing.colour in told for thing in scene.things)
 
 
@@ -100,7 +100,7 @@ def test_prose_mentions_neither_kinds_nor_colours() -> None:
 def test_hidden_facts_stay_whole_and_in_order_within_the_longest_prompt() -> None:
     rng = random.Random(4)
     for index in range(60):
-        facts = tell_scene(train_scene((16, 16), index), rng)
+        facts = describe_facts(train_scene((16, 16), index), rng)
         text = hide_facts(rng, facts, choose_length(rng))
         places = [text.find(fact) for fact in facts]
         assert -1 not in places

@@ -1,28 +1,11 @@
-"""The artwork is not in the repository, so painted discs stand in for it."""
-
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
-from training.art import FILES
 from training.backgrounds import paint_background
 from training.scenes import SQUARE, Scene, Thing, grid_of, list_held_scenes, paint_scene
 from training.scorer import Score, find_kinds, measure_ceiling, score_image, summarize
-
-
-@pytest.fixture(scope="module")
-def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of wedges, each kind with its own angles, in red for the repainting to work on."""
-    folder = tmp_path_factory.mktemp("art")
-    for index, name in enumerate(FILES.values()):
-        image = Image.new("RGBA", (64, 64))
-        pen = ImageDraw.Draw(image)
-        pen.ellipse((2, 2, 61, 61), fill=(220, 40, 40, 255))
-        pen.pieslice((2, 2, 61, 61), 20 * index, 20 * index + 110, fill=(30, 30, 30, 255))
-        image.save(folder / f"{name}.webp", lossless=True)
-    return folder
 
 
 def test_scenes_as_painted_are_all_right(art: Path) -> None:

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -6,21 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, parse_config
+from model.config import ModelConfig
+from model.config_file import parse_config
 from model.kv_cache import build_step_groups, prefill
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
 from model.vae import Vae
-from training import latents, transformer
 from training.architecture import FIELDS
 from training.backgrounds import BACKGROUNDS
 from training.batches import IGNORED, Batch, plan_step
 from training.forward import Sequences, predict
-from training.latents import encode_images, encoder_matrix
-from training.layout_probe import answer_scenes
+from training.latents import OFFERED_GRIDS, SMALL_GRID, encode_images, encoder_matrix
+from training.layout_probe import probe_targets
 from training.muon import orthogonalize
+from training.phases import Phase, rate_and_phase
 from training.scenes import COLOURS, KINDS, Scene, Thing
-from training.transformer import Phase, TransformerTrainer, rate_and_phase
+from training.state import save_state
+from training.transformer import STATE_NAME, TransformerTrainer
 from training.transformer_start import start_transformer
 from training.vae_start import start_vae
 
@@ -45,11 +48,9 @@ SMALL: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def small_config(monkeypatch: pytest.MonkeyPatch) -> ModelConfig:
-    config = parse_config(SMALL)
-    monkeypatch.setattr(transformer, "build_config", lambda: config)
-    return config
+@pytest.fixture(scope="module")
+def small_config() -> ModelConfig:
+    return parse_config(SMALL)
 
 
 def make_batch(seed: int) -> Batch:
@@ -69,7 +70,8 @@ def test_the_training_forward_equals_prefix_and_step(small_config: ModelConfig) 
     start_transformer(generated)
     generated.requires_grad_(requires_grad=False)
     for parameter in generated.parameters():  # leave the start, where much is zero
-        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        generator = torch.Generator().manual_seed(1)
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
     batch = make_batch(0)
     timestep_B = torch.tensor([30.0, 500.0, 990.0])
     predictions = predict(generated, batch.sequences, batch.latent_BCYX, timestep_B)
@@ -78,15 +80,15 @@ def test_the_training_forward_equals_prefix_and_step(small_config: ModelConfig) 
         sequence = ImageSequence(
             ids=(*ids, *(0,) * 16), prefix_length=length, grid_height=3, grid_width=5
         )
-        own = slice(row, row + 1)
-        x_BSD = generated.embed_step(batch.latent_BCYX[own], timestep_B[own])
+        this = slice(row, row + 1)
+        x_BSD = generated.embed_step(batch.latent_BCYX[this], timestep_B[this])
         x_BSD = generated.run_layers(x_BSD, build_step_groups(generated, [sequence]))
-        velocity_BCYX = generated.predict_velocity(x_BSD, timestep_B[own], (3, 5))
+        velocity_BCYX = generated.predict_velocity(x_BSD, timestep_B[this], (3, 5))
         logits_BSV = generated.text_logits(prefill(generated, ids).hidden_1SD)
         # float32 sums in another order, through two layers
-        close: dict[str, float] = {"atol": 1e-4, "rtol": 1e-4}
-        torch.testing.assert_close(predictions.velocity_BCYX[own], velocity_BCYX, **close)
-        torch.testing.assert_close(predictions.logits_BSV[own, :length], logits_BSV, **close)
+        assert_close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
+        assert_close(predictions.velocity_BCYX[this], velocity_BCYX)
+        assert_close(predictions.logits_BSV[this, :length], logits_BSV)
 
 
 def run_steps(trainer: TransformerTrainer, first: int, count: int) -> list[float]:
@@ -96,10 +98,10 @@ def run_steps(trainer: TransformerTrainer, first: int, count: int) -> list[float
 def test_a_resumed_run_goes_on_exactly_where_the_saved_one_stood(
     small_config: ModelConfig, tmp_path: Path
 ) -> None:
-    first = TransformerTrainer(tmp_path)
+    first = TransformerTrainer(tmp_path, config=small_config)
     run_steps(first, 0, 3)
-    transformer.save_state(tmp_path / transformer.STATE_NAME, first.state())
-    resumed = TransformerTrainer(tmp_path)
+    save_state(tmp_path / STATE_NAME, first.state())
+    resumed = TransformerTrainer(tmp_path, config=small_config)
     assert resumed.step == 3
     assert run_steps(first, 3, 2) == run_steps(resumed, 3, 2)
     for name, averaged in first.ema.items():
@@ -107,7 +109,7 @@ def test_a_resumed_run_goes_on_exactly_where_the_saved_one_stood(
 
 
 def test_training_lowers_the_loss_on_one_batch(small_config: ModelConfig, tmp_path: Path) -> None:
-    trainer = TransformerTrainer(tmp_path)
+    trainer = TransformerTrainer(tmp_path, config=small_config)
     losses = [trainer.run_step(make_batch(0), rate=1.0)[0] for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
 
@@ -144,25 +146,25 @@ def test_the_learning_rate_follows_the_phases_and_stays_at_the_last() -> None:
 def test_steps_are_planned_alike_on_every_process() -> None:
     plans = [plan_step(step, 0.3, 0.2) for step in range(400)]
     assert plans == [plan_step(step, 0.3, 0.2) for step in range(400)]
-    assert {plan.grid for plan in plans} == {*latents.OFFERED_GRIDS, latents.SMALL_GRID}
-    assert not any(plan.is_wordy for plan in plans if plan.grid == latents.SMALL_GRID)
+    assert {plan.grid for plan in plans} == {*OFFERED_GRIDS, SMALL_GRID}
+    assert not any(plan.is_wordy for plan in plans if plan.grid == SMALL_GRID)
 
 
-def test_the_layout_probe_is_asked_for_what_each_token_shows() -> None:
+def test_the_targets_of_the_layout_probe_name_the_thing_at_each_token() -> None:
     thing = Thing(KINDS[3], COLOURS[1], "small", column=2, row=1)
     scene = Scene(8, 6, BACKGROUNDS[2], "center", (thing,))
-    answers_YX4 = answer_scenes([scene]).view(6, 8, 4)
-    inside_YX = answers_YX4[..., 0] > 0
+    targets_YX4 = probe_targets([scene]).view(6, 8, 4)
+    inside_YX = targets_YX4[..., 0] > 0
     assert inside_YX.sum() == 16
     assert inside_YX[1:5, 2:6].all()
-    assert answers_YX4[1, 2].tolist() == [4, 2, 1, 2]
-    assert answers_YX4[4, 5].tolist() == [4, 2, 16, 2]
-    assert answers_YX4[0, 0].tolist() == [0, 0, 0, 2]
+    assert targets_YX4[1, 2].tolist() == [4, 2, 1, 2]
+    assert targets_YX4[4, 5].tolist() == [4, 2, 16, 2]
+    assert targets_YX4[0, 0].tolist() == [0, 0, 0, 2]
 
 
 def test_training_lowers_what_the_layout_probe_loses(
     small_config: ModelConfig, tmp_path: Path
 ) -> None:
-    trainer = TransformerTrainer(tmp_path)
+    trainer = TransformerTrainer(tmp_path, config=small_config)
     losses = [trainer.run_step(make_batch(0), rate=1.0)[3] for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]

@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from model.errors import CheckpointError, ConfigError
 from model.loading.build import build_skeleton, load_model
 from model.loading.options import LoadOptions
 from model.loading.quantize_folder import quantize_folder
 from model.loading.weight_map import list_slots
-from model.mesh import Group, Mesh
+from model.mesh import Mesh, RankGroup
 from model.quantization.modules import QuantizedExperts
 from model.quantization.scheme import SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
@@ -91,29 +92,30 @@ def test_what_is_rounded_at_load_equals_what_was_written_to_disk(
     assert not (tmp_path / "small.partial").exists()
 
 
-def dense(transformer: HunyuanImage, rounded: HunyuanImage) -> HunyuanImage:
-    """Return the model with every rounded matrix restored, in its own place."""
-    parameters, restored = dict(transformer.named_parameters()), dict(rounded.named_parameters())
-    for key, value in parameters.items():
-        scale = restored.get(f"{key}_scale")
-        own = restored[key] if scale is None else dequantize(restored[key], scale, torch.float32)
-        value.copy_(own)
+def dense(transformer: HunyuanImage, quantized: HunyuanImage) -> HunyuanImage:
+    """Return the model with the dequantized values of every quantized matrix."""
+    parameters = dict(quantized.named_parameters())
+    for name, value in transformer.named_parameters():
+        packed, scale = parameters[name], parameters.get(f"{name}_scale")
+        value.copy_(packed if scale is None else dequantize(packed, scale, torch.float32))
     return transformer
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_layers_compute_with_exactly_the_restored_weights(name: str, tiny_checkpoint: Path) -> None:
-    rounded = load_model(tiny_checkpoint, options(name))
-    expected = dense(load_model(tiny_checkpoint, FLOAT32), rounded)
-    x = torch.randn(2, 5, rounded.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    for ours, theirs in zip(rounded.model.layers, expected.model.layers, strict=True):
+def test_layers_compute_with_exactly_the_dequantized_weights(
+    name: str, tiny_checkpoint: Path
+) -> None:
+    quantized = load_model(tiny_checkpoint, options(name))
+    expected = dense(load_model(tiny_checkpoint, FLOAT32), quantized)
+    x = torch.randn(2, 5, quantized.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in zip(quantized.layers, expected.layers, strict=True):
         torch.testing.assert_close(ours.mlp(x), theirs.mlp(x), atol=1e-5, rtol=1e-5)
-        own = ours.self_attn.qkv_proj(x)
-        torch.testing.assert_close(own, theirs.self_attn.qkv_proj(x), atol=1e-5, rtol=1e-5)
+        projected = ours.self_attn.qkv_proj(x)
+        torch.testing.assert_close(projected, theirs.self_attn.qkv_proj(x), atol=1e-5, rtol=1e-5)
 
 
 def test_the_grouped_products_of_a_gpu_use_the_same_weights(tiny_checkpoint: Path) -> None:
-    experts = load_model(tiny_checkpoint, options("int8")).model.layers[0].mlp.experts
+    experts = load_model(tiny_checkpoint, options("int8")).layers[0].mlp.experts
     assert isinstance(experts, QuantizedExperts)
     for name in ("gate_and_up_proj", "down_proj"):
         whole = experts.weights_of_all(name, torch.float32)
@@ -126,34 +128,39 @@ def test_router_norms_embeddings_head_and_vae_stay_as_they_are(
     name: str, tiny_checkpoint: Path
 ) -> None:
     plain = dict(load_model(tiny_checkpoint, FLOAT32).named_parameters())
-    rounded = dict(load_model(tiny_checkpoint, options(name)).named_parameters())
-    kept = [key for key in plain if rounded[key].dtype == torch.float32]
+    quantized = dict(load_model(tiny_checkpoint, options(name)).named_parameters())
+    kept = [key for key in plain if quantized[key].dtype == torch.float32]
     for part in ("gate.wg", "layernorm", "wte", "lm_head", "patch_embed", "final_layer", "vae."):
         assert any(part in key for key in kept), part
     for key in kept:
-        assert torch.equal(plain[key], rounded[key]), key
+        assert torch.equal(plain[key], quantized[key]), key
     changed = plain.keys() - set(kept)
     assert all("self_attn" in key or ".mlp." in key for key in changed)
 
 
+def dequantized_output(transformer: HunyuanImage) -> Tensor:
+    """Return the first layer's output projection."""
+    parameters = dict(transformer.named_parameters())
+    name = "model.layers.0.self_attn.o_proj.weight"
+    return dequantize(parameters[name], parameters[f"{name}_scale"], torch.float32)
+
+
 @pytest.mark.parametrize("name", ["int8", "int4"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_reads_its_part_of_a_quantized_checkpoint(
+def test_a_rank_reads_its_shard_of_a_quantized_checkpoint(
     name: str, rank: int, divisible: Path, tmp_path: Path
 ) -> None:
     quantize_folder(divisible, tmp_path / "small", SCHEMES[name])
-    whole = load_model(tmp_path / "small", FLOAT32).model.layers[0].self_attn.o_proj
-    mesh = Mesh(tensor=Group(rank, 2), rank=rank, size=2)
-    part = load_model(tmp_path / "small", FLOAT32, mesh=mesh).model.layers[0].self_attn.o_proj
-    ours = dequantize(part.weight, part.weight_scale, torch.float32)
-    restored = dequantize(whole.weight, whole.weight_scale, torch.float32)
-    assert torch.equal(ours, restored.chunk(2, dim=1)[rank])
+    whole = dequantized_output(load_model(tmp_path / "small", FLOAT32))
+    mesh = Mesh(tensor=RankGroup(rank, 2), rank=rank, size=2)
+    shard = dequantized_output(load_model(tmp_path / "small", FLOAT32, mesh=mesh))
+    assert torch.equal(shard, whole.chunk(2, dim=1)[rank])
 
 
 def test_a_scale_that_two_ranks_would_share_is_refused(tiny_checkpoint: Path) -> None:
     skeleton = build_skeleton(
         load_model(tiny_checkpoint).config,
-        mesh=Mesh(tensor=Group(0, 2), size=2),
+        mesh=Mesh(tensor=RankGroup(0, 2), size=2),
         scheme=SCHEMES["int8"],
     )
     with pytest.raises(ConfigError, match="2 tensor ranks do not divide"):
@@ -196,16 +203,12 @@ def test_weights_that_are_not_what_quantization_json_says_are_refused(
         load_model(tmp_path / "small")
 
 
-def test_a_full_disk_leaves_no_half_written_folder(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_a_full_disk_leaves_no_half_written_folder(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    def fail(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("model.loading.quantize_folder.save_file", fail)
     with pytest.raises(CheckpointError, match="No space left"):
-        quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
+        quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"], save=fail)
     assert not (tmp_path / "small").exists()
-    monkeypatch.undo()
     quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
     shutil.rmtree(tmp_path / "small")

@@ -1,0 +1,119 @@
+"""`hyimage bench quality`: schedulers, steps and step caches against uncached images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from cli.console import progress_bar, stdout, write_json
+from cli.options import (
+    CheckpointOption,
+    ConfigOption,
+    GuidanceOption,
+    JsonOption,
+    NumPromptsOption,
+    check_output,
+    read_settings,
+    reported_errors,
+)
+
+if TYPE_CHECKING:
+    from tools.bench.quality import Row
+
+
+def bench_quality(
+    prompts: Annotated[
+        Path | None, typer.Option(help="One prompt a line; the product's own list if left out.")
+    ] = None,
+    num_prompts: NumPromptsOption = 20,
+    guidance: GuidanceOption = 7.0,
+    steps: Annotated[int, typer.Option(help="Base number of steps.", min=4, max=100)] = 30,
+    schedulers: Annotated[bool, typer.Option(help="Also measure other solvers than Euler.")] = True,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", help="Write the rows here.", callback=check_output)
+    ] = None,
+    json_file: JsonOption = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(help="Plot PSNR against evaluations here.", callback=check_output),
+    ] = None,
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Compare schedulers, steps and step caches with uncached images: PSNR, SSIM, evaluations.
+
+    Files are written after every setting: what stops a run costs only the setting it was at.
+
+    Example: hyimage bench quality --num-prompts 4 --no-schedulers --chart quality.png
+    """
+    with reported_errors():
+        settings = read_settings(config, checkpoint)
+        from pipeline.load import load_pipeline
+        from tools.bench.images import read_prompts, square_request
+        from tools.bench.quality import run_quality_bench
+        from tools.bench.quality_charts import plot_quality_chart, plot_scheduler_chart
+        from tools.bench.quality_settings import Sweep
+        from tools.charts import check_charts
+        from tools.progress import megabytes
+
+        if chart is not None:
+            check_charts()
+        texts = read_prompts(prompts, num_prompts)
+        sweep = Sweep() if schedulers else replace(Sweep(), schedulers=())
+        rows: list[Row] = []
+        with progress_bar() as report:
+            pipeline = load_pipeline(settings.worker, megabytes(report, "loading"))
+            side = pipeline.transformer.config.image_base_size
+            requests = [square_request(side, text, i, guidance) for i, text in enumerate(texts)]
+            for row in run_quality_bench(pipeline, requests, steps, sweep, report):
+                rows.append(row)
+                write_rows(rows, csv_file, json_file)
+        stdout.print(_table(rows))
+        if chart is not None:
+            plot_quality_chart(chart, rows, steps)
+            if schedulers:
+                path = chart.with_stem(f"{chart.stem}_schedulers")
+                plot_scheduler_chart(path, rows, sweep.truth_steps)
+
+
+def write_rows(rows: Sequence[Row], csv_file: Path | None, json_file: Path | None) -> None:
+    """Write the rows as CSV, JSON, or both."""
+    rounded = [
+        {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(row).items()}
+        for row in rows
+    ]
+    write_json(json_file, rounded)
+    if csv_file is not None:
+        with csv_file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rounded[0]))
+            writer.writeheader()
+            writer.writerows(rounded)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    headings = (
+        "policy", "value", "scheduler", "steps", "evaluations", "saving", "PSNR", "SSIM",
+        "Euler's PSNR", "PSNR to 100", "s",
+    )  # fmt: skip
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(
+            row.policy,
+            "" if row.threshold is None else f"{row.threshold:g}",
+            row.scheduler,
+            str(row.steps),
+            f"{row.evaluations:.1f}",
+            f"{row.saving:.2f}x",
+            f"{row.psnr:.1f}",
+            f"{row.ssim:.3f}",
+            "" if row.euler_psnr is None else f"{row.euler_psnr:.1f}",
+            f"{row.psnr_100:.1f}",
+            f"{row.seconds:.2f}",
+        )
+    return table

@@ -1,0 +1,118 @@
+"""`hyimage plan`: which modes fit on given devices, at what speed, and how to start the fastest."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cli.console import spinner, stdout
+from cli.options import Quantization, RequiredCheckpoint, reported_errors
+from model.config_file import load_config
+from model.planning.devices import Devices, parse_devices
+
+if TYPE_CHECKING:
+    from model.planning.memory_plan import RankPlan
+    from tools.plan import PlanRequest
+
+
+def plan(
+    checkpoint: RequiredCheckpoint,
+    gpus: Annotated[str, typer.Option(help="COUNTxMEMORY of equal devices.")] = "4x80GB",
+    images: Annotated[int, typer.Option(help="Images generated together.", min=1)] = 1,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
+    quantization: Annotated[
+        Quantization, typer.Option(help="Of the weights; auto: only if nothing else fits.")
+    ] = "auto",
+    vae_dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the VAE.")
+    ] = "float32",
+) -> None:
+    """List which modes fit on your GPUs before anything is loaded; exit 1 if none does.
+
+    Only config.json is read; --checkpoint may name that file alone.
+
+    Example: hyimage plan --checkpoint path/to/HunyuanImage-3.0 --gpus 8x24GB
+    """
+    with reported_errors():
+        devices = parse_devices(gpus)
+        config = load_config(checkpoint)
+        from tools.plan import PlanRequest, fastest_fitting, list_plans
+
+        request = PlanRequest(
+            config=config,
+            devices=devices,
+            num_images=images,
+            prompt_tokens=prompt_tokens,
+            quantization=quantization,
+            vae_dtype=vae_dtype,
+        )
+        with spinner("running a step of each mode on the meta device"):
+            plans = list(list_plans(request))
+        stdout.print(_table(plans, devices))
+        _print_legend(request)
+        best = fastest_fitting(plans, devices)
+        if best is None:
+            stdout.print(
+                Text.assemble(
+                    ("No mode fits.", "red"),
+                    " More devices, or larger ones; or --vae-dtype bfloat16.",
+                )
+            )
+            raise typer.Exit(1)
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        stdout.print(f"\n{commands_of(best, request, folder)}")
+
+
+def commands_of(best: RankPlan, request: PlanRequest, checkpoint: Path) -> str:
+    """Return the command lines that serve a checkpoint as planned."""
+    from tools.plan import environment_of, settings_of
+
+    served, lines = checkpoint, []
+    if best.scheme != "none":
+        served = checkpoint.with_name(f"{checkpoint.name}-{best.scheme}")
+        copy = ["--checkpoint", str(checkpoint), str(served), "--scheme", best.scheme]
+        lines = [shlex.join(["hyimage", "quantize", *copy])]
+    variables = environment_of(settings_of(best, request, str(served)))
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    serve = shlex.join(["hyimage", "serve", "--checkpoint", str(served)])
+    return "\n".join([*lines, " ".join([*assignments, serve])])
+
+
+def _table(plans: list[RankPlan], devices: Devices) -> Table:
+    headings = (
+        "mode", "ranks", "quantized", "weights", "prompt", "step", "cache", "decode", "peak",
+        "fits", "offload", "s/step",
+    )  # fmt: skip
+    table = Table(*headings)
+    for row in plans:
+        sizes = (
+            row.parameters, row.prefix, row.activations, row.cache_residuals, row.vae, row.total,
+        )  # fmt: skip
+        table.add_row(
+            row.mode,
+            str(row.num_ranks),
+            "" if row.scheme == "none" else row.scheme,
+            *(f"{size / 1e9:.2f}" for size in sizes),
+            Text("yes", style="green") if row.fits(devices) else "no",
+            f"{row.bytes_fetched / 1e9:.1f}" if row.bytes_fetched else "",
+            f"{row.step_s:.3f}",
+        )
+    return table
+
+
+def _print_legend(request: PlanRequest) -> None:
+    from model.planning.memory_plan import USABLE
+
+    stdout.print(
+        f"Memory of the fullest rank in GB: bfloat16 or quantized weights, a {request.vae_dtype} "
+        f"VAE, the largest offered size, {request.num_images} image(s) at once, prompts of "
+        f"{request.prompt_tokens} tokens.\n"
+        f"A mode fits below {USABLE:.0%} of a device. Times are a roofline of an H100's data sheet "
+        f"at {request.devices.efficiency:.0%} of its peak, and of PCIe 5 for offloaded experts: "
+        "not measured."
+    )

@@ -1,0 +1,33 @@
+"""From the checked parameters of a task to the request that the pipeline generates."""
+
+from collections.abc import Sequence
+
+from pipeline.request import ImageRequest
+from server.runware.cache_options import build_cache_plan
+from server.runware.schemas import BLANK_PROMPT, ImageInference
+from server.settings import CacheSettings
+
+
+def to_image_request(
+    parameters: ImageInference,
+    size_px: tuple[int, int] | None,
+    seeds: Sequence[int],
+    cache: CacheSettings,
+) -> ImageRequest:
+    """Return the request for one image per seed; without a size the model chooses one."""
+    plan, _ = build_cache_plan(parameters, cache)
+    width_px, height_px = size_px or (None, None)
+    prompt, negative = parameters.positivePrompt, parameters.negativePrompt
+    return ImageRequest(
+        prompt="" if prompt == BLANK_PROMPT else prompt,
+        negative_prompt=None if negative == BLANK_PROMPT else negative,
+        width_px=width_px,
+        height_px=height_px,
+        num_steps=parameters.steps,
+        guidance=parameters.CFGScale,
+        seeds=tuple(seeds),
+        scheduler=parameters.scheduler,
+        cache=plan,
+        rewrite=parameters.hunyuan.rewrite,
+        system_prompt=parameters.hunyuan.systemPrompt,
+    )

@@ -1,0 +1,55 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model.config import load_config
+from model.planning.devices import Devices
+from model.planning.memory_plan import RankPlan
+from pipeline.settings import PipelineSettings
+from server.settings import load_settings
+from tools.plan import OFFLOAD, PlanRequest, environment_of, fastest_fitting, settings_of
+
+CONFIG = Path(__file__).parents[2] / "golden" / "real_config_distil.json"
+DEVICES = Devices(count=4, memory_bytes=80e9)
+REQUEST = PlanRequest(config=load_config(CONFIG), devices=DEVICES)
+PLAN = RankPlan(
+    mode="single", num_ranks=1, scheme="none", parameters=1, prefix=1, activations=1,
+    cache_residuals=1, vae=1, step_s=1.0, bytes_exchanged=0, bytes_fetched=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_ranks", "expected"),
+    [
+        ("single", 1, {}),
+        ("cfg2", 2, {"cfg_parallel_size": 2}),
+        ("tensor4", 4, {"tensor_parallel_size": 4}),
+        ("cfg2xtensor2", 4, {"cfg_parallel_size": 2, "tensor_parallel_size": 2}),
+        ("layers3", 3, {"layer_devices": ("cuda:0", "cuda:1", "cuda:2"), "device": "cuda:0"}),
+        (OFFLOAD, 1, {"device_memory_gb": 73.6}),
+    ],
+)
+def test_the_settings_of_a_mode_survive_the_environment(
+    mode: str, num_ranks: int, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(replace(PLAN, mode=mode, num_ranks=num_ranks), REQUEST, "folder")
+    common = {"checkpoint": "folder", "device": "cuda", "dtype": "bfloat16"}
+    assert settings == PipelineSettings.model_validate({**common, **expected})
+    for name, value in environment_of(settings).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings(None, worker__checkpoint="folder").worker == settings
+
+
+def test_defaults_are_not_printed() -> None:
+    assert environment_of(PipelineSettings(checkpoint="x")) == {}
+    variables = environment_of(PipelineSettings(checkpoint="x", expert_parallel=True))
+    assert variables == {"HYIMAGE_WORKER__EXPERT_PARALLEL": "true"}
+
+
+def test_the_fastest_wins_and_of_equals_the_most_exact() -> None:
+    slow, fast = replace(PLAN, step_s=2.0), replace(PLAN, scheme="int4", step_s=1.0)
+    exact = replace(PLAN, scheme="int8", step_s=1.01)
+    too_large = replace(PLAN, step_s=0.1, parameters=int(80e9))
+    assert fastest_fitting([slow, fast, exact, too_large], DEVICES) == exact
+    assert fastest_fitting([too_large], DEVICES) is None
