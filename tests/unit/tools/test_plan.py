@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model.config import load_config
+from model.config_file import load_config
 from model.planning.devices import Devices
 from model.planning.memory_plan import RankPlan
 from pipeline.settings import PipelineSettings
