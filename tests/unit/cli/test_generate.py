@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cache.plan import NO_REUSE
 from cli.app import app
 from cli.generate import GenerateOptions, to_request
-from server.checkpoint_info import CheckpointInfo, read_checkpoint_info
+from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from server.runware.cache_options import build_cache_plan
 from server.runware.errors import CommandError
 from server.runware.image_request import to_image_request
