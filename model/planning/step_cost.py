@@ -9,7 +9,7 @@ kernels to a budget.
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,73 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.fused import FusedKernel
+from model.planning.cards import Card
 
 aten = torch.ops.aten
 _ROOT = Path(__file__).resolve().parents[2]
 _HERE = {"model/planning/step_cost.py", "model/planning/step_memory.py", "model/fused.py"}
 
-
 LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
 TOPK_ROW_S = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """Rates that a card reaches on large operands, in FLOP/s and bytes/s; times in seconds.
-
-    `fp8` and `grouped_fp8` are None where the card, or torch on it, has no such kernel.
-    """
-
-    name: str
-    bandwidth: float
-    matmul: float  # dense bfloat16
-    grouped: float  # grouped bfloat16 products of 64 experts
-    attention: float
-    convolution: float
-    matmul_float32: float
-    fp8: float | None
-    grouped_fp8: float | None
-    link: float  # all-reduce bus bandwidth
-    link_latency_s: float = 15e-6
-
-
-# Shares of the data sheets' peaks that published benchmarks reach: 0.84 of the bandwidth, 0.63 of
-# dense bfloat16, 0.58 grouped, 0.55 attention, 0.35 convolutions.
-# Source: NVIDIA's data sheets (H100 SXM 989 TFLOP/s and 3.35 TB/s, H200 4.8 TB/s, B200 2250 and
-# 8 TB/s, A100 312 and 2.04, RTX PRO 6000 503 and 1.79, RTX 4090 165 and 1.01); the shares are those
-# of a review of 2026-11-23 and were not measured by this project.
-def _card(name: str, tflops: float, tbytes: float, link: float, **others: float | None) -> Card:
-    peak = tflops * 1e12
-    rates: dict[str, Any] = {
-        "matmul_float32": 0.07 * peak / 1.5,
-        "grouped": 0.58 * peak,
-        "fp8": 1.11 * peak,
-        "grouped_fp8": None,
-        **others,
-    }
-    return Card(
-        name=name,
-        bandwidth=0.84e12 * tbytes,
-        matmul=0.63 * peak,
-        attention=0.55 * peak,
-        convolution=0.35 * peak,
-        link=link,
-        **rates,
-    )
-
-
-CARDS: Mapping[str, Card] = {
-    card.name: card
-    for card in (
-        _card("H100", 989, 3.35, 380e9, grouped_fp8=1.02 * 989e12),
-        _card("H200", 989, 4.8, 380e9, grouped_fp8=1.02 * 989e12),
-        _card("B200", 2250, 8.0, 760e9, grouped_fp8=1.02 * 2250e12),
-        # Without torch's fast grouped kernel: a loop of products on the experts' tokens.
-        _card("A100", 312, 2.04, 230e9, grouped=0.4 * 312e12, fp8=None),
-        _card("RTX PRO 6000", 503, 1.79, 45e9, grouped=0.4 * 503e12),
-        _card("RTX 4090", 165, 1.01, 20e9, grouped=0.4 * 165e12),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +122,12 @@ class _Counter(TorchDispatchMode):
 
     def _add_operation(self, func: Any, given: list[Tensor], made: list[Tensor]) -> None:
         name = func.overloadpacket.__name__
-        moved = sum(t.nbytes for t in given) + sum(t.nbytes for t in made)
-        card = self.card
+        if not self._add_product(name, given, made):
+            self._add_movement(name, given, made)
+
+    def _add_product(self, name: str, given: list[Tensor], made: list[Tensor]) -> bool:
+        """Add an operation if it is a matrix product or a convolution; return whether it is."""
+        card, moved = self.card, _bytes_moved(given, made)
         if name in ("mm", "addmm", "bmm"):
             a, b = given[-2:]
             is_wide = a.dtype == torch.float32
@@ -198,7 +143,14 @@ class _Counter(TorchDispatchMode):
             self.add(name, moved, flops, card.grouped_fp8)
         elif name == "convolution":
             self.add(name, moved, 2 * made[0].numel() * given[1][0].numel(), card.convolution)
-        elif name in ("index", "index_select", "embedding"):  # reads the rows it returns
+        else:
+            return False
+        return True
+
+    def _add_movement(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
+        """Add an operation whose time is that of the bytes it moves, or of its launches."""
+        moved = _bytes_moved(given, made)
+        if name in ("index", "index_select", "embedding"):  # reads the rows it returns
             self.add(name, 2 * made[0].nbytes + sum(t.nbytes for t in given[1:]))
         elif name in ("_embedding_bag_forward_only", "_embedding_bag"):
             row_bytes = given[0].shape[1] * given[0].element_size()
@@ -215,6 +167,10 @@ def _count_launches(name: str, given: list[Tensor], made: list[Tensor]) -> int:
     if name == "topk":  # a block of threads for each row
         return math.ceil(made[0].shape[0] * TOPK_ROW_S / LAUNCH_S)
     return 1
+
+
+def _bytes_moved(given: list[Tensor], made: list[Tensor]) -> int:
+    return sum(t.nbytes for t in given) + sum(t.nbytes for t in made)
 
 
 class _Functions(TorchFunctionMode):

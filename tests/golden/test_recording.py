@@ -123,7 +123,7 @@ def test_the_report_tells_success_from_failure(copied_recording: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["layers2", "cfg2", "tensor2-expert", "cfg2xtensor2"])
 def test_the_recordings_hold_on_a_mesh(mode: str) -> None:
-    """Images with and without guidance, batch, automatic size, texts, and decoding in slabs."""
+    """Images with and without guidance, batch, automatic size, texts, and decoding in shards."""
     cases = ("vae", "square_cfg5_en", "tall_nocfg", "batch2_cfg5", "e2e_auto", "ar")
     assert verify(GOLDEN / "model", GOLDEN, *cases, mode=mode)
 

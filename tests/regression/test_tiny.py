@@ -1,6 +1,6 @@
-"""The shipped checkpoint generates what it drew when it was shipped.
+"""The shipped checkpoint generates the images that it generated when it was shipped.
 
-The recording is this implementation's own: it tells that results change, not that they are wrong.
+The recording is of this implementation: it shows that results change, not that they are wrong.
 After a change that is meant: `hyimage record --checkpoint checkpoints/tiny tests/regression`.
 """
 

@@ -39,17 +39,16 @@ def states(step: int, rate: float) -> Tensor:
 
 
 def walk(
-    cache: StepCache, rate: float = 0.02, layers: Layers | None = None, num_stages: int = 1
+    cache: StepCache, rate: float = 0.02, layers: Layers | None = None, num_evaluations: int = 1
 ) -> list[Tensor]:
     """Take a cache through all steps; return the outputs of all evaluations."""
     layers = layers or Layers()
     outputs: list[Tensor] = []
     for step in range(NUM_STEPS):
-        for stage in range(num_stages):
-            sigma = 1 - (step + stage / num_stages) / NUM_STEPS
-            evaluation = cache.evaluate(
-                StepContext(step, NUM_STEPS, stage, sigma), states(step, rate)
-            )
+        for index in range(num_evaluations):
+            sigma = 1 - (step + index / num_evaluations) / NUM_STEPS
+            context = StepContext(step, NUM_STEPS, index, sigma)
+            evaluation = cache.evaluate(context, states(step, rate))
             sent: Tensor | None = None
             while True:
                 try:
@@ -181,7 +180,7 @@ def test_both_caches_reuse_only_what_both_would() -> None:
 
 def test_two_evaluations_of_a_step_share_its_decision_and_not_its_residual() -> None:
     cache, layers = build(tea_distance=1.0, max_consecutive=1), Layers()
-    walk(cache, rate=1e-5, layers=layers, num_stages=2)
+    walk(cache, rate=1e-5, layers=layers, num_evaluations=2)
     assert cache.reused_steps == [1, 3, 5, 7, 9]
     assert cache.num_computed_evaluations == layers.num_rest == 2 * (NUM_STEPS - 5)
 
@@ -215,14 +214,14 @@ def test_each_channel_of_each_row_takes_the_share_of_the_forecast_that_came_true
     for sigma, values in (
         (0.9, [0.0, 0.0, 0.0, 0.0]),
         (0.8, [1.0, 1.0, 1.0, 0.0]),
-        (0.7, [2.0, 1.25, 0.0, 0.0]),  # as foretold, a quarter of it, the other way, nothing
+        (0.7, [2.0, 1.25, 0.0, 0.0]),  # as forecast, a quarter of it, the other way, nothing
     ):
         forecast.keep(sigma, torch.tensor(values).expand(1, 5, 4))
     expected = torch.tensor([3.0, 1.25 + 0.25 * 0.25, 0.0, 0.0]).expand(1, 5, 4)
     torch.testing.assert_close(forecast.at(0.6), expected)
 
 
-def test_a_forecast_goes_with_the_votes_of_the_other_policies() -> None:
+def test_a_forecast_goes_with_the_decisions_of_other_policies() -> None:
     alone = build(tea_distance=0.1)
     with_forecast = build(tea_distance=0.1, forecast=ForecastPlan(order=1))
     for cache in (alone, with_forecast):
@@ -234,12 +233,12 @@ def test_a_forecast_goes_with_the_votes_of_the_other_policies() -> None:
 def test_a_profile_counts_the_change_between_noise_levels() -> None:
     policy = NoiseLevelPolicy(0.25, profile=((1.0, 0.0), (0.5, 0.4), (0.0, 1.0)))
     x = torch.zeros(1, 2, 2)
-    moments = [StepContext(i, 5, 0, sigma) for i, sigma in enumerate((1.0, 0.8, 0.6, 0.5, 0.1))]
-    votes = []
-    for context in moments:
-        votes.append(policy.should_skip(context, x, is_allowed=context.step > 0))
-        policy.update(votes[-1])
-    assert votes == [False, True, False, True, False]
+    contexts = [StepContext(i, 5, 0, sigma) for i, sigma in enumerate((1.0, 0.8, 0.6, 0.5, 0.1))]
+    decisions = []
+    for context in contexts:
+        decisions.append(policy.should_skip(context, x, is_allowed=context.step > 0))
+        policy.update(decisions[-1])
+    assert decisions == [False, True, False, True, False]
 
 
 def test_relative_change_of_nothing_is_nothing() -> None:

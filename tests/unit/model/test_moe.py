@@ -73,7 +73,7 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
 
 @pytest.mark.parametrize("scheme", [None, "int8", "int4", "fp8"])
 def test_the_way_of_a_gpu_compiles_without_a_break_once_for_all_layers(scheme: str | None) -> None:
-    """On the meta device: a host synchronisation or a graph of each layer's own would show."""
+    """On the meta device: a host synchronisation or one graph for each layer would show."""
     config = load_config(GOLDEN_CHECKPOINT)
     transformer = build_skeleton(config, scheme=None if scheme is None else SCHEMES[scheme])
     torch._dynamo.reset()
@@ -104,8 +104,8 @@ def test_the_outputs_of_ranks_with_whole_experts_add_up(is_grouped: bool) -> Non
     total = torch.zeros_like(x)
     for rank in range(3):
         part = Experts(WIDTH, config, RankGroup(rank, 3, expert_parallel=True))
-        own = slice(2 * rank, 2 * rank + 2)
-        part.load_state_dict({k: v[own] for k, v in moe.experts.state_dict().items()})
+        local = slice(2 * rank, 2 * rank + 2)
+        part.load_state_dict({k: v[local] for k, v in moe.experts.state_dict().items()})
         if is_grouped:
             rotated = (experts.flatten() - part.first) % 6
             order = rotated.argsort(stable=True)

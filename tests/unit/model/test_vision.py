@@ -1,13 +1,11 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from model.config_file import parse_config
 from model.loading.build import build_skeleton
 from model.loading.weight_map import list_slots
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.conftest import GOLDEN
 
 
 @pytest.mark.parametrize("file", ["model/config.json", "real_config_distil.json"])

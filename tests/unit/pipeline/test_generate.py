@@ -174,7 +174,7 @@ def test_prompts_equal_as_negative_and_positive_cancel_guidance(
     torch.testing.assert_close(guided, plain, atol=1e-5, rtol=1e-5)
 
 
-def test_closing_the_loop_stops_drawing(
+def test_closing_the_loop_stops_generating(
     tiny_pipeline: Pipeline, image_request: ImageRequest
 ) -> None:
     events = generate(tiny_pipeline, replace(image_request, num_steps=50))

@@ -79,10 +79,10 @@ def texts_and_images(
 def test_a_rewrite_is_reported_as_it_grows_and_generated_from(
     instruct: Pipeline, image_request: ImageRequest, rewrite: str
 ) -> None:
-    own = replace(image_request, rewrite=rewrite)  # type: ignore[arg-type]
-    grown = [e.text for e in generate(instruct, own) if isinstance(e, TextWritten)]
+    rewritten = replace(image_request, rewrite=rewrite)  # type: ignore[arg-type]
+    grown = [e.text for e in generate(instruct, rewritten) if isinstance(e, TextWritten)]
     assert len(grown) > 2
-    texts, (image,) = texts_and_images(instruct, own)
+    texts, (image,) = texts_and_images(instruct, rewritten)
     assert texts[0].startswith(f"<{rewrite}>")
     assert image.diagnostics.text == texts[0]
     _, (plain,) = texts_and_images(instruct, image_request)

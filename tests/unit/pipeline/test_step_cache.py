@@ -96,8 +96,8 @@ def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
 
     def start_all() -> list[ImageRun]:
         return [
-            start(tiny_pipeline, own, seed, plan, scheduler)
-            for seed, (own, plan, scheduler) in enumerate(settings)
+            start(tiny_pipeline, variant, seed, plan, scheduler)
+            for seed, (variant, plan, scheduler) in enumerate(settings)
         ]
 
     together_runs, alone_runs = start_all(), start_all()

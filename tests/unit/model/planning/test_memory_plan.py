@@ -92,7 +92,7 @@ def test_the_modes_that_fit_common_machines(
 
 
 @pytest.mark.parametrize(("scheme", "gigabytes"), [("fp8", 86.3), ("int8", 87.5), ("int4", 51.3)])
-def test_the_weights_of_the_real_model_when_they_are_rounded(
+def test_the_weights_of_the_real_model_when_they_are_quantized(
     real: ModelConfig, scheme: str, gigabytes: float
 ) -> None:
     """159.7 GB of matrices of 2 bytes: 1 byte and little, 1 + 2/128, or 1/2 + 2/32; 6.4 stay."""

@@ -6,8 +6,7 @@ import pytest
 
 from model.config_file import load_config, parse_config
 from model.errors import ConfigError
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.conftest import GOLDEN
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""The KV cache of prompts: prefix caching, and the memory it holds."""
+
+import torch
+
+from model.kv_cache import PromptKVCache, prefill
+from pipeline.load import Pipeline
+
+
+def test_a_prompt_that_begins_like_a_cached_one_is_prefilled_from_there(
+    tiny_pipeline: Pipeline,
+) -> None:
+    transformer = tiny_pipeline.transformer
+    prompt_cache = PromptKVCache(transformer)
+    with torch.inference_mode():
+        prompt_cache.get_or_compute(list(range(40)))
+        assert prompt_cache.num_computed == 40
+        longer = prompt_cache.get_or_compute([*range(40), 7, 8])
+        assert prompt_cache.num_computed == 42
+        forked = prompt_cache.get_or_compute([*range(30), 200, 201])
+        assert prompt_cache.num_computed == 44
+        prompt_cache.get_or_compute([*range(10), 99])
+        assert prompt_cache.num_computed == 55  # ten tokens in common are not worth it
+        for prefix, ids in ((longer, [*range(40), 7, 8]), (forked, [*range(30), 200, 201])):
+            anew = prefill(transformer, ids)
+            for ours, theirs in zip(prefix.layers, anew.layers, strict=True):
+                torch.testing.assert_close(ours.k_BGSH, theirs.k_BGSH, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(ours.v_BGSH, theirs.v_BGSH, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_keys_and_values_of_a_prompt_hold_no_other_memory(tiny_pipeline: Pipeline) -> None:
+    """A view of the fused projection would keep the queries alive for as long as the prompt."""
+    for past in (None, prefill(tiny_pipeline.transformer, list(range(20)))):
+        prompt = prefill(tiny_pipeline.transformer, [*range(20, 50)], past)
+        for layer in prompt.layers:
+            for tensor in (layer.k_BGSH, layer.v_BGSH):
+                assert tensor.untyped_storage().nbytes() == tensor.nbytes
