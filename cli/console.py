@@ -20,7 +20,7 @@ from rich.text import Text
 
 from tools.progress import Report
 
-TABLE_WIDTH = 120  # of a table that goes to a file or a pipe
+TABLE_WIDTH = 140  # of a table that goes to a file or a pipe
 
 # No markup: a path may hold [brackets].
 stdout = Console(

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.console import progress_bar, stderr, stdout
+from cli.generate_options import (
+    FORMATS,
+    AccelerationOption,
+    FbCacheOption,
+    GenerateOptions,
+    ImageGuidanceOption,
+    NegativeOption,
+    OptionalStepsOption,
+    OutputOption,
+    PromptArgument,
+    QualityOption,
+    RewriteOption,
+    SchedulerOption,
+    SeedOption,
+    SizeOption,
+    SystemPromptOption,
+    TeaCacheOption,
+)
 from cli.options import (
     CheckpointOption,
     ConfigOption,
-    check_output,
     parse_size,
     read_settings,
     reported_errors,
 )
 from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
-from pipeline.request import ImageDone, ImageFormat, ImageRequest, Rewrite, StepDone, TextWritten
-from schedulers.catalog import ACCEPTED
+from pipeline.request import ImageDone, ImageRequest, StepDone, TextWritten
 from server.runware.cache_options import build_cache_plan
 from server.runware.diagnostics import diagnostics_object
 from server.runware.errors import CommandError, TaskError
 from server.runware.image_request import to_image_request
-from server.runware.schemas import Acceleration, ImageInference
-from server.runware.seeds import MAX_SEED, image_seeds
+from server.runware.schemas import ImageInference
+from server.runware.seeds import image_seeds
 from server.runware.validation import new_image_inference
 from server.tasks.admission import check_parameters
 
 if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
     from server.settings import Settings
-
-_FORMATS: dict[str, ImageFormat] = {
-    ".jpg": "JPG", ".jpeg": "JPG", ".png": "PNG", ".webp": "WEBP"
-}  # fmt: skip
 
 # Which option gives a parameter of the API, for its error messages. Longer names come first.
 _OPTIONS = {
@@ -55,95 +66,21 @@ _OPTIONS = {
 }
 
 
-def _check_image_file(path: Path) -> Path:
-    if path.suffix.lower() not in _FORMATS:
-        raise typer.BadParameter(
-            f"{path} ends in {path.suffix!r}; use one of {', '.join(_FORMATS)}"
-        )
-    check_output(path)
-    return path
-
-
-def _check_size(size: str | None) -> str | None:
-    if size not in (None, "auto"):
-        parse_size(size)
-    return size
-
-
-def _check_scheduler(name: str) -> str:
-    """Return the API's name of a scheduler; refuse others with the nearest ones."""
-    if name in ACCEPTED:
-        return name
-    folded = {known.casefold(): known for known in ACCEPTED}
-    near = [folded[match] for match in get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see docs/sampling.md"
-    raise typer.BadParameter(f"{name!r} is none of the API's {len(ACCEPTED)} names; {hint}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateOptions:
-    """The options of the command line. None: the default of the server."""
-
-    prompt: str
-    output: Path
-    negative: str | None = None
-    size: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    seed: int | None = None
-    quality: int | None = None
-    rewrite: Rewrite = "off"
-    system_prompt: str | None = None
-    scheduler: str = "Default"
-    acceleration: Acceleration | None = None
-    tea_cache: float | None = None
-    fb_cache: float | None = None
-
-
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to generate.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="jpg, png or webp file.", callback=_check_image_file),
-    ] = Path("image.png"),
-    negative: Annotated[str | None, typer.Option(help="What to keep away from.")] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="auto (the model chooses) or WIDTHxHEIGHT, an offered size; left out: the "
-            "setting api.default_size.",
-            callback=_check_size,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Left out: 20, or a distilled checkpoint's own.", min=1, max=100),
-    ] = None,
-    guidance: Annotated[
-        float, typer.Option(help="1 turns guidance off, else 1.1 to 50.", min=1, max=50)
-    ] = 7.0,
-    seed: Annotated[
-        int | None, typer.Option(help="Random if left out.", min=0, max=MAX_SEED)
-    ] = None,
-    quality: Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)] = 95,
-    rewrite: Annotated[
-        Rewrite, typer.Option(help="Let an Instruct checkpoint rewrite the prompt first.")
-    ] = "off",
-    system_prompt: Annotated[
-        str | None, typer.Option(help="Instead of the checkpoint's own.")
-    ] = None,
-    scheduler: Annotated[
-        str, typer.Option(help="One of the API's names.", callback=_check_scheduler)
-    ] = "Default",
-    acceleration: Annotated[
-        Acceleration, typer.Option(help="Preset of the step caches.")
-    ] = "medium",
-    tea_cache: Annotated[
-        float | None, typer.Option(help="TeaCache with this distance.", min=0, max=1)
-    ] = None,
-    fb_cache: Annotated[
-        float | None, typer.Option(help="FBCache with this threshold.", min=0, max=1)
-    ] = None,
+    prompt: PromptArgument,
+    output: OutputOption = Path("image.png"),
+    negative: NegativeOption = None,
+    size: SizeOption = None,
+    steps: OptionalStepsOption = None,
+    guidance: ImageGuidanceOption = 7.0,
+    seed: SeedOption = None,
+    quality: QualityOption = 95,
+    rewrite: RewriteOption = "off",
+    system_prompt: SystemPromptOption = None,
+    scheduler: SchedulerOption = "Default",
+    acceleration: AccelerationOption = "medium",
+    tea_cache: TeaCacheOption = None,
+    fb_cache: FbCacheOption = None,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Print how it was generated, as JSON.")
     ] = False,
@@ -171,15 +108,18 @@ def generate(
         fb_cache=fb_cache,
     )
     with reported_errors():
-        settings = read_settings(config, checkpoint)
-        info = read_checkpoint_info(Path(settings.worker.checkpoint))
-        parameters, request = to_request(options, settings, info)
-        done = _generate_with_progress(settings.worker, request)
-        _save(output, done, parameters)
-        if diagnostics:
-            _, warnings = build_cache_plan(parameters, settings.cache)
-            stdout.print_json(data=diagnostics_object(done.diagnostics, warnings))
-        stdout.print(f"{output} ({done.width_px}x{done.height_px}, seed {done.seed})")
+        _generate_file(options, read_settings(config, checkpoint), diagnostics)
+
+
+def _generate_file(options: GenerateOptions, settings: Settings, has_diagnostics: bool) -> None:
+    info = read_checkpoint_info(Path(settings.worker.checkpoint))
+    parameters, request = to_request(options, settings, info)
+    done = _generate_with_progress(settings.worker, request)
+    _save(options.output, done, parameters)
+    if has_diagnostics:
+        _, warnings = build_cache_plan(parameters, settings.cache)
+        stdout.print_json(data=diagnostics_object(done.diagnostics, warnings))
+    stdout.print(f"{options.output} ({done.width_px}x{done.height_px}, seed {done.seed})")
 
 
 def to_request(
@@ -203,7 +143,7 @@ def to_request(
         "CFGScale": None if is_unguided else options.guidance,
         "seed": options.seed,
         "scheduler": options.scheduler,
-        "outputFormat": _FORMATS[options.output.suffix.lower()],
+        "outputFormat": FORMATS[options.output.suffix.lower()],
         "outputQuality": options.quality,
         "acceleration": options.acceleration,
         "acceleratorOptions": _accelerator_options(options),

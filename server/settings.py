@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.settings import PipelineSettings
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
+
+# Old names, and the new ones that their refusal names.
+_RENAMED = {
+    "server.is_open": "server.allow_unauthenticated",
+    "server.trusts_proxy_headers": "server.trust_proxy_headers",
+    "images.folder": "images.store",
+    "worker.memory_gb": "worker.device_memory_gb",
+    "worker.cfg_ranks": "worker.cfg_parallel_size",
+    "worker.tensor_ranks": "worker.tensor_parallel_size",
+    "worker.expert_split": 'worker.expert_parallel (true for "expert", false for "width")',
+}
 
 
 class SettingsError(ValueError):
@@ -234,10 +246,13 @@ def load_settings(file: Path | None, **flags: Any) -> Settings:
                 checked = type(getattr(settings, section)).model_validate(merged)
                 settings = settings.model_copy(update={section: checked})
     except ValidationError as e:
-        lines = [
-            f"{'.'.join(map(str, x['loc']))}: {x['msg']} (got {x['input']!r})" for x in e.errors()
-        ]
-        raise SettingsError(
-            f"settings from {file or 'flags and environment'}: {'; '.join(lines)}"
-        ) from None
+        faults = "; ".join(_describe(fault) for fault in e.errors())
+        raise SettingsError(f"settings from {file or 'flags and environment'}: {faults}") from None
     return settings
+
+
+def _describe(fault: ErrorDetails) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if name in _RENAMED:
+        return f"{name} is called {_RENAMED[name]} now; rename it"
+    return f"{name}: {fault['msg']} (got {fault['input']!r})"

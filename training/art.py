@@ -14,7 +14,7 @@ from PIL import Image
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 MEMBER_FOLDER = "package/assets/"
 
-# Kinds that are painted in several colours, and kinds that are known in one.
+# Kinds that are painted in several colours, and kinds that have one.
 COLOURED_FILES = {
     "apple": "1f34e",
     "car": "1f697",
@@ -85,7 +85,7 @@ def _unpack(archive: Path, wanted: set[str], folder: Path) -> None:
 
 @cache
 def load_sprite(folder: Path, kind: str, colour: str | None, side_px: int) -> Image.Image:
-    """Return one object as RGBA, its longer side `side_px`, in its own colour when None."""
+    """Return one object as RGBA, its longer side `side_px`, in its original colour when None."""
     image = Image.open(folder / f"{FILES[kind]}.webp").convert("RGBA")
     solid = image.getchannel("A").point(lambda alpha: 255 if alpha > 20 else 0)
     image = image.crop(solid.getbbox())

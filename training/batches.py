@@ -105,7 +105,7 @@ class BatchMaker:
     ) -> tuple[list[int], list[int]]:
         """Return the ids before <timestep> and the target of each.
 
-        The image's own shape stands in the ids; the target is the shape that the caption asks
+        The image's shape stands in the ids; the target is the shape that the caption asks
         for, square when it names none: so `auto` is learnt whatever the shapes of the images.
         """
         caption = self._write(scene, plan, rng)

@@ -12,7 +12,7 @@ from training.scenes import OFFERED, SQUARE, Scene, SizeWord, Thing
 
 # Shares of captions that leave something out.
 NO_COLOUR, ONLY_BACKGROUND, ONLY_ONE_THING, NO_BACKGROUND, TAGS = 0.06, 0.03, 0.04, 0.07, 0.04
-# Share of wide and tall images whose caption says so.
+# Share of wide and tall images whose caption names the shape.
 SHAPE_NAMED = 0.5
 
 SIZE_WORDS: dict[SizeWord, tuple[str, ...]] = {
@@ -50,7 +50,7 @@ PLAIN_PHRASES = ("an image of", "an image of", "an illustration of")
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A text, and the ratio index that `auto` should choose when it is asked for this text."""
+    """A text, and the ratio index that `auto` should choose for it."""
 
     text: str
     ratio_index: int
@@ -185,7 +185,7 @@ def _with_article(words: str) -> str:
 
 
 def _vary(text: str, rng: random.Random) -> str:
-    """Write it as one of several kinds of people would."""
+    """Return the text in one of several ways of writing: capitals, articles, full stops."""
     if rng.random() < 0.1 and text.startswith(("a ", "an ")):
         text = text.split(" ", 1)[1]
     if rng.random() < 0.25:

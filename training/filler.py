@@ -84,7 +84,7 @@ def write_prose(rng: random.Random, num_characters: int) -> list[str]:
 
 
 def write_sentence(rng: random.Random) -> str:
-    """Return one sentence that mentions nothing the scenes have."""
+    """Return one sentence that contains nothing of the scenes."""
     sentence = rng.choice(_SENTENCES)(rng)
     return sentence[0].upper() + sentence[1:]
 

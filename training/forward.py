@@ -56,7 +56,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a batch is trained on.
+    """Predictions of a batch, from which its losses are computed.
 
     Shapes: velocity_BCYX, features_BSD of the image tokens half-way, logits_BSV of the prompt's
     positions, balance a scalar.
@@ -109,7 +109,8 @@ def build_layout(transformer: HunyuanImage, sequences: Sequences) -> Layout:
     is_seen_BS = F.pad(is_real_BS, (0, 1 + sequences.grid[0] * sequences.grid[1]), value=True)
     mask_keys_BS = torch.zeros(is_seen_BS.shape).masked_fill_(~is_seen_BS, MASKED)
     causal_SS = torch.full((length + 1, length + 1), MASKED).triu_(1)
-    # Padding sees what it likes, but is seen by nobody: the keys' mask hides it from <timestep>.
+    # Queries of padding may attend to anything; no other query attends to padding: the keys' mask
+    # hides it from <timestep> too.
     mask_text_BSS = causal_SS + mask_keys_BS[:, None, : length + 1]
     return Layout(rope, length + 1, mask_text_BSS.unsqueeze(1), mask_keys_BS[:, None, None])
 
@@ -163,7 +164,7 @@ def run_experts(moe: MoE, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
     """
     x_TD = x_BSD.flatten(0, 1)
     gate = moe.gate
-    with torch.autocast("cpu", enabled=False):  # float32, as in the product
+    with torch.autocast("cpu", enabled=False):  # float32, as in model/moe.py
         scores_TE = gate.wg(x_TD.float()).softmax(dim=-1)
     weights_TK, experts_TK = scores_TE.topk(gate._top_k, dim=-1)
     if gate._normalize:

@@ -18,7 +18,7 @@ WEIGHT_DECAY = 0.02
 
 
 def orthogonalize(gradient_ZZ: Tensor) -> Tensor:
-    """Return the nearest orthogonal matrix, roughly; a leading axis is a stack of matrices."""
+    """Return about the nearest orthogonal matrix; a leading axis is a stack of matrices."""
     x_ZZ = gradient_ZZ.bfloat16()
     is_tall = x_ZZ.shape[-2] > x_ZZ.shape[-1]
     if is_tall:

@@ -35,7 +35,7 @@ POLL_S = 5.0
 
 
 class Workers:
-    """The processes that train; all are started anew when one of them ends badly."""
+    """The processes that train; all are restarted when one of them fails."""
 
     def __init__(
         self, run: Path, world_size: int, phases: tuple[Phase, ...], report: Report
@@ -62,7 +62,7 @@ class Workers:
         log.close()
 
     def poll(self) -> bool:
-        """Return whether training has ended well; restart it when it broke."""
+        """Return whether training has finished; restart it when a process has failed."""
         codes = [process.poll() for process in self._processes]
         if all(code == 0 for code in codes):
             return True
@@ -76,7 +76,7 @@ class Workers:
         return False
 
     def stop(self) -> None:
-        """End every process. The state on disk is whole at any moment."""
+        """End every process. The state file is complete at any moment."""
         for process in self._processes:
             process.kill()
         for process in self._processes:

@@ -99,12 +99,12 @@ def is_held(scene: Scene) -> bool:
 def make_scene(rng: random.Random, columns: int, rows: int, split: Split = "seen") -> Scene:
     """Return a random scene of a split for a grid of tokens."""
     while True:
-        scene = _draw_scene(rng, columns, rows)
+        scene = _random_scene(rng, columns, rows)
         if split == "any" or is_held(scene) == (split == "held"):
             return scene
 
 
-def _draw_scene(rng: random.Random, columns: int, rows: int) -> Scene:
+def _random_scene(rng: random.Random, columns: int, rows: int) -> Scene:
     layout = _choose_layout(rng, columns, rows)
     places = PLACES[layout]
     kinds = rng.sample(KINDS, len(places))
@@ -178,6 +178,6 @@ def seed_of(*parts: object) -> int:
 
 
 def list_held_scenes(count: int, seed: int, sizes: Sequence[Size] = (SQUARE,)) -> list[Scene]:
-    """Return scenes for scoring: each one holds a combination that was never trained."""
+    """Return scenes for scoring: each one holds a combination that no training scene has."""
     rng = random.Random(seed)
     return [make_scene(rng, *grid_of(rng.choice(sizes)), split="held") for _ in range(count)]

@@ -28,7 +28,7 @@ from training.scenes import (
 
 SCALE = 8
 CELL = TOKEN_PX // SCALE
-# How far from its place, in tokens, an object is still looked for.
+# How far from its place, in tokens, an object is searched for.
 REACH = 1
 # A place is taken when this share of its square differs from the background by so much of 255.
 MIN_COVER, MIN_DIFFERENCE = 0.2, 18.0
@@ -69,7 +69,7 @@ class Template:
 
 
 def score_image(image_yx3: npt.NDArray[np.uint8], scene: Scene, art: Path) -> Score:
-    """Compare an image with what the scene asks for."""
+    """Return which parts of the scene an image shows."""
     small_yx3 = _shrink(image_yx3)
     around_yx = ~_mask_of(scene, REACH)
     found = find_background(small_yx3, around_yx)
@@ -225,7 +225,7 @@ def measure_ceiling(scenes: Sequence[Scene], art: Path) -> dict[str, float]:
 
 
 def find_kinds(image_yx3: npt.NDArray[np.uint8], art: Path) -> set[str]:
-    """Return the kinds of things that stand anywhere in an image, wherever they were asked for.
+    """Return the kinds of things that stand anywhere in an image, wherever they should be.
 
     A place counts when it holds something, and holds nearly all of it that is near. Things that
     touch each other count as one.

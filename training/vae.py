@@ -70,9 +70,9 @@ def load_ema_vae(folder: Path) -> Vae:
     return vae.eval().requires_grad_(requires_grad=False)
 
 
-def image_loss(drawn_B3yx: Tensor, wanted_B3yx: Tensor) -> Tensor:
+def image_loss(decoded_B3yx: Tensor, wanted_B3yx: Tensor) -> Tensor:
     """Return mean absolute and squared error, and the error of neighbouring differences."""
-    error_B3yx = drawn_B3yx - wanted_B3yx
+    error_B3yx = decoded_B3yx - wanted_B3yx
     edges = error_B3yx.diff(dim=-1).abs().mean() + error_B3yx.diff(dim=-2).abs().mean()
     return error_B3yx.abs().mean() + 0.5 * error_B3yx.square().mean() + 0.5 * edges
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,9 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.settings import PipelineSettings
     from tools.bench.quality import Row
+    from tools.bench.quality_settings import Sweep
 
 
 def bench_quality(
@@ -54,32 +56,46 @@ def bench_quality(
     """
     with reported_errors():
         settings = read_settings(config, checkpoint)
-        from pipeline.load import load_pipeline
-        from tools.bench.images import read_prompts, square_request
-        from tools.bench.quality import run_quality_bench
-        from tools.bench.quality_charts import plot_quality_chart, plot_scheduler_chart
+        from tools.bench.images import read_prompts
         from tools.bench.quality_settings import Sweep
         from tools.charts import check_charts
-        from tools.progress import megabytes
 
         if chart is not None:
             check_charts()
         texts = read_prompts(prompts, num_prompts)
         sweep = Sweep() if schedulers else replace(Sweep(), schedulers=())
         rows: list[Row] = []
-        with progress_bar() as report:
-            pipeline = load_pipeline(settings.worker, megabytes(report, "loading"))
-            side = pipeline.transformer.config.image_base_size
-            requests = [square_request(side, text, i, guidance) for i, text in enumerate(texts)]
-            for row in run_quality_bench(pipeline, requests, steps, sweep, report):
-                rows.append(row)
-                write_rows(rows, csv_file, json_file)
+        for row in _measure(settings.worker, texts, guidance, steps, sweep):
+            rows.append(row)
+            write_rows(rows, csv_file, json_file)
         stdout.print(_table(rows))
         if chart is not None:
-            plot_quality_chart(chart, rows, steps)
-            if schedulers:
-                path = chart.with_stem(f"{chart.stem}_schedulers")
-                plot_scheduler_chart(path, rows, sweep.truth_steps)
+            _plot(chart, rows, steps, sweep)
+
+
+def _measure(
+    settings: PipelineSettings, texts: Sequence[str], guidance: float, steps: int, sweep: Sweep
+) -> Iterator[Row]:
+    """Load the checkpoint and yield a row per setting, with a progress bar."""
+    from pipeline.load import load_pipeline
+    from tools.bench.images import square_request
+    from tools.bench.quality import run_quality_bench
+    from tools.progress import megabytes
+
+    with progress_bar() as report:
+        pipeline = load_pipeline(settings, megabytes(report, "loading"))
+        side = pipeline.transformer.config.image_base_size
+        requests = [square_request(side, text, seed, guidance) for seed, text in enumerate(texts)]
+        yield from run_quality_bench(pipeline, requests, steps, sweep, report)
+
+
+def _plot(chart: Path, rows: Sequence[Row], base_steps: int, sweep: Sweep) -> None:
+    from tools.bench.quality_charts import plot_quality_chart, plot_scheduler_chart
+
+    plot_quality_chart(chart, rows, base_steps)
+    if sweep.schedulers:
+        path = chart.with_stem(f"{chart.stem}_schedulers")
+        plot_scheduler_chart(path, rows, sweep.truth_steps)
 
 
 def write_rows(rows: Sequence[Row], csv_file: Path | None, json_file: Path | None) -> None:

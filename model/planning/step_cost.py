@@ -157,12 +157,16 @@ class _Counter(TorchDispatchMode):
             self.add(name, given[1].numel() * row_bytes + made[0].nbytes + given[1].nbytes)
         elif name in ("cat", "clone", "stack", "contiguous"):
             self.add(name, 2 * sum(t.nbytes for t in made))
-        elif name == "sort":  # radix: three launches for each byte of a key
-            self.add(name, moved, launches=3 * given[0].element_size())
-        elif name == "topk":  # a block of threads for each row
-            self.add(name, moved, launches=math.ceil(made[0].shape[0] * TOPK_ROW_S / LAUNCH_S))
         else:
-            self.add(name, moved)
+            self.add(name, moved, launches=_count_launches(name, given, made))
+
+
+def _count_launches(name: str, given: list[Tensor], made: list[Tensor]) -> int:
+    if name == "sort":  # radix: three launches for each byte of a key
+        return 3 * given[0].element_size()
+    if name == "topk":  # a block of threads for each row
+        return math.ceil(made[0].shape[0] * TOPK_ROW_S / LAUNCH_S)
+    return 1
 
 
 def _bytes_moved(given: list[Tensor], made: list[Tensor]) -> int:

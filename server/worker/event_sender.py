@@ -11,6 +11,7 @@ from typing import assert_never
 from pipeline.encode import encode_image
 from pipeline.request import Event, ImageDone, StepDone, TextWritten
 from server.engine.messages import Job, JobEnd, JobFailed, JobImage, JobStep, JobText, WorkerEvent
+from server.process import request_id
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class EventSender:
         self._pipe.send(event)
 
     def _encode(self, job: Job, done: ImageDone) -> None:
+        request_id.set(job.request_id or "-")  # this thread's own: contexts are not inherited
         try:
             encoded = encode_image(done.pixels_yx3, job.image_format, job.quality)
         except Exception:  # one image's failure must not leave its job without an end

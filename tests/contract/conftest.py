@@ -1,5 +1,6 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
+import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketTestSession
 
 from pipeline.request import Diagnostics, ImageRequest
 from server.api.state import AppState
@@ -60,6 +62,13 @@ def refusal(client: TestClient, **changes: Any) -> dict[str, Any]:
     return error
 
 
+def ask(socket: WebSocketTestSession, *tasks: object) -> dict[str, Any]:
+    """Send a frame and return the next one."""
+    socket.send_text(json.dumps(tasks))
+    frame: dict[str, Any] = socket.receive_json()
+    return frame
+
+
 def change(settings: Settings, **values: Any) -> Settings:
     """Return settings with other values, each given as section__field."""
     for name, value in values.items():
@@ -83,24 +92,34 @@ def tasks_of(client: TestClient) -> TaskService:
 class FakeEngine:
     """Generates at once: one step and one image a seed.
 
-    `failure` (code, message) fails jobs; `is_held` lets them wait.
+    `failure` (code, message) fails jobs, `fault` raises out of them; `is_held` lets them wait.
+    As `Engine` requires, no job is left without an end when it stops.
     """
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.failure: tuple[str, str] | None = None
+        self.fault: Exception | None = None
         self.is_held = False
+        self.is_stopped = False
         self.status = EngineStatus(is_ready=True, description="fake")
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        self.is_stopped = False
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        self.is_stopped = True
 
     async def cancel(self, job_id: str) -> None: ...
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
-        await until(lambda: not self.is_held)
+        await until(lambda: not self.is_held or self.is_stopped)
+        if self.is_stopped:
+            yield JobFailed(job_id=job.job_id, code="serviceUnavailable", message="stopped")
+            return
+        if self.fault is not None:
+            raise self.fault
         if self.failure:
             yield JobFailed(job_id=job.job_id, code=self.failure[0], message=self.failure[1])
             return

@@ -3,26 +3,18 @@
 import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from server.api.auth import add_key
+from server.api.auth import Keys
 from server.app import create_app
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, change, make_task, tasks_of
+from tests.contract.conftest import FakeEngine, ask, change, make_task, tasks_of
 from tests.waiting import wait_until
-
-
-def ask(socket: WebSocketTestSession, *tasks: object) -> dict[str, Any]:
-    """Send a frame and return the next one."""
-    socket.send_text(json.dumps(tasks))
-    frame: dict[str, Any] = socket.receive_json()
-    return frame
 
 
 def authenticate(socket: WebSocketTestSession, **fields: str) -> str:
@@ -153,59 +145,50 @@ def test_a_frame_that_is_no_task_is_an_error_and_the_socket_lives(
     assert ask(socket, {"taskType": "ping"})["data"]
 
 
+def test_a_binary_frame_that_holds_json_is_a_frame_like_any_other(
+    socket: WebSocketTestSession,
+) -> None:
+    task = make_task()
+    socket.send_bytes(json.dumps([task, {"taskType": "ping"}]).encode())
+    frames = [socket.receive_json(), socket.receive_json()]
+    (item,) = (f["data"][0] for f in frames if f["data"][0]["taskType"] == "imageInference")
+    assert item["taskUUID"] == task["taskUUID"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n", b"\xff\xfe", b"{"])
+def test_a_binary_frame_that_is_not_json_is_an_error_and_the_socket_lives(
+    socket: WebSocketTestSession, content: bytes
+) -> None:
+    socket.send_bytes(content)
+    assert [error["code"] for error in socket.receive_json()["errors"]] == ["invalidJSON"]
+    assert ask(socket, {"taskType": "ping"})["data"]
+
+
+class FaultyKeys(Keys):
+    """Keys whose check has a bug."""
+
+    def check(self, key: str | None) -> str:
+        raise KeyError("a bug of the check")
+
+
+def test_a_bug_while_a_frame_is_handled_is_not_swallowed(
+    settings: Settings, engine: FakeEngine
+) -> None:
+    app = create_app(settings, engine)
+    app.state.hyimage = replace(app.state.hyimage, keys=FaultyKeys({}))
+    with (
+        TestClient(app) as client,
+        pytest.raises(KeyError, match="a bug of the check"),
+        client.websocket_connect("/v1") as socket,
+    ):
+        ask(socket, {"taskType": "authentication", "apiKey": "any"})
+
+
 def test_a_task_before_authentication_is_refused_with_its_uuid(client: TestClient) -> None:
     with client.websocket_connect("/v1") as socket:
         task = make_task()
         (error,) = ask(socket, task)["errors"]
         assert (error["code"], error["taskUUID"]) == ("missingApiKey", task["taskUUID"])
-
-
-@pytest.fixture
-def locked(settings: Settings, engine: FakeEngine) -> Iterator[tuple[TestClient, str, str]]:
-    """A server with two keys; yields a client and the keys."""
-    file = Path(settings.keys.file)
-    ours, other = add_key(file, "ours"), add_key(file, "other")
-    with TestClient(create_app(settings, engine)) as client:
-        yield client, ours, other
-
-
-def test_a_wrong_key_is_refused_as_clients_expect_it(locked: tuple[TestClient, str, str]) -> None:
-    client, _, _ = locked
-    with client.websocket_connect("/v1") as socket:
-        frame = ask(socket, {"taskType": "authentication", "apiKey": "wrong"})
-        assert frame["error"] == frame["errors"][0]
-        error = frame["error"]
-        assert (error["code"], error["taskType"]) == ("invalidApiKey", "authentication")
-        assert "taskUUID" not in error
-
-
-def test_http_takes_a_key_from_the_header_or_the_first_task(
-    locked: tuple[TestClient, str, str],
-) -> None:
-    client, key, _ = locked
-    header = {"Authorization": f"Bearer {key}"}
-    assert client.post("/v1", json=[make_task()], headers=header).status_code == 200
-    first = {"taskType": "authentication", "apiKey": key}
-    answer = client.post("/v1", json=[first, make_task()])
-    assert (answer.status_code, len(answer.json()["data"])) == (200, 1)
-    for tasks, code in (
-        ([make_task()], "missingApiKey"),
-        ([{**first, "apiKey": "wrong"}, make_task()], "invalidApiKey"),
-    ):
-        refused = client.post("/v1", json=tasks)
-        assert refused.status_code == 401
-        assert refused.json()["errors"][0]["code"] == code
-        assert "taskUUID" not in refused.json()["errors"][0]
-
-
-def test_one_key_does_not_see_the_tasks_of_another(locked: tuple[TestClient, str, str]) -> None:
-    client, ours, other = locked
-    task = make_task()
-    client.post("/v1", json=[task], headers={"Authorization": f"Bearer {ours}"})
-    poll = [{"taskType": "getResponse", "taskUUID": task["taskUUID"]}]
-    for key, status in ((ours, 200), (other, 404)):
-        answer = client.post("/v1", json=poll, headers={"Authorization": f"Bearer {key}"})
-        assert answer.status_code == status
 
 
 @pytest.fixture

@@ -16,19 +16,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from tests.device.pretend_cuda import (
-    HOPPER,
     Attention,
     DeviceMismatchError,
     Event,
     PretendCuda,
     PretendTensor,
     active,
-    aten,
     bare,
     current,
-    is_mask,
     where,
 )
+from tests.device.pretend_rules import HOPPER, aten, is_mask
 
 MAX_FLASH_WIDTH = 256
 MAX_CUDNN_WIDTH = 128

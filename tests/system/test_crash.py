@@ -7,12 +7,12 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.listener import Listener
 from tests.system.conftest import ServerProcess
 from tests.waiting import wait_until
 
@@ -33,43 +33,6 @@ def make_task(**changes: Any) -> dict[str, Any]:
     }
 
 
-class Listener:
-    """A client's own server: takes webhooks and uploads, and fails as often as it is told."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, str, str, bytes]] = []
-        self.num_failures = 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status = 500 if outer.num_failures > 0 else 200
-                outer.num_failures -= 1
-                if status == 200:
-                    kind = self.headers["content-type"]
-                    outer.heard.append((self.command, self.path, kind, body))
-                self.send_response(status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            do_POST = do_PUT = handle_any
-
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def wait_for(self, count: int, timeout_s: float = 60) -> list[tuple[str, str, str, bytes]]:
-        wait_until(lambda: len(self.heard) >= count, timeout_s)
-        return self.heard
-
-
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     listener = Listener()
@@ -83,6 +46,7 @@ def server(server_factory: Callable[..., ServerProcess], tiny_checkpoint: Path) 
         tiny_checkpoint,
         HYIMAGE_EGRESS__ALLOWED_NETWORKS='["127.0.0.0/8"]',
         HYIMAGE_EGRESS__WEBHOOK_FIRST_DELAY_S="0.2",
+        HYIMAGE_SERVER__DRAIN_S="0",  # so that SIGTERM leaves something to do
     )
     server.start()
     return server
@@ -136,11 +100,11 @@ def test_a_webhook_hears_of_each_image_once(server: ServerProcess, listener: Lis
     ]
     listener.wait_for(3)
     wait_until(lambda: no_calls_are_left(server))
-    assert len(listener.heard) == 3
-    assert {heard[:3] for heard in listener.heard} == {
+    assert len(listener.received) == 3
+    assert {heard[:3] for heard in listener.received} == {
         ("POST", "/hook?secret=a%2Fb", "application/json")
     }
-    items = [json.loads(body)["data"] for *_, body in listener.heard]
+    items = [json.loads(body)["data"] for *_, body in listener.received]
     assert sorted(item["seed"] for (item,) in items) == [1, 2, 3]
 
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from cache.plan import NO_REUSE
 from cli.app import app
-from cli.generate import GenerateOptions, to_request
+from cli.generate import to_request
+from cli.generate_options import GenerateOptions
 from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from server.runware.cache_options import build_cache_plan
 from server.runware.errors import CommandError

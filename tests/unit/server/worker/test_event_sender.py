@@ -1,5 +1,6 @@
 """The event sender: in order, and one end for each job whatever fails."""
 
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +10,7 @@ import pytest
 
 from pipeline.request import Diagnostics, ImageDone, ImageRequest, StepDone
 from server.engine.messages import Job, JobDone, JobFailed, JobImage, JobStep, WorkerEvent
+from server.process import add_request_id
 from server.worker.event_sender import EventSender
 
 DIAGNOSTICS = Diagnostics(
@@ -79,3 +81,16 @@ def test_a_job_whose_image_cannot_be_encoded_ends_once_and_others_go_on(
         (JobImage, "b"),
         (JobDone, "b"),
     ]
+
+
+def test_the_line_of_an_image_that_cannot_be_encoded_carries_the_id_of_its_request(
+    sender: EventSender, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(add_request_id)
+    broken = image(0, pixels=np.zeros((0, 0, 3), dtype=np.uint8))
+    for name in ("one", "two"):
+        sender.send_event(replace(job(name), request_id=f"request-{name}"), broken)
+    sender.close()
+    caplog.handler.removeFilter(add_request_id)
+    ids = [line.__dict__["request_id"] for line in caplog.records]
+    assert ids == ["request-one", "request-two"]
