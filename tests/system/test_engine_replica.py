@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Asker:
-    """Stands for an ingress, alive until told otherwise."""
+    """Stands for an ingress, alive until it is ended."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None

@@ -61,8 +61,8 @@ def test_a_complete_caption_names_every_object_and_its_colour() -> None:
         text = write_caption(scene, rng, is_complete=True).text.lower()
         for thing in scene.things:
             assert thing.colour is None or thing.colour in text
-        told = " ".join(describe_facts(scene, rng)).lower()
-        assert all(thing.colour is None or thing.colour in told for thing in scene.things)
+        described = " ".join(describe_facts(scene, rng)).lower()
+        assert all(thing.colour is None or thing.colour in described for thing in scene.things)
 
 
 def test_a_caption_asks_for_another_shape_than_square_only_in_words() -> None:
