@@ -217,9 +217,11 @@ class TaskRunner:
             self._services.metrics.task_seconds.observe(time.time() - row.created_at)
         try:
             await self._store_end(row, failure)
-        except TaskError as e:
+        except Exception as e:  # whatever it is, the task must not stay without an end
+            log.exception("the end of task %s could not be stored", row.task_uuid)
             self._background.spawn(self._store_end_later(row, failure))
-            return e
+            later = "The end of the task is not stored yet; poll it later."
+            return e if isinstance(e, TaskError) else TaskError("internalServerError", later)
         return failure
 
     async def _store_end_later(self, row: TaskRow, failure: TaskError | None) -> None:
@@ -227,7 +229,8 @@ class TaskRunner:
         while not await self._is_stopped_within(delay_s):
             try:
                 await self._store_end(row, failure)
-            except TaskError:
+            except Exception:  # tried again until it is stored
+                log.exception("the end of task %s could not be stored", row.task_uuid)
                 delay_s = min(2 * delay_s, MAX_STORE_RETRY_S)
             else:
                 return
