@@ -91,6 +91,12 @@ def rotate_and_norm(
 
 
 @FusedKernel
+def normalize_weights(weights_TK: Tensor) -> Tensor:
+    """Return the weights of each token's experts over their sum. Shapes: -> weights_TK."""
+    return weights_TK / weights_TK.sum(dim=-1, keepdim=True).clamp_min(1e-8)
+
+
+@FusedKernel
 def swiglu(up_gate_TZ: Tensor) -> Tensor:
     """Return up * silu(gate), halving the last axis.
 
@@ -114,8 +120,18 @@ def weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> Tensor:
 @FusedKernel
 def quantize_rows(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     """Return float8 rows and the float32 scale of each. Shapes: -> x_TD float8, scale_T1."""
+    return _quantize_rows(x_TD.float())
+
+
+@FusedKernel
+def quantized_weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weighted_swiglu as float8 rows and their scales. Shapes: -> x_TF float8, scale_T1."""
+    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    return _quantize_rows(F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1))
+
+
+def _quantize_rows(wide_TD: Tensor) -> tuple[Tensor, Tensor]:
     largest = torch.finfo(torch.float8_e4m3fn).max
-    wide_TD = x_TD.float()
     scale_T1 = (wide_TD.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(1e-12)
     units_TD = (wide_TD / scale_T1).clamp(-largest, largest)
     return units_TD.to(torch.float8_e4m3fn), scale_T1

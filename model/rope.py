@@ -8,23 +8,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class RotaryTable:
-    """Cosines and sines for the positions of some tokens.
+    """Cosines and sines for the positions of some tokens, the sines with the rotation's signs.
 
-    Shapes: cos_SH, sin_SH, float32.
+    Shapes: cos_SH, signed_sin_SH, float32.
     """
 
     cos_SH: Tensor
-    sin_SH: Tensor
+    signed_sin_SH: Tensor  # negative in the first half: x * cos + swapped halves of x * sin
+
+    def sines(self) -> Tensor:
+        """Return the sines themselves, as the reference holds them. Shapes: -> sin_SH."""
+        negative_SZ, positive_SZ = self.signed_sin_SH.chunk(2, dim=-1)
+        return torch.cat((-negative_SZ, positive_SZ), dim=-1)
 
     def to(self, device: torch.device) -> "RotaryTable":
-        return RotaryTable(self.cos_SH.to(device), self.sin_SH.to(device))
-
-    def rotate(self, x_BNSH: Tensor) -> Tensor:
-        """Rotate queries or keys; the result is float32 for any input."""
-        x_BNSH = x_BNSH.float()
-        low_BNSZ, high_BNSZ = x_BNSH.chunk(2, dim=-1)
-        turned_BNSH = torch.cat((-high_BNSZ, low_BNSZ), dim=-1)
-        return torch.addcmul(x_BNSH * self.cos_SH, turned_BNSH, self.sin_SH)
+        return RotaryTable(self.cos_SH.to(device), self.signed_sin_SH.to(device))
 
 
 def build_rotary_table(positions_S2: Tensor, head_dim: int, theta: float) -> RotaryTable:
@@ -39,4 +37,5 @@ def build_rotary_table(positions_S2: Tensor, head_dim: int, theta: float) -> Rot
     frequencies_Z2 = (1.0 / theta**exponents_Z).unflatten(0, (head_dim // 4, 2))
     angles_SZ = (positions_S2.float().unsqueeze(1) * frequencies_Z2).flatten(1)
     angles_SH = angles_SZ.repeat(1, 2)
-    return RotaryTable(angles_SH.cos(), angles_SH.sin())
+    low_SZ, high_SZ = angles_SH.sin().chunk(2, dim=-1)
+    return RotaryTable(angles_SH.cos(), torch.cat((-low_SZ, high_SZ), dim=-1))

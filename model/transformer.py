@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.attention import AttentionGroup, LayerKV, SelfAttention
 from model.config import ModelConfig
-from model.layers import RMSNorm, TimestepEmbedding
+from model.layers import AddRMSNorm, RMSNorm, TimestepEmbedding
 from model.mesh import SINGLE, Mesh, RankGroup, splits_vocabulary
 from model.moe import AcquireExperts, ExpertOffload, MoE
 from model.patch import FinalLayer, PatchEmbed
@@ -28,7 +28,7 @@ class DecoderLayer(nn.Module):
         self.self_attn = SelfAttention(config, layer, ranks)
         self.mlp = MoE(config.hidden_size, config.layers[layer], ranks)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = AddRMSNorm(config.hidden_size, config.rms_norm_eps)
 
     @property
     def device(self) -> torch.device:
@@ -41,8 +41,9 @@ class DecoderLayer(nn.Module):
         new_kv: Sequence[list[LayerKV]] | None = None,
         acquire_experts: AcquireExperts | None = None,
     ) -> Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups, new_kv)
-        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD), acquire_experts)
+        attended_BSD = self.self_attn(self.input_layernorm(x_BSD), groups, new_kv)
+        x_BSD, normed_BSD = self.post_attention_layernorm(x_BSD, attended_BSD)
+        return x_BSD + self.mlp(normed_BSD, acquire_experts)
 
 
 class Backbone(nn.Module):

@@ -7,10 +7,10 @@ from torch._dynamo.testing import CompileCounter
 
 from model.config import MoeConfig
 from model.config_file import load_config
-from model.layers import swiglu
+from model.fused import swiglu
 from model.loading.build import build_skeleton
 from model.mesh import RankGroup
-from model.moe import Experts, MoE
+from model.moe import Experts, MoE, sort_by_expert
 from model.quantization.scheme import SCHEMES
 from tests.conftest import GOLDEN_CHECKPOINT
 
@@ -66,8 +66,14 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
     x = torch.randn(23, WIDTH)
     weights, experts = moe.gate(x)
     order = experts.flatten().argsort(stable=True)
-    ends = torch.bincount(experts.flatten(), minlength=5).cumsum(0)
-    grouped = moe.experts._run_grouped(x, weights, order, order // 2, ends)
+    routing = Routing(
+        order=order,
+        tokens=order // 2,
+        weights=weights.flatten()[order],
+        experts=experts.flatten()[order],
+        ends_E=torch.bincount(experts.flatten(), minlength=5).cumsum(0).to(torch.int32),
+    )
+    grouped = moe.experts._run_grouped(x, routing, 2)
     torch.testing.assert_close(grouped, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
 
 
