@@ -44,9 +44,7 @@ def waits_of_later_steps(cuda: PretendCuda, pipeline: Pipeline, request: ImageRe
 
 @pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("name", WITHOUT_CACHE)
-def test_a_step_without_a_cache_never_waits(
-    wide_checkpoint: Path, name: str, spread: str
-) -> None:
+def test_a_step_without_a_cache_never_waits(wide_checkpoint: Path, name: str, spread: str) -> None:
     if spread != "one device" and name not in ("guided", "two images"):
         pytest.skip("a spread changes where tensors lie, not what a request does")
     with pretended_cuda() as cuda:

@@ -10,7 +10,7 @@ from model.config_file import load_config
 from model.fused import swiglu
 from model.loading.build import build_skeleton
 from model.mesh import RankGroup
-from model.moe import Experts, MoE, sort_by_expert
+from model.moe import Experts, MoE
 from model.quantization.scheme import SCHEMES
 from tests.conftest import GOLDEN_CHECKPOINT
 
