@@ -75,19 +75,21 @@ def add_rms_norm(
 
 @FusedKernel
 def rotate_and_norm(
-    x_BNSH: Tensor, cos_SH: Tensor, sin_SH: Tensor, weight_H: Tensor | None, eps: float
+    x_ZSH: Tensor, cos_SH: Tensor, sin_SH: Tensor, weight_H: Tensor | None, eps: float
 ) -> Tensor:
-    """Return rotated queries or keys, normed if there is a weight. Shapes: -> x_BNSH, dtype of x.
+    """Return rotated queries or keys, normed if there is a weight. Any leading axes.
+
+    Shapes: -> x_ZSH, dtype of x.
 
     `sin_SH` has the signs of the rotation: its first half is negative.
     Rotate before normalising: the checkpoint was trained in this order. Both are done in float32.
     """
-    wide_BNSH = x_BNSH.float()
-    swapped_BNSH = wide_BNSH.roll(wide_BNSH.shape[-1] // 2, dims=-1)
-    wide_BNSH = torch.addcmul(wide_BNSH * cos_SH, swapped_BNSH, sin_SH)
+    wide_ZSH = x_ZSH.float()
+    swapped_ZSH = wide_ZSH.roll(wide_ZSH.shape[-1] // 2, dims=-1)
+    wide_ZSH = torch.addcmul(wide_ZSH * cos_SH, swapped_ZSH, sin_SH)
     if weight_H is not None:
-        wide_BNSH = F.rms_norm(wide_BNSH, weight_H.shape, eps=eps) * weight_H.float()
-    return wide_BNSH.to(x_BNSH.dtype)
+        wide_ZSH = F.rms_norm(wide_ZSH, weight_H.shape, eps=eps) * weight_H.float()
+    return wide_ZSH.to(x_ZSH.dtype)
 
 
 @FusedKernel

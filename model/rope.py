@@ -33,7 +33,9 @@ def build_rotary_table(positions_S2: Tensor, head_dim: int, theta: float) -> Rot
 
     Source: HunyuanImage 3.0 technical report, section on generalized causal 2D RoPE.
     """
-    exponents_Z = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    exponents_Z = (
+        torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions_S2.device) / head_dim
+    )
     frequencies_Z2 = (1.0 / theta**exponents_Z).unflatten(0, (head_dim // 4, 2))
     angles_SZ = (positions_S2.float().unsqueeze(1) * frequencies_Z2).flatten(1)
     angles_SH = angles_SZ.repeat(1, 2)

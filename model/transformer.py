@@ -1,6 +1,6 @@
 """The transformer of HunyuanImage-3.0, in the checkpoint's own names: text and image paths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -110,16 +110,6 @@ class HunyuanImage(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.model.wte.weight.device
-
-    def compile_experts(self, backend: str | Callable[..., object] = "inductor") -> None:
-        """Compile what the routed experts do, without attention and without the ranks' exchange.
-
-        Between the grouped products lie sorting, gathering and eight weighted additions in
-        float32: memory traffic that a compiler fuses. All layers share one graph for a number of
-        tokens, and from the second number on one for all others.
-        """
-        for layer in self.layers:
-            layer.mlp.experts.compile(backend=backend, fullgraph=True)
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""

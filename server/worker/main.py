@@ -64,8 +64,8 @@ def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
     weights = "" if pipeline.scheme is None else f", {pipeline.scheme} weights"
     what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
-        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}"
-        f"{weights}, {settings.device}{ranks})"
+        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, "
+        f"{settings.weights_dtype}{weights}, {settings.device}{ranks})"
     )
 
 

@@ -31,6 +31,7 @@ from tests.device.pretend_rules import (
     is_kernel,
     is_mask,
     is_view,
+    scaled_grouped_product,
     scaled_product,
 )
 
@@ -222,11 +223,19 @@ class PretendCuda(TorchDispatchMode):
             self._note_cost(func, bare_args, bare_kwargs)
         if func is aten._scaled_mm.default:
             result = scaled_product(*bare_args, **bare_kwargs)
+        elif func is aten._scaled_grouped_mm.default:
+            result = scaled_grouped_product(*bare_args, **bare_kwargs)
         else:
             result = func(*bare_args, **bare_kwargs)
         if is_pinned:
             self._pinned |= {t.untyped_storage().data_ptr() for t in tree_leaves(result)}
         return result if device is None else self._wrap(func, result, (args, kwargs), device)
+
+    def pin(self, source: Tensor) -> Tensor:
+        """Return a copy in pinned memory."""
+        copy = source.clone()
+        self._pinned.add(copy.untyped_storage().data_ptr())
+        return copy
 
     def _wrap(self, func: Any, result: Any, given: Any, device: torch.device) -> Any:
         """Return results on the device; what an operation wrote in place is the tensor it got."""

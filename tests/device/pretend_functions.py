@@ -46,6 +46,8 @@ class PretendFunctions(TorchFunctionMode):
             handler = HANDLERS.get(getattr(func, "__name__", ""))
             if handler is not None and not isinstance(func, torch._ops.OpOverload):
                 return handler(*args, **kwargs)
+        elif func is Tensor.pin_memory:
+            return active().pin(first)
         elif func is Tensor.__getitem__ and isinstance(first, Tensor):
             indices = args[1] if isinstance(args[1], tuple) else (args[1],)
             if any(isinstance(index, PretendTensor) for index in indices):
