@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.device.pretend_rules import (
     DATA_DEPENDENT,
+    PRODUCTS,
     GROUPED_FAST,
     HOPPER,
     INDEXING,
@@ -31,8 +32,6 @@ from tests.device.pretend_rules import (
     is_kernel,
     is_mask,
     is_view,
-    scaled_grouped_product,
-    scaled_product,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -221,12 +220,8 @@ class PretendCuda(TorchDispatchMode):
         bare_args, bare_kwargs = tree_map(bare, (args, kwargs))
         if device is not None:
             self._note_cost(func, bare_args, bare_kwargs)
-        if func is aten._scaled_mm.default:
-            result = scaled_product(*bare_args, **bare_kwargs)
-        elif func is aten._scaled_grouped_mm.default:
-            result = scaled_grouped_product(*bare_args, **bare_kwargs)
-        else:
-            result = func(*bare_args, **bare_kwargs)
+        compute = func if device is None else PRODUCTS.get(func, func)
+        result = compute(*bare_args, **bare_kwargs)
         if is_pinned:
             self._pinned |= {t.untyped_storage().data_ptr() for t in tree_leaves(result)}
         return result if device is None else self._wrap(func, result, (args, kwargs), device)

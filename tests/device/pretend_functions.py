@@ -46,7 +46,7 @@ class PretendFunctions(TorchFunctionMode):
             handler = HANDLERS.get(getattr(func, "__name__", ""))
             if handler is not None and not isinstance(func, torch._ops.OpOverload):
                 return handler(*args, **kwargs)
-        elif func is Tensor.pin_memory:
+        elif func is Tensor.pin_memory and isinstance(first, Tensor):
             return active().pin(first)
         elif func is Tensor.__getitem__ and isinstance(first, Tensor):
             indices = args[1] if isinstance(args[1], tuple) else (args[1],)

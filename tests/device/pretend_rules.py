@@ -141,3 +141,10 @@ def scaled_grouped_product(
         out[start:end] = a[start:end].float() @ b[group].float() * scale_b[group]
         start = end
     return (out * scale_a.unsqueeze(1)).to(out_dtype)
+
+
+# Float8 products, which a CPU computes otherwise or not at all.
+PRODUCTS = {
+    aten._scaled_mm.default: scaled_product,
+    aten._scaled_grouped_mm.default: scaled_grouped_product,
+}
