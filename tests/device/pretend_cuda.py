@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from tests.device.pretend_rules import (
     DATA_DEPENDENT,
-    PRODUCTS,
     GROUPED_FAST,
     HOPPER,
     INDEXING,
+    PRODUCTS,
     aten,
     check_grouped,
     is_kernel,

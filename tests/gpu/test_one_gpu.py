@@ -21,9 +21,9 @@ from pipeline.generate import generate
 from pipeline.load import load_pipeline
 from pipeline.request import ImageDone, ImageRequest
 from pipeline.settings import PipelineSettings
+from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
 from tests.unit.model.test_fused import arguments as fused_arguments
 from tests.unit.model.test_fused import as_tuple
-from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
 
 IDS = list(range(60))
 
