@@ -1,6 +1,6 @@
 """Two-dimensional rotary position embedding (RoPE)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ class RotaryTable:
 
     cos_SH: Tensor
     signed_sin_SH: Tensor  # negative in the first half: x * cos + swapped halves of x * sin
+    _copies: dict[torch.device, "RotaryTable"] = field(default_factory=dict, compare=False)
 
     def sines(self) -> Tensor:
         """Return the sines themselves, as the reference holds them. Shapes: -> sin_SH."""
@@ -22,7 +23,14 @@ class RotaryTable:
         return torch.cat((-negative_SZ, positive_SZ), dim=-1)
 
     def to(self, device: torch.device) -> "RotaryTable":
-        return RotaryTable(self.cos_SH.to(device), self.signed_sin_SH.to(device))
+        """Return the table on a device; a copy is made once."""
+        if device == self.cos_SH.device:
+            return self
+        if device not in self._copies:
+            self._copies[device] = RotaryTable(
+                self.cos_SH.to(device), self.signed_sin_SH.to(device)
+            )
+        return self._copies[device]
 
 
 def build_rotary_table(positions_S2: Tensor, head_dim: int, theta: float) -> RotaryTable:

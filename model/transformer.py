@@ -1,6 +1,7 @@
 """The transformer of HunyuanImage-3.0, in the checkpoint's own names: text and image paths."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from model.attention import AttentionGroup, LayerKV, SelfAttention
 from model.config import ModelConfig
+from model.layer_stages import Stage, list_stages, move, pipeline_order
 from model.layers import AddRMSNorm, RMSNorm, TimestepEmbedding
 from model.mesh import SINGLE, Mesh, RankGroup, splits_vocabulary
 from model.moe import AcquireExperts, ExpertOffload, MoE
@@ -111,6 +113,11 @@ class HunyuanImage(nn.Module):
     def device(self) -> torch.device:
         return self.model.wte.weight.device
 
+    @property
+    def devices(self) -> list[torch.device]:
+        """The devices of the layers, in the order of the layers, each once."""
+        return list(dict.fromkeys(layer.device for layer in self.layers))
+
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
         ranks = self._vocabulary
@@ -159,16 +166,35 @@ class HunyuanImage(nn.Module):
         """Run the layers [start, stop) on all rows, each on its own device.
 
         `new_kv`, where given, has a list for each group; every layer appends the keys and values
-        of the group's new tokens.
+        of the group's new tokens. Over several devices the groups are microbatches.
 
         Shapes: x_BSD -> x_BSD, without final norm, on the model's device.
         """
-        for index, layer in enumerate(self.layers[start:stop], start):
-            if layer.device != x_BSD.device:
-                x_BSD = x_BSD.to(layer.device, non_blocking=True)
-                groups = [group.to(layer.device) for group in groups]
-            x_BSD = layer(x_BSD, groups, new_kv, self._acquire_experts(index))
-        return x_BSD.to(self.device, non_blocking=True)
+        devices = [layer.device for layer in self.layers]
+        stages = list_stages(devices, start, len(devices) if stop is None else stop)
+        if all(stage.device == self.device for stage in stages):
+            for stage in stages:
+                x_BSD = self._run_stage(stage, x_BSD, groups, new_kv)
+            return x_BSD
+        parts = [x_BSD[group.rows] for group in groups]
+        for stage_number, i in pipeline_order(len(stages), len(groups)):
+            stage, count = stages[stage_number], len(parts[i])
+            alone = replace(groups[i].to(stage.device), rows=slice(0, count))
+            kv = None if new_kv is None else [new_kv[i]]
+            parts[i] = self._run_stage(stage, move(parts[i], stage.device), [alone], kv)
+        return torch.cat([move(part, self.device) for part in parts])
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        x_BSD: Tensor,
+        groups: Sequence[AttentionGroup],
+        new_kv: Sequence[list[LayerKV]] | None,
+    ) -> Tensor:
+        """Run the layers of one stage on its device."""
+        for index in range(stage.start, stage.stop):
+            x_BSD = self.layers[index](x_BSD, groups, new_kv, self._acquire_experts(index))
+        return x_BSD
 
     def _acquire_experts(self, layer: int) -> AcquireExperts | None:
         """Return what brings a layer's experts onto the device, or None where they are there."""

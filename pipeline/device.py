@@ -1,10 +1,11 @@
-"""Set-up of CUDA devices before a checkpoint is loaded: precision, compilation, warnings."""
+"""CUDA devices: precision, compilation and warnings before loading, streams for each job."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -71,3 +72,26 @@ def slow_paths(settings: PipelineSettings, capability: tuple[int, int]) -> Itera
             f"compute capability {number} has no float8 units: fp8 weights save memory, and are "
             "dequantized at every step; int8 is as large and more exact"
         )
+
+
+class JobStreams:
+    """CUDA streams of one job, one on each device of a model that is spread over several.
+
+    On a device's default stream the last layers of one job would stand before the first layers of
+    the next: the devices would work one after the other. One device gains nothing from streams.
+    """
+
+    def __init__(self, devices: Sequence[torch.device]) -> None:
+        """Make the streams; they start after what is queued on the default streams."""
+        is_spread = len(devices) > 1 and devices[0].type == "cuda"
+        self._streams = [torch.cuda.Stream(device) for device in devices if is_spread]
+        for stream in self._streams:
+            stream.wait_stream(torch.cuda.default_stream(stream.device))
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Enqueue the block's work on these streams."""
+        with contextlib.ExitStack() as stack:
+            for stream in self._streams:
+                stack.enter_context(torch.cuda.stream(stream))
+            yield

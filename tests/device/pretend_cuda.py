@@ -111,6 +111,8 @@ class PretendTensor(Tensor):
     def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
 
+    def record_stream(self, stream: Any) -> None: ...
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod

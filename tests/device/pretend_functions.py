@@ -173,6 +173,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 class PretendStream:
     """A stream on which everything has happened already."""
 
+    cuda_stream = 0
+
     def __init__(self, device: Any = None, *_: Any, **__: Any) -> None:
         self.device = device
 
@@ -209,6 +211,7 @@ def pretended_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[PretendCuda
 
     replaced = {
         "Stream": PretendStream,
+        "default_stream": lambda device=None: PretendStream(device),
         "current_stream": lambda device=None: PretendStream(device),
         "stream": lambda stream: contextlib.nullcontext(),
         "set_stream": lambda stream: None,
