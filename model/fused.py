@@ -104,7 +104,7 @@ def swiglu(up_gate_TZ: Tensor) -> Tensor:
 
     The checkpoint stores [up; gate]. The usual fused kernels assume the opposite order.
     """
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    up_TF, gate_TF = _halves(up_gate_TZ)
     return F.silu(gate_TF) * up_TF
 
 
@@ -114,7 +114,7 @@ def weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> Tensor:
 
     Before the second product instead of after it: what follows is then a plain sum.
     """
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    up_TF, gate_TF = _halves(up_gate_TZ)
     product_TF = F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1)
     return product_TF.to(up_gate_TZ.dtype)
 
@@ -128,8 +128,14 @@ def quantize_rows(x_TD: Tensor) -> tuple[Tensor, Tensor]:
 @FusedKernel
 def quantized_weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> tuple[Tensor, Tensor]:
     """Return weighted_swiglu as float8 rows and their scales. Shapes: -> x_TF float8, scale_T1."""
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    up_TF, gate_TF = _halves(up_gate_TZ)
     return _quantize_rows(F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1))
+
+
+def _halves(up_gate_TZ: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both halves; `chunk` would hide from the compiler that they are of one size."""
+    up_TF, gate_TF = up_gate_TZ.unflatten(-1, (2, -1)).unbind(-2)
+    return up_TF, gate_TF
 
 
 def _quantize_rows(wide_TD: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Longer than any step. A rank that hangs ends the worker, which is then started again.
+# A rank that hangs in a collective ends the worker, which is then started again. Longer than any
+# step, and on CUDA than the differences between ranks that compile their first kernels.
 TIMEOUT = timedelta(minutes=10)
+CUDA_TIMEOUT = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def join_mesh(
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=size,
-        timeout=TIMEOUT,
+        timeout=CUDA_TIMEOUT if is_cuda else TIMEOUT,
     )
     cfg_rank, tensor_rank = divmod(rank, tensor_size)
     # Every rank has to create every group, in the same order.
