@@ -5,18 +5,23 @@ prompt and itself, the image sees all of it. Rows with different prompts are sep
 prompts of different length need no padding.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
+from model.fused import rotate_and_norm
 from model.layers import RMSNorm
 from model.mesh import RankGroup
 from model.rope import RotaryTable
 from model.sequence import AttentionSpan
+
+FEW_QUERIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,14 @@ class SelfAttention(nn.Module):
         self._layer = layer
         self._ranks = ranks
         self._head_dim = config.head_dim
+        self._num_heads = config.num_heads // ranks.size
         self._queries_per_kv = config.num_heads // config.num_kv_heads
         width = config.num_heads * config.head_dim // ranks.size
         kv_width = config.num_kv_heads * config.head_dim // ranks.size
         self.qkv_proj = nn.Linear(config.hidden_size, width + 2 * kv_width, bias=False)
         self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
-        self.query_layernorm = self.key_layernorm = None
+        self.query_layernorm: RMSNorm | None = None
+        self.key_layernorm: RMSNorm | None = None
         if config.use_qk_norm:
             self.query_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.key_layernorm = RMSNorm(config.head_dim, config.rms_norm_eps)
@@ -93,34 +100,44 @@ class SelfAttention(nn.Module):
         qkv_BSGZH = self.qkv_proj(x_BSD).unflatten(
             -1, (-1, self._queries_per_kv + 2, self._head_dim)
         )
-        out_BSZ = torch.cat(
-            [
-                self._attend(qkv_BSGZH[group.rows], group, None if new_kv is None else new_kv[i])
-                for i, group in enumerate(groups)
-            ]
-        )
-        return self._ranks.all_reduce(self.o_proj(out_BSZ))
+        num_rows, length = x_BSD.shape[:2]
+        out_BSNH = x_BSD.new_empty(num_rows, length, self._num_heads, self._head_dim)
+        for i, group in enumerate(groups):
+            self._attend(
+                qkv_BSGZH[group.rows],
+                group,
+                out_BSNH[group.rows],
+                None if new_kv is None else new_kv[i],
+            )
+        return self._ranks.all_reduce(self.o_proj(out_BSNH.flatten(2)))
 
     def _attend(
-        self, qkv_BSGZH: Tensor, group: AttentionGroup, new_kv: list[LayerKV] | None
-    ) -> Tensor:
+        self,
+        qkv_BSGZH: Tensor,
+        group: AttentionGroup,
+        out_BSNH: Tensor,
+        new_kv: list[LayerKV] | None,
+    ) -> None:
+        """Attend with the rows of one group; the results are written to `out_BSNH`."""
         q_BSGZH, k_BSGZH, v_BSGZH = qkv_BSGZH.split([self._queries_per_kv, 1, 1], dim=3)
         v_BGSH = v_BSGZH.squeeze(3).transpose(1, 2)
-        # Rotate before normalising: the checkpoint was trained in this order.
-        q_BNSH = group.rope.rotate(q_BSGZH.flatten(2, 3).transpose(1, 2))
-        k_BGSH = group.rope.rotate(k_BSGZH.squeeze(3).transpose(1, 2))
-        if self.query_layernorm is not None and self.key_layernorm is not None:
-            q_BNSH, k_BGSH = self.query_layernorm(q_BNSH), self.key_layernorm(k_BGSH)
-        q_BNSH, k_BGSH = q_BNSH.to(v_BGSH.dtype), k_BGSH.to(v_BGSH.dtype)
+        q_BNSH = self._rotate(q_BSGZH, group.rope, self.query_layernorm)
+        k_BGSH = self._rotate(k_BSGZH, group.rope, self.key_layernorm)
         if new_kv is not None:
             # A copy of the values: the view would keep the queries' memory alive with them.
             new_kv.append(LayerKV(k_BGSH, v_BGSH.clone()))
         if group.past_kv:
             k_BGSH, v_BGSH = group.past_kv[self._layer].concat(k_BGSH, v_BGSH)
-        spans_BNSH = [
-            attend_span(q_BNSH, k_BGSH, v_BGSH, span, group.past_length) for span in group.spans
-        ]
-        return torch.cat(spans_BNSH, dim=2).transpose(1, 2).flatten(2)
+        for span in group.spans:
+            span_BNSH = attend_span(q_BNSH, k_BGSH, v_BGSH, span, group.past_length)
+            out_BSNH[:, span.start : span.stop] = span_BNSH.transpose(1, 2)
+
+    def _rotate(self, x_BSGZH: Tensor, rope: RotaryTable, norm: RMSNorm | None) -> Tensor:
+        """Return queries or keys, rotated and normed, as a view. Shapes: x_BSGZH -> x_BNSH."""
+        weight_H, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        x_BGZSH = x_BSGZH.permute(0, 2, 3, 1, 4)
+        rotated_BGZSH = rotate_and_norm(x_BGZSH, rope.cos_SH, rope.signed_sin_SH, weight_H, eps)
+        return rotated_BGZSH.flatten(1, 2)
 
 
 def attend_span(
@@ -143,8 +160,23 @@ def attend_span(
         return F.scaled_dot_product_attention(
             q_BNSH, k_BGSH, v_BGSH, attn_mask=mask_SS, enable_gqa=True
         )
-    # Every query sees every key, so the heads that share a key are just more queries.
+    if q_BNSH.device.type != "cpu" and q_BNSH.dtype != torch.float32:
+        with _backends_for(q_BNSH):
+            return F.scaled_dot_product_attention(q_BNSH, k_BGSH, v_BGSH, enable_gqa=True)
+    # Every query sees every key, so the heads that share a key are just more queries. Faster on a
+    # CPU, and CUDA's attention of float32 knows no shared keys.
     queries_per_kv = q_BNSH.shape[1] // k_BGSH.shape[1]
     folded_BGZH = q_BNSH.unflatten(1, (-1, queries_per_kv)).flatten(2, 3)
     out_BGZH = F.scaled_dot_product_attention(folded_BGZH, k_BGSH, v_BGSH)
     return out_BGZH.unflatten(2, (queries_per_kv, -1)).flatten(1, 2)
+
+
+def _backends_for(q_BNSH: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Keep spans of few queries from cuDNN, which makes a plan for each new number of keys.
+
+    A text grows by a key with every token, and a plan takes some 20 ms of the host's time.
+    Source: torch 2.13 prefers cuDNN's attention on Hopper; pytorch and vLLM issues report the time.
+    """
+    if q_BNSH.shape[2] > FEW_QUERIES:
+        return contextlib.nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])

@@ -75,19 +75,27 @@ def add_rms_norm(
 
 @FusedKernel
 def rotate_and_norm(
-    x_BNSH: Tensor, cos_SH: Tensor, sin_SH: Tensor, weight_H: Tensor | None, eps: float
+    x_ZSH: Tensor, cos_SH: Tensor, sin_SH: Tensor, weight_H: Tensor | None, eps: float
 ) -> Tensor:
-    """Return rotated queries or keys, normed if there is a weight. Shapes: -> x_BNSH, dtype of x.
+    """Return rotated queries or keys, normed if there is a weight. Any leading axes.
+
+    Shapes: -> x_ZSH, dtype of x.
 
     `sin_SH` has the signs of the rotation: its first half is negative.
     Rotate before normalising: the checkpoint was trained in this order. Both are done in float32.
     """
-    wide_BNSH = x_BNSH.float()
-    swapped_BNSH = wide_BNSH.roll(wide_BNSH.shape[-1] // 2, dims=-1)
-    wide_BNSH = torch.addcmul(wide_BNSH * cos_SH, swapped_BNSH, sin_SH)
+    wide_ZSH = x_ZSH.float()
+    swapped_ZSH = wide_ZSH.roll(wide_ZSH.shape[-1] // 2, dims=-1)
+    wide_ZSH = torch.addcmul(wide_ZSH * cos_SH, swapped_ZSH, sin_SH)
     if weight_H is not None:
-        wide_BNSH = F.rms_norm(wide_BNSH, weight_H.shape, eps=eps) * weight_H.float()
-    return wide_BNSH.to(x_BNSH.dtype)
+        wide_ZSH = F.rms_norm(wide_ZSH, weight_H.shape, eps=eps) * weight_H.float()
+    return wide_ZSH.to(x_ZSH.dtype)
+
+
+@FusedKernel
+def normalize_weights(weights_TK: Tensor) -> Tensor:
+    """Return the weights of each token's experts over their sum. Shapes: -> weights_TK."""
+    return weights_TK / weights_TK.sum(dim=-1, keepdim=True).clamp_min(1e-8)
 
 
 @FusedKernel
@@ -96,7 +104,7 @@ def swiglu(up_gate_TZ: Tensor) -> Tensor:
 
     The checkpoint stores [up; gate]. The usual fused kernels assume the opposite order.
     """
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    up_TF, gate_TF = _halves(up_gate_TZ)
     return F.silu(gate_TF) * up_TF
 
 
@@ -106,7 +114,7 @@ def weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> Tensor:
 
     Before the second product instead of after it: what follows is then a plain sum.
     """
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
+    up_TF, gate_TF = _halves(up_gate_TZ)
     product_TF = F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1)
     return product_TF.to(up_gate_TZ.dtype)
 
@@ -114,8 +122,24 @@ def weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> Tensor:
 @FusedKernel
 def quantize_rows(x_TD: Tensor) -> tuple[Tensor, Tensor]:
     """Return float8 rows and the float32 scale of each. Shapes: -> x_TD float8, scale_T1."""
+    return _quantize_rows(x_TD.float())
+
+
+@FusedKernel
+def quantized_weighted_swiglu(up_gate_TZ: Tensor, weight_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weighted_swiglu as float8 rows and their scales. Shapes: -> x_TF float8, scale_T1."""
+    up_TF, gate_TF = _halves(up_gate_TZ)
+    return _quantize_rows(F.silu(gate_TF.float()) * up_TF.float() * weight_T.unsqueeze(-1))
+
+
+def _halves(up_gate_TZ: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both halves; `chunk` would hide from the compiler that they are of one size."""
+    up_TF, gate_TF = up_gate_TZ.unflatten(-1, (2, -1)).unbind(-2)
+    return up_TF, gate_TF
+
+
+def _quantize_rows(wide_TD: Tensor) -> tuple[Tensor, Tensor]:
     largest = torch.finfo(torch.float8_e4m3fn).max
-    wide_TD = x_TD.float()
     scale_T1 = (wide_TD.abs().amax(dim=-1, keepdim=True) / largest).clamp_min(1e-12)
     units_TD = (wide_TD / scale_T1).clamp(-largest, largest)
     return units_TD.to(torch.float8_e4m3fn), scale_T1

@@ -127,7 +127,8 @@ def _text_group(
     transformer: HunyuanImage, row: int, num_new: int, past: PromptKV | None
 ) -> AttentionGroup:
     start = past.length if past else 0
-    positions_S2 = torch.arange(start, start + num_new).unsqueeze(1).expand(-1, 2)
+    positions_S2 = torch.arange(start, start + num_new, device=transformer.device)
+    positions_S2 = positions_S2.unsqueeze(1).expand(-1, 2)
     return AttentionGroup(
         rows=slice(row, row + 1),
         rope=_table(transformer, positions_S2),

@@ -3,8 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from model.fused import add_rms_norm, rms_norm, swiglu
 
 # Width of the sinusoid and its longest period.
 # Source: timestep_emb.mlp.0.weight [hidden, 256] in the checkpoint; DDPM's max_period.
@@ -24,17 +25,17 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BSZ: Tensor) -> Tensor:
-        normed_BSZ = F.rms_norm(x_BSZ.float(), self.weight.shape, eps=self.eps)
-        return normed_BSZ.to(x_BSZ.dtype) * self.weight.to(x_BSZ.dtype)
+        return rms_norm(x_BSZ, self.weight, self.eps)
 
 
-def swiglu(up_gate_TZ: Tensor) -> Tensor:
-    """Return up * silu(gate), halving the last axis.
+class AddRMSNorm(RMSNorm):
+    """Root-mean-square norm of a sum, which it returns too: a residual addition and what follows.
 
-    The checkpoint stores [up; gate]. The usual fused kernels assume the opposite order.
+    Shapes: x_BSD, added_BSD -> sum_BSD, normed_BSD.
     """
-    up_TF, gate_TF = up_gate_TZ.chunk(2, dim=-1)
-    return F.silu(gate_TF) * up_TF
+
+    def forward(self, x_BSD: Tensor, added_BSD: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return add_rms_norm(x_BSD, added_BSD, self.weight, self.eps)
 
 
 class SharedExpert(nn.Module):

@@ -6,7 +6,7 @@ ranks instead. A layer reads its rank from the `RankGroup` passed to it and nowh
 group of one every operation is the identity, so one process runs the same lines as sixteen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Longer than any step. A rank that hangs ends the worker, which is then started again.
+# A rank that hangs in a collective ends the worker, which is then started again. Longer than any
+# step, and on CUDA than the differences between ranks that compile their first kernels.
 TIMEOUT = timedelta(minutes=10)
+CUDA_TIMEOUT = timedelta(minutes=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Mesh:
     tensor: RankGroup = RankGroup()
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default=torch.device("cpu"))  # of the ranks' votes
 
     @property
     def whole(self) -> RankGroup:
@@ -67,7 +70,7 @@ class Mesh:
         """Return whether the value is true on every rank, so that all take the same branch."""
         if self.size == 1:
             return value
-        shared = torch.tensor([int(value)], dtype=torch.int32, device=_device())
+        shared = torch.tensor([int(value)], dtype=torch.int32, device=self.device)
         dist.all_reduce(shared, op=dist.ReduceOp.MIN)
         return bool(shared.item())
 
@@ -75,7 +78,7 @@ class Mesh:
         """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
-        shared = torch.tensor([value], dtype=torch.int64, device=_device())
+        shared = torch.tensor([value], dtype=torch.int64, device=self.device)
         dist.broadcast(shared, src=0)
         return int(shared.item())
 
@@ -99,13 +102,17 @@ def join_mesh(
     size = cfg_size * tensor_size
     if size == 1:
         return SINGLE
-    backend = "nccl" if device.startswith("cuda") else "gloo"
+    is_cuda = device.startswith("cuda")
+    rank_device = torch.device("cuda", rank) if is_cuda else torch.device("cpu")
+    if is_cuda:  # before any collective: a communicator takes the current device
+        torch.cuda.set_device(rank_device)
     dist.init_process_group(
-        backend,
+        "nccl" if is_cuda else "gloo",
+        device_id=rank_device if is_cuda else None,
         init_method=f"file://{rendezvous}",
         rank=rank,
         world_size=size,
-        timeout=TIMEOUT,
+        timeout=CUDA_TIMEOUT if is_cuda else TIMEOUT,
     )
     cfg_rank, tensor_rank = divmod(rank, tensor_size)
     # Every rank has to create every group, in the same order.
@@ -120,6 +127,7 @@ def join_mesh(
         tensor=RankGroup(tensor_rank, tensor_size, tensor_groups[cfg_rank], expert_parallel),
         rank=rank,
         size=size,
+        device=rank_device,
     )
 
 
@@ -132,7 +140,3 @@ def leave_mesh() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _device() -> str:
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"

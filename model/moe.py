@@ -6,6 +6,7 @@ out whole (expert parallel); the ranks' outputs are summed by one all-reduce.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import MoeConfig
-from model.layers import SharedExpert, swiglu
+from model.fused import normalize_weights, swiglu, weighted_swiglu
+from model.layers import SharedExpert
 from model.mesh import RankGroup
 
 # Brings experts, by their index on this rank, onto the layer's device before they are used.
@@ -50,8 +52,44 @@ class Router(nn.Module):
         scores_TE = self.wg(x_TD.float()).softmax(dim=-1)
         weights_TK, experts_TK = scores_TE.topk(self._top_k, dim=-1)
         if self._normalize:
-            weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True).clamp_min(1e-8)
+            weights_TK = normalize_weights(weights_TK)
         return weights_TK, experts_TK
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Routing:
+    """The rows of the [T, K] choices, sorted by expert.
+
+    `order` holds the rows' places in [T, K], `tokens` their tokens, `weights` their float32 weights
+    and `experts` their experts, numbered from this rank's first. The rows of expert e end before
+    `ends_E[e]`, int32; rows of other ranks' experts come last.
+    """
+
+    order: Tensor
+    tokens: Tensor
+    weights: Tensor
+    experts: Tensor
+    ends_E: Tensor
+
+
+def sort_by_expert(
+    weights_TK: Tensor, experts_TK: Tensor, first: int, num_all: int, num_local: int
+) -> Routing:
+    """Return the choices of all tokens sorted by expert, without a host synchronisation."""
+    # Keys of one byte: a device sorts them in an eighth of the passes that int64 takes.
+    expert_of_row = experts_TK.flatten().to(torch.uint8 if num_all <= 256 else torch.int32)
+    if first:
+        expert_of_row = (expert_of_row.to(torch.int32) - first) % num_all
+    sorted_experts, order = expert_of_row.sort(stable=True)
+    local_experts = torch.arange(num_local, dtype=sorted_experts.dtype, device=order.device)
+    return Routing(
+        order=order,
+        tokens=order // experts_TK.shape[1],
+        weights=weights_TK.flatten()[order],
+        experts=sorted_experts,
+        # bincount would wait for the device.
+        ends_E=torch.searchsorted(sorted_experts, local_experts, right=True, out_int32=True),
+    )
 
 
 class Experts(nn.Module):
@@ -80,11 +118,6 @@ class Experts(nn.Module):
         weight: Tensor = getattr(self, name)[expert]
         return weight
 
-    def weights_of_all(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Return the matrices of all experts as they are multiplied. Shapes: -> weight_EOI."""
-        weight: Tensor = getattr(self, name)
-        return weight
-
     def forward(
         self,
         x_TD: Tensor,
@@ -92,32 +125,26 @@ class Experts(nn.Module):
         experts_TK: Tensor,
         acquire: AcquireExperts | None = None,
     ) -> Tensor:
-        top_k = experts_TK.shape[1]
-        # This rank's experts are numbered from 0; rows of other ranks' experts come after them.
-        expert_of_row = (experts_TK.flatten() - self.first) % self.num_all
-        # Rows of the [T, K] choices, by expert. bincount would wait for the device.
-        sorted_experts, order = expert_of_row.sort(stable=True)
-        local_experts = torch.arange(self.down_proj.shape[0], device=x_TD.device)
-        ends_E = torch.searchsorted(sorted_experts, local_experts, right=True)
-        tokens = order // top_k
+        num_local = self.down_proj.shape[0]
+        routing = sort_by_expert(weights_TK, experts_TK, self.first, self.num_all, num_local)
         if acquire is not None:
-            used = sorted_experts.unique_consecutive().tolist()
-            acquire([expert for expert in used if expert < len(local_experts)])
-        if x_TD.device.type != "cpu":  # meta tensors, for planning, take the path of CUDA
-            return self._run_grouped(x_TD, weights_TK, order, tokens, ends_E)
-        return self._run_each(x_TD, weights_TK.flatten()[order], tokens, ends_E)
+            used = routing.experts.unique_consecutive().tolist()
+            acquire([expert for expert in used if expert < num_local])
+        if x_TD.device.type == "cpu":
+            return self._run_each(x_TD, routing)
+        return self._run_grouped(x_TD, routing)  # meta tensors too, for planning
 
-    def _run_each(self, x_TD: Tensor, weights: Tensor, tokens: Tensor, ends_E: Tensor) -> Tensor:
+    def _run_each(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Run expert after expert, so that its rows stay in the processor's cache.
 
         On CPU this reaches the speed of the bare matrix products, grouped_mm two thirds of it
         (`hyimage bench step`, 2026-11-22); and experts without tokens are never read.
         """
         out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
-        counts = ends_E.diff(prepend=ends_E.new_zeros(1)).tolist()
+        counts = routing.ends_E.diff(prepend=routing.ends_E.new_zeros(1)).tolist()
         num_local = sum(counts)
-        weight_chunks = weights[:num_local].unsqueeze(1).split(counts)
-        chunks = zip(tokens[:num_local].split(counts), weight_chunks, strict=True)
+        weight_chunks = routing.weights[:num_local].unsqueeze(1).split(counts)
+        chunks = zip(routing.tokens[:num_local].split(counts), weight_chunks, strict=True)
         for expert, (token, weight) in enumerate(chunks):
             if counts[expert]:
                 x = x_TD.index_select(0, token)
@@ -126,27 +153,29 @@ class Experts(nn.Module):
                 out_TD.index_add_(0, token, y.float().mul_(weight))
         return out_TD.to(x_TD.dtype)
 
-    def _run_grouped(
-        self, x_TD: Tensor, weights_TK: Tensor, order: Tensor, tokens: Tensor, ends_E: Tensor
-    ) -> Tensor:
+    def _run_grouped(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Run all experts in two grouped products, without a host synchronisation."""
-        ends_E = ends_E.to(torch.int32)
-        x_sorted = x_TD[tokens]
-        up_EDZ = self.weights_of_all("gate_and_up_proj", x_TD.dtype).transpose(1, 2)
-        hidden = swiglu(F.grouped_mm(x_sorted, up_EDZ, offs=ends_E))
-        del up_EDZ  # dequantized weights are large; the next ones may reuse their memory
-        down_EFD = self.weights_of_all("down_proj", x_TD.dtype).transpose(1, 2)
-        y_sorted = F.grouped_mm(hidden, down_EFD, offs=ends_E)
-        if len(ends_E) < self.num_all:  # rows of other ranks' experts hold whatever was there
-            is_local = torch.arange(len(order), device=order.device) < ends_E[-1]
+        up_gate = self.first_product(x_TD, routing)
+        # The weight of a row goes in before the second product: what follows is a plain sum.
+        y_sorted = self.second_product(up_gate, routing)
+        if len(routing.ends_E) < self.num_all:  # other ranks' rows hold whatever was in memory
+            is_local = torch.arange(len(y_sorted), device=x_TD.device) < routing.ends_E[-1]
             y_sorted = y_sorted.where(is_local.unsqueeze(1), 0)
-        # Gather instead of scatter-add: atomics would make the sum depend on their order.
-        position = torch.empty_like(order)
-        position[order] = torch.arange(len(order), device=order.device)
-        out_TD = torch.zeros_like(x_TD, dtype=torch.float32)
-        for k, rows in enumerate(position.view_as(weights_TK).unbind(1)):
-            out_TD.addcmul_(y_sorted[rows].float(), weights_TK[:, k : k + 1])
-        return out_TD.to(x_TD.dtype)
+        position = torch.empty_like(routing.order)
+        position[routing.order] = torch.arange(len(position), device=position.device)
+        # Gathers each token's rows and adds them in float32, in one pass and always in one order;
+        # a scatter's atomic additions would make the sum depend on theirs.
+        return F.embedding_bag(position.view(len(x_TD), -1), y_sorted, mode="sum")
+
+    def first_product(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """Return [up; gate] of every row, in the order of the experts."""
+        up_EDZ = self.gate_and_up_proj.transpose(1, 2)
+        return F.grouped_mm(x_TD[routing.tokens], up_EDZ, offs=routing.ends_E)
+
+    def second_product(self, up_gate: Tensor, routing: Routing) -> Tensor:
+        """Return the output of every row times its weight, in the order of the experts."""
+        hidden = weighted_swiglu(up_gate, routing.weights)
+        return F.grouped_mm(hidden, self.down_proj.transpose(1, 2), offs=routing.ends_E)
 
 
 class MoE(nn.Module):

@@ -1,6 +1,7 @@
 """The transformer of HunyuanImage-3.0, in the checkpoint's own names: text and image paths."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 
 from model.attention import AttentionGroup, LayerKV, SelfAttention
 from model.config import ModelConfig
-from model.layers import RMSNorm, TimestepEmbedding
+from model.layer_stages import Stage, list_stages, move, pipeline_order
+from model.layers import AddRMSNorm, RMSNorm, TimestepEmbedding
 from model.mesh import SINGLE, Mesh, RankGroup, splits_vocabulary
 from model.moe import AcquireExperts, ExpertOffload, MoE
 from model.patch import FinalLayer, PatchEmbed
@@ -28,7 +30,7 @@ class DecoderLayer(nn.Module):
         self.self_attn = SelfAttention(config, layer, ranks)
         self.mlp = MoE(config.hidden_size, config.layers[layer], ranks)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = AddRMSNorm(config.hidden_size, config.rms_norm_eps)
 
     @property
     def device(self) -> torch.device:
@@ -41,8 +43,9 @@ class DecoderLayer(nn.Module):
         new_kv: Sequence[list[LayerKV]] | None = None,
         acquire_experts: AcquireExperts | None = None,
     ) -> Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), groups, new_kv)
-        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD), acquire_experts)
+        attended_BSD = self.self_attn(self.input_layernorm(x_BSD), groups, new_kv)
+        x_BSD, normed_BSD = self.post_attention_layernorm(x_BSD, attended_BSD)
+        return x_BSD + self.mlp(normed_BSD, acquire_experts)
 
 
 class Backbone(nn.Module):
@@ -110,15 +113,10 @@ class HunyuanImage(nn.Module):
     def device(self) -> torch.device:
         return self.model.wte.weight.device
 
-    def compile_experts(self, backend: str | Callable[..., object] = "inductor") -> None:
-        """Compile what the routed experts do, without attention and without the ranks' exchange.
-
-        Between the grouped products lie sorting, gathering and eight weighted additions in
-        float32: memory traffic that a compiler fuses. All layers share one graph for a number of
-        tokens, and from the second number on one for all others.
-        """
-        for layer in self.layers:
-            layer.mlp.experts.compile(backend=backend, fullgraph=True)
+    @property
+    def devices(self) -> list[torch.device]:
+        """The devices of the layers, in the order of the layers, each once."""
+        return list(dict.fromkeys(layer.device for layer in self.layers))
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
         """Return the embeddings of one row of token ids. Shapes: -> x_1SD."""
@@ -168,16 +166,35 @@ class HunyuanImage(nn.Module):
         """Run the layers [start, stop) on all rows, each on its own device.
 
         `new_kv`, where given, has a list for each group; every layer appends the keys and values
-        of the group's new tokens.
+        of the group's new tokens. Over several devices the groups are microbatches.
 
         Shapes: x_BSD -> x_BSD, without final norm, on the model's device.
         """
-        for index, layer in enumerate(self.layers[start:stop], start):
-            if layer.device != x_BSD.device:
-                x_BSD = x_BSD.to(layer.device, non_blocking=True)
-                groups = [group.to(layer.device) for group in groups]
-            x_BSD = layer(x_BSD, groups, new_kv, self._acquire_experts(index))
-        return x_BSD.to(self.device, non_blocking=True)
+        devices = [layer.device for layer in self.layers]
+        stages = list_stages(devices, start, len(devices) if stop is None else stop)
+        if all(stage.device == self.device for stage in stages):
+            for stage in stages:
+                x_BSD = self._run_stage(stage, x_BSD, groups, new_kv)
+            return x_BSD
+        parts = [x_BSD[group.rows] for group in groups]
+        for stage_number, i in pipeline_order(len(stages), len(groups)):
+            stage, count = stages[stage_number], len(parts[i])
+            alone = replace(groups[i].to(stage.device), rows=slice(0, count))
+            kv = None if new_kv is None else [new_kv[i]]
+            parts[i] = self._run_stage(stage, move(parts[i], stage.device), [alone], kv)
+        return torch.cat([move(part, self.device) for part in parts])
+
+    def _run_stage(
+        self,
+        stage: Stage,
+        x_BSD: Tensor,
+        groups: Sequence[AttentionGroup],
+        new_kv: Sequence[list[LayerKV]] | None,
+    ) -> Tensor:
+        """Run the layers of one stage on its device."""
+        for index in range(stage.start, stage.stop):
+            x_BSD = self.layers[index](x_BSD, groups, new_kv, self._acquire_experts(index))
+        return x_BSD
 
     def _acquire_experts(self, layer: int) -> AcquireExperts | None:
         """Return what brings a layer's experts onto the device, or None where they are there."""

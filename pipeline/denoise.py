@@ -121,14 +121,14 @@ def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Den
 def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor]:
     """Return the velocities of each run's rows at the query of its trajectory."""
     latent_BCYX = torch.cat([run.trajectory.query.latent_BCYX for run in runs])
-    sigma_B = torch.tensor([run.trajectory.query.sigma for run in runs], device=latent_BCYX.device)
-    timestep_B = sigma_B * 1000.0
+    device = latent_BCYX.device
+    timestep_B = 1000.0 * numbers_on([run.trajectory.query.sigma for run in runs], device)
     # The rows of an image start from the same latent: embed once, then repeat.
     embedded_BSD = transformer.embed_step(
         latent_BCYX,
         timestep_B,
-        guidance_B=torch.tensor([run.guidance for run in runs], device=latent_BCYX.device),
-        next_timestep_B=1000.0 * torch.tensor([run.next_sigma for run in runs]).to(sigma_B),
+        guidance_B=numbers_on([run.guidance for run in runs], device),
+        next_timestep_B=1000.0 * numbers_on([run.next_sigma for run in runs], device),
     )
     evaluations = [
         run.step_cache.evaluate(run.context, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
@@ -136,15 +136,19 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
     ]
     out_BSD = torch.cat(run_evaluations(transformer, runs, evaluations))
     num_rows = [len(run.groups) for run in runs]
-    velocity_BCYX = transformer.predict_velocity(
-        out_BSD,
-        timestep_B.repeat_interleave(torch.tensor(num_rows, device=latent_BCYX.device)),
-        runs[0].grid,
+    timestep_of_row_B = torch.cat(
+        [time_1.expand(count) for time_1, count in zip(timestep_B.split(1), num_rows, strict=True)]
     )
+    velocity_BCYX = transformer.predict_velocity(out_BSD, timestep_of_row_B, runs[0].grid)
     return [
         run.cfg.all_gather(rows_BCYX, dim=0)
         for run, rows_BCYX in zip(runs, velocity_BCYX.split(num_rows), strict=True)
     ]
+
+
+def numbers_on(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return float32 numbers as a tensor, filled in on the device: a copy would wait for it."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
 
 
 def run_evaluations(
@@ -197,10 +201,10 @@ def run_rows(
     merged = merge_groups([flat[row] for row in order])
     if order == list(range(len(flat))):
         out_BSD = transformer.run_layers(x_BSD, merged, start, stop)
-    else:
-        index = torch.tensor(order, device=x_BSD.device)
-        out_BSD = torch.empty_like(x_BSD)
-        out_BSD[index] = transformer.run_layers(x_BSD[index], merged, start, stop)
+    else:  # by slices: an index would be copied to the device, which waits for it
+        sorted_BSD = torch.cat([x_BSD[row : row + 1] for row in order])
+        rows = transformer.run_layers(sorted_BSD, merged, start, stop).split(1)
+        out_BSD = torch.cat([rows[order.index(row)] for row in range(len(order))])
     return list(out_BSD.split([len(image_groups) for image_groups in groups]))
 
 

@@ -13,7 +13,7 @@ from itertools import groupby
 from model.resolution import Size
 from pipeline.denoise import ImageRun, denoise, start_run
 from pipeline.load import Pipeline
-from pipeline.noise import NoiseStream, image_noise
+from pipeline.noise import NoiseStream, image_noise, to_device
 from pipeline.prompt import PreparedPrompt, choose_size, rewrite_prompts
 from pipeline.report import report_run
 from pipeline.request import Event, ImageDone, ImageRequest, StepDone
@@ -69,8 +69,8 @@ def _start_image(
     fresh_noise = NoiseStream(seed, shape_BCYX)
     trajectory = Trajectory(
         scheduler.solver,
-        image_noise(seed, shape_BCYX).to(device),
-        lambda: fresh_noise.sample().to(device),
+        to_device(image_noise(seed, shape_BCYX), device),
+        lambda: to_device(fresh_noise.sample(), device),
     )
     step_cache = new_step_cache(pipeline, request.cache)
     return start_run(

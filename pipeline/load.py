@@ -35,6 +35,7 @@ from model.text_generation import ratio_logits
 from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 from model.vae import to_uint8
+from pipeline.device import prepare_device
 from pipeline.settings import PipelineSettings
 
 
@@ -139,9 +140,8 @@ def load_pipeline(
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
         step_bytes = plan_step_memory(config, options, scheme, settings)
         options = replace(options, weights_bytes=int(settings.device_memory_gb * 1e9) - step_bytes)
+    prepare_device(settings)
     transformer = load_model(folder, options, progress, mesh)
-    if settings.compile_experts:
-        transformer.compile_experts()
     return Pipeline(
         transformer=transformer,
         tokenizer=tokenizer,
@@ -161,8 +161,8 @@ def _build_options(settings: PipelineSettings, skip: tuple[str, ...]) -> LoadOpt
     return LoadOptions(
         device=settings.layer_devices[0] if settings.layer_devices else settings.device,
         layer_devices=settings.layer_devices,
-        dtype=getattr(torch, settings.dtype),
-        vae_dtype=getattr(torch, settings.vae_dtype),
+        dtype=getattr(torch, settings.weights_dtype),
+        vae_dtype=getattr(torch, settings.decoder_dtype),
         quantization=settings.quantization,
         skip=skip,
         offload=settings.offload,

@@ -26,6 +26,13 @@ def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
+def to_device(noise: Tensor, device: torch.device) -> Tensor:
+    """Return noise on a device; a CUDA device is not waited for, thanks to pinned memory."""
+    if device.type == "cuda":
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)
+
+
 def text_stream(seed: int) -> np.random.Generator:
     """Return the generator from which the tokens of an image's text are sampled."""
     return _stream(seed, TEXT_STREAM)

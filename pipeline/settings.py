@@ -4,6 +4,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+HeldDtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
 
 class PipelineSettings(BaseModel):
     """Which checkpoint is loaded, and how it is held and spread over devices."""
@@ -15,8 +18,8 @@ class PipelineSettings(BaseModel):
         (),
         description="Spread the layers over these devices of one process, such as cuda:0, cuda:1",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = Field("auto", description="auto: bfloat16 on CUDA, float32 on a CPU")
+    vae_dtype: Dtype = Field("auto", description="auto: bfloat16 on CUDA, float32 on a CPU")
     quantization: Literal["none", "fp8", "int8", "int4"] = Field(
         "none", description="Quantize the layers' weights at load; a quantized folder needs none"
     )
@@ -28,8 +31,9 @@ class PipelineSettings(BaseModel):
     offload: Literal["cpu", "disk"] = Field(
         "cpu", description="Where experts are held that device_memory_gb leaves no room for"
     )
-    compile_experts: bool = Field(
-        False, description="torch.compile around the experts; CUDA, minutes at the first images"
+    compile_kernels: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Fuse small operations with torch.compile; CUDA; auto: if a compiler is there",
     )
     num_threads: int = Field(0, ge=0, description="CPU threads; 0: as torch decides")
     max_active_jobs: int = Field(2, ge=1, description="Jobs whose steps are interleaved")
@@ -62,12 +66,46 @@ class PipelineSettings(BaseModel):
             )
         if self.layer_devices and self.device not in ("cpu", self.layer_devices[0]):
             raise ValueError("device, if it is set beside layer_devices, must be the first of them")
-        if self.compile_experts and (self.device == "cpu" or self.device_memory_gb):
-            raise ValueError(
-                "compile_experts needs a CUDA device that holds all experts: set device, and "
-                "leave device_memory_gb at 0"
-            )
         return self
+
+    @model_validator(mode="after")
+    def _devices_of_one_kind(self) -> Self:
+        """Refuse devices that would compute garbage or share one card."""
+        kinds = {device.partition(":")[0] for device in self.layer_devices}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"layer_devices mixes {' and '.join(sorted(kinds))}: a layer there would read what "
+                "has not arrived yet. For less memory set device_memory_gb, which offloads experts"
+            )
+        if self.num_ranks > 1 and self.device not in ("cpu", "cuda"):
+            raise ValueError(
+                f"device is {self.device!r}, and all {self.num_ranks} processes would load there; "
+                'write device = "cuda", and each takes the card of its rank; '
+                "CUDA_VISIBLE_DEVICES chooses the cards"
+            )
+        if self.compile_kernels == "on" and not self.is_cuda:
+            raise ValueError('compile_kernels = "on" needs a CUDA device; leave it at "auto"')
+        return self
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the layers are held on CUDA devices."""
+        return (self.layer_devices or (self.device,))[0].startswith("cuda")
+
+    @property
+    def weights_dtype(self) -> HeldDtype:
+        """The dtype of the layers, `auto` resolved."""
+        return self._resolve(self.dtype)
+
+    @property
+    def decoder_dtype(self) -> HeldDtype:
+        """The dtype of the VAE, `auto` resolved."""
+        return self._resolve(self.vae_dtype)
+
+    def _resolve(self, dtype: Dtype) -> HeldDtype:
+        if dtype != "auto":
+            return dtype
+        return "bfloat16" if self.is_cuda else "float32"
 
     @property
     def num_ranks(self) -> int:

@@ -27,7 +27,7 @@ def teacache_signal(transformer: HunyuanImage, plan: CachePlan) -> Signal:
     if plan.tea_signal == "schedule":
 
         def schedule_signal(context: StepContext, x_BSD: Tensor) -> Tensor:
-            timestep_B = torch.tensor([context.sigma * 1000.0], device=x_BSD.device)
+            timestep_B = torch.full((1,), context.sigma * 1000.0, device=x_BSD.device)
             embedded_BD: Tensor = transformer.time_embed(timestep_B)
             return embedded_BD
 

@@ -10,10 +10,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.attention import SelfAttention
-from model.layers import SharedExpert, swiglu
+from model.fused import rotate_and_norm, swiglu
+from model.layers import RMSNorm, SharedExpert
 from model.moe import MoE
 from model.rope import RotaryTable, build_rotary_table
 from model.sequence import ImageSequence, grid_positions
@@ -80,8 +81,9 @@ def predict(
     probed = round(PROBED_DEPTH * len(transformer.model.layers))
     for index, module in enumerate(transformer.model.layers):
         layer = cast(DecoderLayer, module)
-        x_BSD = x_BSD + attend(layer.self_attn, layer.input_layernorm(x_BSD), layout)
-        experts_BSD, balance = run_experts(layer.mlp, layer.post_attention_layernorm(x_BSD))
+        attended_BSD = attend(layer.self_attn, layer.input_layernorm(x_BSD), layout)
+        x_BSD, normed_BSD = layer.post_attention_layernorm(x_BSD, attended_BSD)
+        experts_BSD, balance = run_experts(layer.mlp, normed_BSD)
         x_BSD = x_BSD + experts_BSD
         balances.append(balance)
         if index + 1 == probed:
@@ -103,7 +105,7 @@ def build_layout(transformer: HunyuanImage, sequences: Sequences) -> Layout:
     ]
     rope = RotaryTable(
         torch.stack([table.cos_SH for table in tables]).unsqueeze(1),
-        torch.stack([table.sin_SH for table in tables]).unsqueeze(1),
+        torch.stack([table.signed_sin_SH for table in tables]).unsqueeze(1),
     )
     is_real_BS = torch.arange(length) < sequences.lengths_B.unsqueeze(1)
     is_seen_BS = F.pad(is_real_BS, (0, 1 + sequences.grid[0] * sequences.grid[1]), value=True)
@@ -132,8 +134,8 @@ def attend(attention: SelfAttention, x_BSD: Tensor, layout: Layout) -> Tensor:
     queries_per_kv = qkv_BSGZH.shape[3] - 2
     q_BSGZH, k_BSGZH, v_BSGZH = qkv_BSGZH.split([queries_per_kv, 1, 1], dim=3)
     v_BGSH = v_BSGZH.squeeze(3).transpose(1, 2)
-    q_BNSH = _turn(layout.rope, attention.query_layernorm, q_BSGZH.flatten(2, 3).transpose(1, 2))
-    k_BGSH = _turn(layout.rope, attention.key_layernorm, k_BSGZH.squeeze(3).transpose(1, 2))
+    q_BNSH = _rotate(layout.rope, attention.query_layernorm, q_BSGZH.flatten(2, 3).transpose(1, 2))
+    k_BGSH = _rotate(layout.rope, attention.key_layernorm, k_BSGZH.squeeze(3).transpose(1, 2))
     q_BGKSH = q_BNSH.unflatten(1, (num_kv, queries_per_kv)) * head_dim**-0.5
     stop = layout.num_text
     mask_text = layout.mask_text_B1SS.repeat(1, 1, queries_per_kv, 1)
@@ -145,9 +147,10 @@ def attend(attention: SelfAttention, x_BSD: Tensor, layout: Layout) -> Tensor:
     return attention.o_proj(out_BNSH.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
-def _turn(rope: RotaryTable, norm: nn.Module | None, x_BNSH: Tensor) -> Tensor:
-    turned_BNSH = rope.rotate(x_BNSH)
-    return turned_BNSH if norm is None else norm(turned_BNSH)
+def _rotate(rope: RotaryTable, norm: RMSNorm | None, x_BNSH: Tensor) -> Tensor:
+    """Return rotated and normed queries or keys, float32."""
+    weight_H, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+    return rotate_and_norm(x_BNSH.float(), rope.cos_SH, rope.signed_sin_SH, weight_H, eps)
 
 
 def _softmax(q_BGKSH: Tensor, k_BGSH: Tensor, v_BGSH: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.moe import Experts
+from model.fused import quantize_rows, quantized_weighted_swiglu, weighted_swiglu
+from model.moe import Experts, Routing
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCALE_SUFFIX, Scheme, dequantize
 from model.transformer import HunyuanImage
@@ -42,6 +43,8 @@ class QuantizedExperts(Experts):
 
     def __init__(self, experts: Experts, scheme: Scheme) -> None:
         nn.Module.__init__(self)
+        self.gate_and_up_proj_scale: nn.Parameter
+        self.down_proj_scale: nn.Parameter
         self.num_all, self.first = experts.num_all, experts.first
         for name in ("gate_and_up_proj", "down_proj"):
             add_quantized(self, name, getattr(experts, name), scheme)
@@ -50,8 +53,35 @@ class QuantizedExperts(Experts):
         packed, scale = getattr(self, name)[expert], getattr(self, name + SCALE_SUFFIX)[expert]
         return dequantize(packed, scale, dtype)
 
-    def weights_of_all(self, name: str, dtype: torch.dtype) -> Tensor:
-        return dequantize(getattr(self, name), getattr(self, name + SCALE_SUFFIX), dtype)
+    def first_product(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        packed, scale = self.gate_and_up_proj, self.gate_and_up_proj_scale
+        if fp8_cuda.is_grouped_usable(x_TD, packed):
+            # Quantized once per token, before the gather, which then moves half the bytes.
+            values_TD, scale_T1 = quantize_rows(x_TD)
+            values, row_scale = values_TD[routing.tokens], scale_T1[routing.tokens]
+            return fp8_cuda.grouped_linear(values, row_scale, packed, scale, routing.ends_E)
+        return _dequantized_product(x_TD[routing.tokens], packed, scale, routing)
+
+    def second_product(self, up_gate: Tensor, routing: Routing) -> Tensor:
+        packed, scale = self.down_proj, self.down_proj_scale
+        if fp8_cuda.is_grouped_usable(up_gate, packed):
+            values, row_scale = quantized_weighted_swiglu(up_gate, routing.weights)
+            return fp8_cuda.grouped_linear(values, row_scale, packed, scale, routing.ends_E)
+        hidden = weighted_swiglu(up_gate, routing.weights)
+        return _dequantized_product(hidden, packed, scale, routing)
+
+
+def _dequantized_product(rows: Tensor, packed: Tensor, scale: Tensor, routing: Routing) -> Tensor:
+    """Return rows times the transposed weights of their experts, dequantized.
+
+    The few rows of a text token need a few experts: theirs alone are dequantized.
+    """
+    if len(rows) <= len(packed):
+        experts = routing.experts.long().clamp_max(len(packed) - 1)  # other ranks' are masked later
+        weights = dequantize(packed[experts], scale[experts], rows.dtype)
+        return torch.bmm(rows.unsqueeze(1), weights.transpose(1, 2)).squeeze(1)
+    weights_EIO = dequantize(packed, scale, rows.dtype).transpose(1, 2)
+    return F.grouped_mm(rows, weights_EIO, offs=routing.ends_E)
 
 
 def add_quantized(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.config_file import read_json
 from model.errors import CheckpointError, ConfigError
+from model.fused import FusedKernel
 
 SchemeName = Literal["fp8", "int8", "int4"]
 FILE_NAME = "quantization.json"
@@ -79,6 +80,7 @@ def quantize(weight_OI: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     return quantized_OI.to(scheme.dtype), scale_OQ
 
 
+@FusedKernel
 def dequantize(packed_OZ: Tensor, scale_OQ: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the matrix of packed values and scales.
 

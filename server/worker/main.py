@@ -3,10 +3,14 @@
 import logging
 import signal
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
+import torch
+
 from model.errors import ModelError
+from pipeline.device import JobStreams
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline
 from pipeline.ranks import (
@@ -52,7 +56,15 @@ def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> No
             return
         jobs.send(WorkerReady(description=describe(pipeline, settings)))
         try:
-            StepScheduler(pipeline, jobs, control, settings.max_active_jobs, followers).run()
+            scheduler = StepScheduler(
+                pipeline,
+                jobs,
+                control,
+                settings.max_active_jobs,
+                followers,
+                pipeline.transformer.devices,
+            )
+            scheduler.run()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             log.info("the server, or a rank, is gone; the worker ends")
 
@@ -64,9 +76,18 @@ def describe(pipeline: Pipeline, settings: PipelineSettings) -> str:
     weights = "" if pipeline.scheme is None else f", {pipeline.scheme} weights"
     what = "" if num_parameters > TINY else "the tiny stand-in, not HunyuanImage-3.0 itself: "
     return (
-        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, {settings.dtype}"
-        f"{weights}, {settings.device}{ranks})"
+        f"{what}{settings.checkpoint} ({num_parameters / 1e6:.1f} M parameters, "
+        f"{settings.weights_dtype}{weights}, {settings.device}{ranks})"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A job that is being generated."""
+
+    job: Job
+    events: Generator[Event, None, None]
+    streams: JobStreams
 
 
 class StepScheduler:
@@ -79,15 +100,18 @@ class StepScheduler:
         control: Connection,
         max_active: int,
         followers: Followers | None = None,
+        devices: Sequence[torch.device] = (),
     ) -> None:
+        """`devices` are those that the layers are spread over."""
         self._pipeline = pipeline
+        self._devices = devices
         self._jobs = jobs
         self._events = EventSender(jobs)
         self._control = control
         self._max_active = max_active
         self._followers = followers
         self._waiting: deque[Job] = deque()
-        self._active: deque[tuple[Job, Generator[Event, None, None]]] = deque()
+        self._active: deque[_Active] = deque()
 
     def run(self) -> None:
         """Run jobs for ever.
@@ -100,9 +124,10 @@ class StepScheduler:
             while self._waiting and len(self._active) < self._max_active:
                 job = self._waiting.popleft()
                 self._command(Begin(job.job_id, job.request))
-                self._active.append((job, generate(self._pipeline, job.request)))
+                streams = JobStreams(self._devices)
+                self._active.append(_Active(job, generate(self._pipeline, job.request), streams))
             if self._active:
-                self._advance(*self._active.popleft())
+                self._advance(self._active.popleft())
 
     def _receive(self) -> None:
         """Take the messages that have arrived; wait for one only if there is nothing to run."""
@@ -115,12 +140,14 @@ class StepScheduler:
             elif isinstance(message, Cancel):
                 self._cancel(message.job_id)
 
-    def _advance(self, job: Job, events: Generator[Event, None, None]) -> None:
+    def _advance(self, active: "_Active") -> None:
         """Run a job to its next event, then queue it again; end it if it is done."""
+        job = active.job
         request_id.set(job.request_id or "-")
         self._command(Advance(job.job_id))
         try:
-            event = next(events, None)
+            with active.streams.current():
+                event = next(active.events, None)
         except ModelError as e:
             self._end(JobFailed(job_id=job.job_id, code=e.code, message=str(e)))
             return
@@ -137,15 +164,15 @@ class StepScheduler:
             self._end(JobDone(job_id=job.job_id))
             return
         self._events.send_event(job, event)
-        self._active.append((job, events))
+        self._active.append(active)
 
     def _cancel(self, job_id: str) -> None:
-        jobs = [*self._waiting, *(job for job, _ in self._active)]
+        jobs = [*self._waiting, *(active.job for active in self._active)]
         self._waiting = deque(job for job in self._waiting if job.job_id != job_id)
-        for job, events in self._active:
-            if job.job_id == job_id:
-                events.close()
-        self._active = deque(pair for pair in self._active if pair[0].job_id != job_id)
+        for active in self._active:
+            if active.job.job_id == job_id:
+                active.events.close()
+        self._active = deque(a for a in self._active if a.job.job_id != job_id)
         if any(job.job_id == job_id for job in jobs):
             self._end(JobCancelled(job_id=job_id))
 

@@ -26,12 +26,12 @@ from tests.device.pretend_rules import (
     GROUPED_FAST,
     HOPPER,
     INDEXING,
+    PRODUCTS,
     aten,
     check_grouped,
     is_kernel,
     is_mask,
     is_view,
-    scaled_product,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +110,8 @@ class PretendTensor(Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"PretendTensor({tuple(self.shape)}, {self.dtype}, {self.device})"
+
+    def record_stream(self, stream: Any) -> None: ...
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -220,13 +222,17 @@ class PretendCuda(TorchDispatchMode):
         bare_args, bare_kwargs = tree_map(bare, (args, kwargs))
         if device is not None:
             self._note_cost(func, bare_args, bare_kwargs)
-        if func is aten._scaled_mm.default:
-            result = scaled_product(*bare_args, **bare_kwargs)
-        else:
-            result = func(*bare_args, **bare_kwargs)
+        compute = func if device is None else PRODUCTS.get(func, func)
+        result = compute(*bare_args, **bare_kwargs)
         if is_pinned:
             self._pinned |= {t.untyped_storage().data_ptr() for t in tree_leaves(result)}
         return result if device is None else self._wrap(func, result, (args, kwargs), device)
+
+    def pin(self, source: Tensor) -> Tensor:
+        """Return a copy in pinned memory."""
+        copy = source.clone()
+        self._pinned.add(copy.untyped_storage().data_ptr())
+        return copy
 
     def _wrap(self, func: Any, result: Any, given: Any, device: torch.device) -> Any:
         """Return results on the device; what an operation wrote in place is the tensor it got."""

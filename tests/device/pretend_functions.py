@@ -46,6 +46,8 @@ class PretendFunctions(TorchFunctionMode):
             handler = HANDLERS.get(getattr(func, "__name__", ""))
             if handler is not None and not isinstance(func, torch._ops.OpOverload):
                 return handler(*args, **kwargs)
+        elif func is Tensor.pin_memory and isinstance(first, Tensor):
+            return active().pin(first)
         elif func is Tensor.__getitem__ and isinstance(first, Tensor):
             indices = args[1] if isinstance(args[1], tuple) else (args[1],)
             if any(isinstance(index, PretendTensor) for index in indices):
@@ -171,6 +173,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
 class PretendStream:
     """A stream on which everything has happened already."""
 
+    cuda_stream = 0
+
     def __init__(self, device: Any = None, *_: Any, **__: Any) -> None:
         self.device = device
 
@@ -207,6 +211,7 @@ def pretended_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[PretendCuda
 
     replaced = {
         "Stream": PretendStream,
+        "default_stream": lambda device=None: PretendStream(device),
         "current_stream": lambda device=None: PretendStream(device),
         "stream": lambda stream: contextlib.nullcontext(),
         "set_stream": lambda stream: None,

@@ -102,3 +102,49 @@ def scaled_product(
             f"_scaled_mm: {a.dtype} {tuple(a.shape)} {a.stride()} by {tuple(b.shape)} {b.stride()}"
         )
     return ((a.float() @ b.float()) * scale_a * scale_b).to(out_dtype)
+
+
+def scaled_grouped_product(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Tensor,
+    scale_b: Tensor,
+    offs: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale_result: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    use_fast_accum: bool = False,
+) -> Tensor:
+    """Return float8 products of rows with their group's matrix, scales for each row and column.
+
+    Source: torch 2.13, aten/src/ATen/native/cuda/ScaledGroupMM.cu: row-wise scaling.
+    """
+    check_grouped(a, b, offs)
+    assert offs is not None
+    is_float8 = a.dtype == b.dtype == torch.float8_e4m3fn
+    has_layout = a.stride(-1) == 1 and b.stride(-2) == 1
+    has_scales = (
+        scale_a.shape == (a.shape[0],)
+        and scale_b.shape == (b.shape[0], b.shape[2])
+        and scale_a.is_contiguous()
+        and scale_b.is_contiguous()
+        and scale_a.dtype == scale_b.dtype == torch.float32
+    )
+    if not (is_float8 and has_layout and has_scales):
+        raise LayoutError(
+            f"_scaled_grouped_mm: {a.dtype} {tuple(a.shape)} by {tuple(b.shape)} {b.stride()}, "
+            f"scales {tuple(scale_a.shape)} and {tuple(scale_b.shape)}"
+        )
+    out = a.new_zeros(a.shape[0], b.shape[2], dtype=torch.float32)
+    start = 0
+    for group, end in enumerate(offs.tolist()):
+        out[start:end] = a[start:end].float() @ b[group].float() * scale_b[group]
+        start = end
+    return (out * scale_a.unsqueeze(1)).to(out_dtype)
+
+
+# Float8 products, which a CPU computes otherwise or not at all.
+PRODUCTS = {
+    aten._scaled_mm.default: scaled_product,
+    aten._scaled_grouped_mm.default: scaled_grouped_product,
+}

@@ -30,6 +30,7 @@ AMPERE, ADA, HOPPER, BLACKWELL_WORKSTATION = (8, 0), (8, 9), (9, 0), (12, 0)
 NUM_CACHED_STEPS = 8
 MEAN_PIXEL_ERROR = 0.5  # of 255, float32: experts are summed in another order
 
+FLOAT32_ON_CUDA = {"device": "cuda:0", "dtype": "float32", "vae_dtype": "float32"}
 REQUEST = ImageRequest(
     prompt="a red fox", width_px=256, height_px=256, num_steps=2, guidance=5.0, seeds=(7,)
 )
@@ -66,7 +67,7 @@ def images_of(pipeline: Pipeline, request: ImageRequest) -> list[np.ndarray[Any,
 def test_every_request_gives_the_images_of_the_cpu(wide_checkpoint: Path, name: str) -> None:
     on_cpu = images_of(load(wide_checkpoint), REQUESTS[name])
     with pretended_cuda() as cuda:
-        on_cuda = images_of(load(wide_checkpoint, device="cuda:0"), REQUESTS[name])
+        on_cuda = images_of(load(wide_checkpoint, **FLOAT32_ON_CUDA), REQUESTS[name])
         assert cuda.record.hazards == []
     for a, b in zip(on_cpu, on_cuda, strict=True):
         assert np.abs(a.astype(float) - b).mean() <= MEAN_PIXEL_ERROR

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import fused
 from model.kv_cache import prefill
 from model.loading.build import load_model
 from model.loading.expert_offloader import staging_bytes
@@ -21,6 +22,8 @@ from pipeline.load import load_pipeline
 from pipeline.request import ImageDone, ImageRequest
 from pipeline.settings import PipelineSettings
 from tests.gpu.conftest import CUDA_BFLOAT16, ROUGHLY
+from tests.unit.model.test_fused import arguments as fused_arguments
+from tests.unit.model.test_fused import as_tuple
 
 IDS = list(range(60))
 
@@ -58,13 +61,15 @@ def test_a_float8_product_is_near_the_restored_one() -> None:
     assert (ours - exact).norm() / exact.norm() < 0.05
 
 
-def test_compiled_experts_agree_with_plain_ones(wide_checkpoint: Path) -> None:
-    plain = load_model(wide_checkpoint, CUDA_BFLOAT16)
-    compiled = load_model(wide_checkpoint, CUDA_BFLOAT16)
-    compiled.compile_experts()
-    for count in (20, 60, 40):
-        ids = list(range(count))
-        torch.testing.assert_close(hidden(compiled, ids), hidden(plain, ids), **ROUGHLY)
+def test_fused_kernels_agree_with_their_eager_functions() -> None:
+    """Compiled by Triton, each against the operations that it replaces, in float32."""
+    torch.backends.cudnn.allow_tf32 = False
+    for name, given in fused_arguments(torch.float32).items():
+        on_device = [a.cuda() if isinstance(a, torch.Tensor) else a for a in given]
+        kernel = getattr(fused, name)
+        results = as_tuple(kernel.compiled()(*on_device)), as_tuple(kernel.eager(*on_device))
+        for ours, reference in zip(*results, strict=True):
+            torch.testing.assert_close(ours.float(), reference.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_fetched_experts_give_the_same_numbers(wide_checkpoint: Path) -> None:

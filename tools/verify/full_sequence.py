@@ -82,7 +82,7 @@ def _hooks(
         (layer, note("in", lambda i, _: i[0][:1])),
         (layer, note("out", lambda _, o: o[:1])),
         (layer.self_attn, note("attn_out", lambda _, o: o[:1])),
-        (layer.post_attention_layernorm, note("moe_in", lambda _, o: o[:1])),
+        (layer.post_attention_layernorm, note("moe_in", lambda _, o: o[1][:1])),
         (mlp, note("moe_out", lambda _, o: o[:1])),
         (mlp.gate.wg, note("router_logits", lambda _, o: o[:length])),
         (mlp.gate, note("topk_weight", lambda _, o: o[0][:length])),

@@ -236,7 +236,7 @@ class ImageCase:
                 build_rotary_table(grid_positions(r, length), config.head_dim, config.rope_theta)
                 for r in rows
             ]
-            return torch.stack([t.cos_SH if name == "rope_cos" else t.sin_SH for t in tables])
+            return torch.stack([t.cos_SH if name == "rope_cos" else t.sines() for t in tables])
         return None
 
     # --- values and images ---

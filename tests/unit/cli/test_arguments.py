@@ -105,4 +105,4 @@ def test_the_choices_are_those_of_the_libraries() -> None:
 
     assert set(get_args(Scheme)) == set(SCHEMES)
     assert set(get_args(Quantization)) == {"auto", *allowed("quantization")}
-    assert set(get_args(Dtype)) == set(allowed("dtype")) == set(allowed("vae_dtype"))
+    assert {"auto", *get_args(Dtype)} == set(allowed("dtype")) == set(allowed("vae_dtype"))

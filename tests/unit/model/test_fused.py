@@ -35,7 +35,9 @@ def arguments(dtype: torch.dtype) -> dict[str, tuple[Any, ...]]:
         ),
         "swiglu": (x[0],),
         "weighted_swiglu": (x[0], random(TOKENS)),
+        "normalize_weights": (random(TOKENS, 8).abs(),),
         "quantize_rows": (x[0],),
+        "quantized_weighted_swiglu": (x[0], random(TOKENS)),
     }
 
 

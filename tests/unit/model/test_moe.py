@@ -3,16 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.testing import CompileCounter
 
 from model.config import MoeConfig
-from model.config_file import load_config
-from model.layers import swiglu
-from model.loading.build import build_skeleton
+from model.fused import swiglu
 from model.mesh import RankGroup
-from model.moe import Experts, MoE
-from model.quantization.scheme import SCHEMES
-from tests.conftest import GOLDEN_CHECKPOINT
+from model.moe import Experts, MoE, sort_by_expert
 
 WIDTH = 16
 
@@ -65,31 +60,8 @@ def test_the_grouped_products_of_a_gpu_equal_the_loop_of_a_cpu() -> None:
     moe = build(5, 2)
     x = torch.randn(23, WIDTH)
     weights, experts = moe.gate(x)
-    order = experts.flatten().argsort(stable=True)
-    ends = torch.bincount(experts.flatten(), minlength=5).cumsum(0)
-    grouped = moe.experts._run_grouped(x, weights, order, order // 2, ends)
+    grouped = moe.experts._run_grouped(x, sort_by_expert(weights, experts, 0, 5, 5))
     torch.testing.assert_close(grouped, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scheme", [None, "int8", "int4", "fp8"])
-def test_the_way_of_a_gpu_compiles_without_a_break_once_for_all_layers(scheme: str | None) -> None:
-    """On the meta device: a host synchronisation or one graph for each layer would show."""
-    config = load_config(GOLDEN_CHECKPOINT)
-    transformer = build_skeleton(config, scheme=None if scheme is None else SCHEMES[scheme])
-    torch._dynamo.reset()
-    counter, width = CompileCounter(), config.hidden_size
-    top_k = config.layers[0].experts_per_token
-    if scheme is None:
-        transformer.bfloat16()
-    transformer.compile_experts(backend=counter)
-    with torch.inference_mode():
-        for num_tokens in (130, 257, 40):  # the second makes the number of tokens a variable
-            x = torch.empty(num_tokens, width, device="meta", dtype=torch.bfloat16)
-            weights = torch.empty(num_tokens, top_k, device="meta")
-            chosen = torch.zeros(num_tokens, top_k, device="meta", dtype=torch.int64)
-            for layer in transformer.layers:
-                assert layer.mlp.experts(x, weights, chosen).shape == x.shape
-    assert counter.frame_count == 2
 
 
 @pytest.mark.parametrize("is_grouped", [False, True])
@@ -107,10 +79,8 @@ def test_the_outputs_of_ranks_with_whole_experts_add_up(is_grouped: bool) -> Non
         local = slice(2 * rank, 2 * rank + 2)
         part.load_state_dict({k: v[local] for k, v in moe.experts.state_dict().items()})
         if is_grouped:
-            rotated = (experts.flatten() - part.first) % 6
-            order = rotated.argsort(stable=True)
-            ends = torch.searchsorted(rotated[order], torch.arange(2), right=True)
-            total += part._run_grouped(x, weights, order, order // 2, ends).detach()
+            routing = sort_by_expert(weights, experts, part.first, 6, 2)
+            total += part._run_grouped(x, routing).detach()
         else:
             total += part(x, weights, experts).detach()
     torch.testing.assert_close(total, moe.experts(x, weights, experts), atol=1e-5, rtol=1e-5)

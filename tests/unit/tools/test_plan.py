@@ -34,7 +34,9 @@ def test_the_settings_of_a_mode_survive_the_environment(
     mode: str, num_ranks: int, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(replace(PLAN, mode=mode, num_ranks=num_ranks), REQUEST, "folder")
-    common = {"checkpoint": "folder", "device": "cuda", "dtype": "bfloat16"}
+    common = {
+        "checkpoint": "folder", "device": "cuda", "dtype": "bfloat16", "vae_dtype": "float32"
+    }  # fmt: skip
     assert settings == PipelineSettings.model_validate({**common, **expected})
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)

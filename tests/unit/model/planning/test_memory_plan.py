@@ -16,7 +16,7 @@ from model.errors import ConfigError
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.mesh import Mesh, RankGroup
-from model.moe import AcquireExperts, Experts
+from model.moe import AcquireExperts, Experts, sort_by_expert
 from model.planning.devices import Devices, parse_devices
 from model.planning.live_bytes import LiveBytes
 from model.planning.memory_plan import (
@@ -174,9 +174,8 @@ class GroupedExperts(Experts):
         experts_TK: torch.Tensor,
         acquire: AcquireExperts | None = None,
     ) -> torch.Tensor:
-        experts, order = experts_TK.flatten().sort(stable=True)
-        ends = torch.searchsorted(experts, torch.arange(self.down_proj.shape[0]), right=True)
-        return self._run_grouped(x_TD, weights_TK, order, order // experts_TK.shape[1], ends)
+        count = self.num_all
+        return self._run_grouped(x_TD, sort_by_expert(weights_TK, experts_TK, 0, count, count))
 
 
 def use_grouped_experts(transformer: HunyuanImage) -> None:

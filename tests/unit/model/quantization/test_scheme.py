@@ -17,7 +17,7 @@ from model.loading.quantize_folder import quantize_folder
 from model.loading.weight_map import list_slots
 from model.mesh import Mesh, RankGroup
 from model.quantization.modules import QuantizedExperts
-from model.quantization.scheme import SCHEMES, dequantize, quantize
+from model.quantization.scheme import SCALE_SUFFIX, SCHEMES, dequantize, quantize
 from model.transformer import HunyuanImage
 from tests.conftest import FLOAT32, SMALL_CONFIG
 from training.random_checkpoint import write_random_checkpoint
@@ -118,7 +118,8 @@ def test_the_grouped_products_of_a_gpu_use_the_same_weights(tiny_checkpoint: Pat
     experts = load_model(tiny_checkpoint, options("int8")).layers[0].mlp.experts
     assert isinstance(experts, QuantizedExperts)
     for name in ("gate_and_up_proj", "down_proj"):
-        whole = experts.weights_of_all(name, torch.float32)
+        packed, scale = getattr(experts, name), getattr(experts, name + SCALE_SUFFIX)
+        whole = dequantize(packed, scale, torch.float32)
         for expert in range(len(whole)):
             assert torch.equal(whole[expert], experts.weight_of(name, expert, torch.float32))
 
