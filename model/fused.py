@@ -8,6 +8,7 @@ Calls follow torch's `__torch_function__` protocol, so that a mode can see a fus
 operation: `model/planning/step_cost.py` counts them like that.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, ParamSpec, TypeVar
@@ -19,6 +20,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+RECOMPILE_LIMIT = 128
 
 _lock = threading.Lock()
 _is_compiling = False
@@ -32,20 +37,35 @@ class FusedKernel(Generic[P, R]):
         self.name = eager.__name__
         self.__doc__ = eager.__doc__
         self._compiled: Callable[P, R] | None = None
+        self._has_failed = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         if has_torch_function(tensors):
             result: R = handle_torch_function(self, tensors, *args, **kwargs)
             return result
-        if _is_compiling and tensors[0].is_cuda:
-            return self.compiled()(*args, **kwargs)
+        if _is_compiling and tensors[0].is_cuda and not self._has_failed:
+            return self._run_compiled(*args, **kwargs)
         return self.eager(*args, **kwargs)
+
+    def _run_compiled(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the compiled function; where it cannot be compiled, the eager one from now on."""
+        from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+        try:
+            return self.compiled()(*args, **kwargs)
+        except (TorchDynamoException, FailOnRecompileLimitHit):
+            self._has_failed = True
+            log.exception("%s could not be compiled; it runs eagerly, which is slower", self.name)
+            return self.eager(*args, **kwargs)
 
     def compiled(self) -> Callable[P, R]:
         """Return the compiled function: one graph for all numbers of tokens."""
         with _lock:
             if self._compiled is None:
+                # A graph for each device, dtype, and for counts of 1 beside all others: a text's
+                # token, a lone row. torch's limit of 8 ends the process's use of the function.
+                torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
                 self._compiled = torch.compile(self.eager, dynamic=True, fullgraph=True)
             return self._compiled
 

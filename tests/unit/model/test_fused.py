@@ -1,11 +1,13 @@
 """Fused kernels: one kernel each on a GPU, equal to the eager function."""
 
+import itertools
 import shutil
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor_config
 
 from model import fused
@@ -87,6 +89,29 @@ def test_a_compiled_function_agrees_with_the_eager_one(name: str, dtype: torch.d
         torch.testing.assert_close(
             ours.float(), reference.float(), atol=bounds["atol"], rtol=bounds["rtol"]
         )
+
+
+def test_all_shapes_of_a_model_over_four_devices_stay_within_the_limit_of_graphs() -> None:
+    """Counts of one are graphs of their own: rows, tokens, query heads that share a key."""
+    torch.compiler.reset()
+    counter = CompileCounter()
+    run = torch.compile(fused.rotate_and_norm.eager, backend=counter, dynamic=True, fullgraph=True)
+    with torch.inference_mode():
+        for rows, tokens, heads in itertools.product((1, 2), (1, 7, 65), ((8, 4), (8, 1), (2, 4))):
+            qkv = random(rows, tokens, heads[0], heads[1] + 2, HEAD)
+            table = random(tokens, HEAD)
+            run(qkv[:, :, :, : heads[1]].permute(0, 2, 3, 1, 4), table, table, random(HEAD), 1e-5)
+    assert 4 * counter.frame_count <= fused.RECOMPILE_LIMIT
+
+
+def test_a_function_that_cannot_be_compiled_runs_eagerly_and_is_not_tried_again() -> None:
+    def cannot_be_compiled(x: Tensor) -> Tensor:
+        return x * len(str(torch.tensor(int(x.sum()))))  # the compiler refuses data as a shape
+
+    kernel = fused.FusedKernel(cannot_be_compiled)
+    x = torch.ones(3)
+    assert torch.equal(kernel._run_compiled(x), cannot_be_compiled(x))
+    assert kernel._has_failed
 
 
 def test_a_swiglu_whose_rows_are_weighted_is_the_swiglu_times_the_weights() -> None:
