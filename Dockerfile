@@ -20,6 +20,9 @@ COPY cache cache
 COPY training training
 COPY configs configs
 COPY checkpoints checkpoints
+# Triton compiles its kernels' launchers with a C compiler, at run time and on CUDA only.
+RUN apt-get update -q && apt-get install -qy --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 RUN pip install --no-cache-dir -c constraints.txt torch \
     && pip install --no-cache-dir -c constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && useradd --create-home hyimage \

@@ -94,8 +94,8 @@ class HunyuanImage(nn.Module):
             self.guidance_emb = TimestepEmbedding(config.hidden_size)
         if config.is_meanflow:
             self.timestep_r_emb = TimestepEmbedding(config.hidden_size)
-        self.patch_embed = PatchEmbed(config)
-        self.final_layer = FinalLayer(config)
+        self.patch_embed = PatchEmbed(config, mesh.tensor)
+        self.final_layer = FinalLayer(config, mesh.tensor)
         self.vae = Vae(config.vae)
         self.vision_model = build_vision_tower(config.vision) if has_vision else None
         self.vision_aligner = VisionAligner(config.vision_aligner)

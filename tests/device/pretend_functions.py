@@ -152,6 +152,14 @@ def to_scalar(convert: Callable[[Any], Any]) -> Callable[[PretendTensor], Any]:
     return read
 
 
+def to_contiguous(
+    x: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    if bare(x).is_contiguous(memory_format=memory_format):
+        return x
+    return aten.clone.default(x, memory_format=memory_format)  # type: ignore[no-any-return]
+
+
 def copy_in_place(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     copied: Tensor = active().run(aten.copy_.default, (x, source, non_blocking), {})
     return copied
@@ -166,6 +174,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "__index__": to_scalar(int),
     "item": to_scalar(lambda value: value),
     "tolist": to_list,
+    "contiguous": to_contiguous,
     "copy_": copy_in_place,
 }
 

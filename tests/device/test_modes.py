@@ -77,6 +77,7 @@ def test_every_request_gives_the_images_of_the_cpu(wide_checkpoint: Path, name: 
     ("capability", "settings"),
     [
         (HOPPER, {"dtype": "bfloat16"}),
+        (HOPPER, {"dtype": "float16", "vae_dtype": "float16"}),
         (HOPPER, {"dtype": "bfloat16", "device": "cuda"}),
         (HOPPER, {"dtype": "bfloat16", "device": "cuda:1"}),
         (HOPPER, {"dtype": "bfloat16", "vae_dtype": "bfloat16"}),
