@@ -89,7 +89,7 @@ def generate(
 ) -> None:
     """Generate one image without a server; checks and defaults are the server's.
 
-    Example: hyimage generate "a red fox in the snow" -o fox.png --size 1280x768 --steps 30
+    Example: hyimage generate "a penguin on the beach" -o penguin.png --size 1280x768
     """
     options = GenerateOptions(
         prompt=prompt,
