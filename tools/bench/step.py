@@ -83,8 +83,12 @@ class StepResult:
 
 
 def run_step_bench(bench: StepBench) -> StepResult:
+    """Measure a model with random weights."""
+    return measure_step(build_bench_model(bench), bench)
+
+
+def measure_step(transformer: HunyuanImage, bench: StepBench) -> StepResult:
     """Measure; step and replay alternate, so that noise hits both."""
-    transformer = build_bench_model(bench)
     step = bind_step(transformer, bench)
     with torch.inference_mode():
         step()  # warm-up
@@ -94,8 +98,8 @@ def run_step_bench(bench: StepBench) -> StepResult:
             step()
         steps, bares = [], []
         for _ in range(bench.repeats):
-            steps.append(_timed(step, bench.device))
-            bares.append(_timed(recorder.replay, bench.device))
+            steps.append(timed(step, bench.device))
+            bares.append(timed(recorder.replay, bench.device))
     step_s, bare_s = statistics.median(steps), statistics.median(bares)
     return StepResult(
         step_s=step_s,
@@ -250,7 +254,8 @@ def _status_bytes(field: str) -> int:
     return 0
 
 
-def _timed(run: Callable[[], object], device: str) -> float:
+def timed(run: Callable[[], object], device: str) -> float:
+    """Return the seconds that a call takes, until its device has finished."""
     started = time.perf_counter()
     run()
     if device.startswith("cuda"):
