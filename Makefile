@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup serve test test-gpu check format image clean
+.PHONY: setup serve test test-gpu first-contact check format image clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,10 @@ test: setup
 # On a machine with a CUDA device, and the torch build made for it: what no CPU can show.
 test-gpu: setup
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m gpu -q tests/gpu
+
+# Ten minutes on an unknown GPU machine: checks and times, and a page to send back. Resumes.
+first-contact: setup
+	HF_HUB_OFFLINE=1 $(BIN)/hyimage first-contact --output first-contact
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

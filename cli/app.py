@@ -8,6 +8,7 @@ import typer
 from cli.bench.app import bench
 from cli.calibrate import calibrate
 from cli.console import stdout
+from cli.first_contact import first_contact
 from cli.generate import generate
 from cli.keys import keys
 from cli.plan import plan
@@ -45,6 +46,7 @@ def main(
 
 for _command in (serve, generate, plan, quantize, calibrate, verify, record):
     app.command()(_command)
+app.command("first-contact")(first_contact)
 app.command("train-tiny")(train_tiny_checkpoint)
 app.add_typer(keys, name="keys")
 app.add_typer(bench, name="bench")

@@ -32,10 +32,11 @@ def verify(
     mode: Annotated[
         str,
         typer.Option(
-            help="single, layers2, or processes over gloo: cfg2, tensor2, cfg2xtensor2; with "
-            "-expert behind it, experts are held whole."
+            help="single, layers2, or several processes: cfg2, tensor2, cfg2xtensor2; with -expert "
+            "behind it, experts are held whole."
         ),
     ] = "single",
+    device: Annotated[str, typer.Option(help="cpu or cuda; a mode takes a card each.")] = "cpu",
 ) -> None:
     """Compare this implementation with recorded tensors, in float32; exit 1 on any difference.
 
@@ -46,7 +47,11 @@ def verify(
         from tools.verify.verify import Request, verify_recording
 
         request = Request(
-            checkpoint=checkpoint, recording=recording, only=frozenset(group or ()), mode=mode
+            checkpoint=checkpoint,
+            recording=recording,
+            only=frozenset(group or ()),
+            mode=mode,
+            device=device,
         )
         is_ok = verify_recording(request, PrintEvents(failures_only))
     raise typer.Exit(0 if is_ok else 1)

@@ -6,8 +6,10 @@ from typing import Any
 from server.runware.errors import CommandError
 
 
-def parse_mode(mode: str) -> dict[str, Any]:
+def parse_mode(mode: str, device: str = "cpu") -> dict[str, Any]:
     """Return the pipeline's settings of "single", "layers2", "cfg2xtensor2", "tensor2-expert", ...
+
+    On "cuda" each part of the layers takes a card.
 
     Raises:
         CommandError: it is not written like that.
@@ -15,7 +17,10 @@ def parse_mode(mode: str) -> dict[str, Any]:
     if mode == "single":
         return {}
     if match := re.fullmatch(r"layers([1-9]\d?)", mode):
-        return {"layer_devices": ("cpu",) * int(match[1])}
+        count = int(match[1])
+        is_cuda = device.startswith("cuda")
+        devices = tuple(f"cuda:{i}" for i in range(count)) if is_cuda else (device,) * count
+        return {"layer_devices": devices}
     match = re.fullmatch(r"(?:cfg(2))?x?(?:tensor([1-9]\d?)(-expert)?)?", mode)
     if not mode or match is None:
         raise CommandError(

@@ -6,17 +6,20 @@ from typing import Annotated
 import typer
 
 from cli.console import spinner, stdout, write_json
-from cli.options import Dtype, JsonOption, reported_errors
+from cli.options import Dtype, JsonOption, Scheme, reported_errors
 
 
 def bench_step(
     hidden: Annotated[int, typer.Option(help="Model width.", min=64)] = 512,
+    head_dim: Annotated[int, typer.Option(help="Width of a head; 0: 64.", min=0)] = 0,
+    kv_heads: Annotated[int, typer.Option(help="0: a quarter of the heads.", min=0)] = 0,
     layers: Annotated[int, typer.Option(min=1)] = 8,
     experts: Annotated[int, typer.Option(min=2)] = 64,
     top_k: Annotated[int, typer.Option(help="Experts per token.", min=1)] = 8,
     image_tokens: Annotated[int, typer.Option(min=16)] = 1024,
     rows: Annotated[int, typer.Option(help="2 = one image with guidance.", min=1)] = 2,
     dtype: Annotated[Dtype, typer.Option(help="Of the weights.")] = "float32",
+    quantization: Annotated[Scheme | None, typer.Option(help="Of the layers' weights.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     json_file: JsonOption = None,
@@ -30,12 +33,15 @@ def bench_step(
 
         settings = StepBench(
             hidden=hidden,
+            head_dim=head_dim,
+            kv_heads=kv_heads,
             layers=layers,
             experts=experts,
             top_k=top_k,
             image_tokens=image_tokens,
             rows=rows,
             dtype=dtype,
+            quantization=quantization or "none",
             device=device,
             repeats=repeats,
         )

@@ -9,20 +9,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ModelConfig, MoeConfig, VaeConfig
 from model.kv_cache import build_step_groups
-from model.loading.build import build_skeleton
-from model.loading.options import LoadOptions, parameter_dtype
+from model.loading.options import LoadOptions
+from model.planning.cards import Card
+from model.planning.step_cost import StepCost, count_cost
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
+from tools.bench.random_model import build_random_model
 
 _BARE = (
     "mm",
@@ -38,9 +40,15 @@ _BARE = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepBench:
-    """What to measure. The defaults: an eighth of the real width, a quarter of the depth."""
+    """What to measure. The defaults: an eighth of the real width, a quarter of the depth.
+
+    Where `head_dim`, `kv_heads` or `expert_width` is 0, it follows from the width.
+    """
 
     hidden: int = 512
+    head_dim: int = 0
+    kv_heads: int = 0
+    expert_width: int = 0
     layers: int = 8
     experts: int = 64
     top_k: int = 8
@@ -48,8 +56,17 @@ class StepBench:
     prompt_tokens: int = 100
     rows: int = 2
     dtype: str = "float32"
+    quantization: str = "none"
     device: str = "cpu"
     repeats: int = 5
+
+    @property
+    def options(self) -> LoadOptions:
+        return LoadOptions(
+            device=self.device,
+            dtype=getattr(torch, self.dtype),
+            quantization=self.quantization,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +83,12 @@ class StepResult:
 
 
 def run_step_bench(bench: StepBench) -> StepResult:
+    """Measure a model with random weights."""
+    return measure_step(build_bench_model(bench), bench)
+
+
+def measure_step(transformer: HunyuanImage, bench: StepBench) -> StepResult:
     """Measure; step and replay alternate, so that noise hits both."""
-    transformer = build_bench_model(bench)
     step = bind_step(transformer, bench)
     with torch.inference_mode():
         step()  # warm-up
@@ -77,8 +98,8 @@ def run_step_bench(bench: StepBench) -> StepResult:
             step()
         steps, bares = [], []
         for _ in range(bench.repeats):
-            steps.append(_timed(step, bench.device))
-            bares.append(_timed(recorder.replay, bench.device))
+            steps.append(timed(step, bench.device))
+            bares.append(timed(recorder.replay, bench.device))
     step_s, bare_s = statistics.median(steps), statistics.median(bares)
     return StepResult(
         step_s=step_s,
@@ -93,12 +114,12 @@ def run_step_bench(bench: StepBench) -> StepResult:
 
 def bench_config(bench: StepBench) -> ModelConfig:
     """Return an architecture with the real model's proportions at this width."""
-    head_dim = 64 if bench.hidden % 256 == 0 else bench.hidden // 4
+    head_dim = bench.head_dim or (64 if bench.hidden % 256 == 0 else bench.hidden // 4)
     num_heads = bench.hidden // head_dim
     moe = MoeConfig(
         num_experts=bench.experts,
         experts_per_token=bench.top_k,
-        expert_width=bench.hidden * 3 // 4,
+        expert_width=bench.expert_width or bench.hidden * 3 // 4,
         num_shared_experts=1,
         normalize_weights=True,
     )
@@ -106,7 +127,7 @@ def bench_config(bench: StepBench) -> ModelConfig:
         vocab_size=512,
         hidden_size=bench.hidden,
         num_heads=num_heads,
-        num_kv_heads=max(1, num_heads // 4),
+        num_kv_heads=bench.kv_heads or max(1, num_heads // 4),
         head_dim=head_dim,
         use_qk_norm=True,
         rms_norm_eps=1e-5,
@@ -135,20 +156,18 @@ def bench_config(bench: StepBench) -> ModelConfig:
 
 
 def build_bench_model(bench: StepBench) -> HunyuanImage:
-    """Return the transformer with random weights; the VAE stays without memory."""
-    torch.manual_seed(0)
-    transformer = build_skeleton(bench_config(bench))
-    options = LoadOptions(device=bench.device, dtype=getattr(torch, bench.dtype))
-    for module_name, module in transformer.named_modules():
-        if module_name.startswith("vae"):
-            continue
-        for name, parameter in module.named_parameters(recurse=False):
-            dtype = parameter_dtype(f"{module_name}.{name}", parameter, options)
-            scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 1.0
-            weights = torch.randn(parameter.shape, device=bench.device) * scale
-            setattr(module, name, nn.Parameter(weights.to(dtype), requires_grad=False))
-    transformer.vae = None  # type: ignore[assignment]
-    return transformer
+    """Return the transformer with random weights and without a VAE."""
+    return build_random_model(bench_config(bench), bench.options)
+
+
+def count_bench_cost(bench: StepBench, card: Card) -> StepCost:
+    """Return what a step costs on a card: counted, not measured."""
+    on_meta = replace(bench, device="meta")
+    step = bind_step(build_bench_model(on_meta), on_meta)
+    # Not inference mode, in which composite operations are not taken apart into their kernels.
+    with torch.no_grad(), count_cost(card) as cost:
+        step()
+    return cost
 
 
 def bind_step(transformer: HunyuanImage, bench: StepBench) -> Callable[[], Tensor]:
@@ -235,7 +254,8 @@ def _status_bytes(field: str) -> int:
     return 0
 
 
-def _timed(run: Callable[[], object], device: str) -> float:
+def timed(run: Callable[[], object], device: str) -> float:
+    """Return the seconds that a call takes, until its device has finished."""
     started = time.perf_counter()
     run()
     if device.startswith("cuda"):

@@ -55,7 +55,7 @@ def compare_images(group: str, name: str, ours_yx3: Tensor, recorded_yx3: Tensor
     if ours_yx3.shape != recorded_yx3.shape:
         note = f"our shape is {list(ours_yx3.shape)}"
         return Check(group, name, shape, None, tolerance, is_ok=False, note=note)
-    error = (ours_yx3.float() - recorded_yx3.float()).abs()
+    error = (ours_yx3.cpu().float() - recorded_yx3.float()).abs()
     is_ok = bool(error.max() <= MAX_PIXEL_ERROR and error.mean() <= MEAN_PIXEL_ERROR)
     note = f"mean {error.mean():.4f}"
     return Check(group, name, shape, error.max().item(), tolerance, is_ok, note)

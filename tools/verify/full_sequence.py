@@ -35,7 +35,7 @@ def trace_full_sequence(
             rows=slice(i, i + 1),
             rope=build_rotary_table(
                 grid_positions(row, len(row.ids)), config.head_dim, config.rope_theta
-            ),
+            ).to(transformer.device),
             spans=sequence_spans(row),
         )
         for i, row in enumerate(rows)

@@ -52,16 +52,16 @@ def check_noise(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
 
 def check_vae(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     """Compare encoding of `x` and decoding of `z`."""
-    vae = pipeline.transformer.vae
+    vae, device = pipeline.transformer.vae, pipeline.transformer.device
     recorded = recording.read_tensors("vae.safetensors")
     with torch.inference_mode():
-        mean_BCYX, logvar_BCYX = vae.encode(recorded["x"])
+        mean_BCYX, logvar_BCYX = vae.encode(recorded["x"].to(device))
         values = {
             "mean": mean_BCYX,
             "logvar": logvar_BCYX,
             "latents_mode_scaled": vae.scale(mean_BCYX),
             "decoded": vae.decode(
-                vae.scale(recorded["z"].squeeze(2)), pipeline.transformer.mesh.whole
+                vae.scale(recorded["z"].to(device).squeeze(2)), pipeline.transformer.mesh.whole
             ),
         }
 
@@ -80,11 +80,12 @@ def check_vit(pipeline: Pipeline, recording: Recording) -> Iterator[Check]:
     if tower is None:
         yield from left_out("vit", recorded)
         return
+    device = pipeline.transformer.device
     with torch.inference_mode():
         hidden_BSZ = tower(
-            pixel_values=recorded["pixel_values"],
-            pixel_attention_mask=recorded["mask"],
-            spatial_shapes=recorded["spatial_shapes"],
+            pixel_values=recorded["pixel_values"].to(device),
+            pixel_attention_mask=recorded["mask"].to(device),
+            spatial_shapes=recorded["spatial_shapes"].to(device),
         ).last_hidden_state
         values = {"vision_out": hidden_BSZ, "aligner_out": aligner(hidden_BSZ)}
 

@@ -141,8 +141,8 @@ class ImageCase:
     def _run(self) -> tuple[list[Tensor], list[Tensor], Probe]:
         """Generate from the recorded noise; return velocities, latents and layer inputs by step."""
         count = len(self._prompts)
-        noise_BCYX = self._recorded["latents_init"].float()
         transformer, solver = self._pipeline.transformer, Euler(tuple(self._sigmas.tolist()))
+        noise_BCYX = self._recorded["latents_init"].float().to(transformer.device)
         probes = [Probe() for _ in range(count)]
         runs = [
             start_run(

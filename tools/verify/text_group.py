@@ -58,7 +58,8 @@ def check_auto_case(pipeline: Pipeline, recording: Recording, name: str) -> Iter
     yield compare_values(name, "size_wh", [size.width_px, size.height_px], case["size_wh"])
     rows = sampler.rows(_prompt(case), None, size, float(case["guidance"]))
     # The reference sampled its noise in bfloat16.
-    latent_BCYX = image_noise(int(case["seed"]), pipeline.latent_shape(size)).bfloat16().float()
+    noise_BCYX = image_noise(int(case["seed"]), pipeline.latent_shape(size)).bfloat16()
+    latent_BCYX = noise_BCYX.float().to(transformer.device)
     solver = Euler(tuple(shifted_sigmas(int(case["steps"]), float(case["flow_shift"])).tolist()))
     run = start_run(transformer, rows, Trajectory(solver, latent_BCYX), float(case["guidance"]))
     for done in denoise(transformer, [run]):

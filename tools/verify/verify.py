@@ -1,4 +1,4 @@
-"""Verification of a checkpoint against a recording, in one process or on a mesh over gloo."""
+"""Verification of a checkpoint against a recording, in one process or on a mesh."""
 
 import tempfile
 import time
@@ -13,7 +13,7 @@ from model.config_file import load_config
 from model.loading.shard_plan import check_divisible
 from model.mesh import SINGLE, Mesh, leave_mesh
 from pipeline.load import load_pipeline
-from pipeline.ranks import join_settings_mesh
+from pipeline.ranks import join_settings_mesh, settings_of_rank
 from pipeline.settings import PipelineSettings
 from server.runware.errors import CommandError
 from tools.modes import parse_mode
@@ -30,12 +30,20 @@ class Request:
     recording: Path
     only: frozenset[str] = frozenset()
     mode: str = "single"
+    device: str = "cpu"
 
     @property
     def settings(self) -> PipelineSettings:
-        """The pipeline's settings of the mode."""
+        """The pipeline's settings of the mode: float32 everywhere, TF32 off."""
+        spread = parse_mode(self.mode, self.device)
         return PipelineSettings.model_validate(
-            {"checkpoint": str(self.checkpoint), **parse_mode(self.mode)}
+            {
+                "checkpoint": str(self.checkpoint),
+                "device": spread.get("layer_devices", (self.device,))[0],
+                "dtype": "float32",
+                "vae_dtype": "float32",
+                **spread,
+            }
         )
 
 
@@ -126,7 +134,8 @@ def _verify_as_rank(
 
 
 def _verify(request: Request, mesh: Mesh, report: Report) -> bool:
-    pipeline = load_pipeline(request.settings, skip=(), mesh=mesh)
+    settings = settings_of_rank(request.settings, mesh.rank)
+    pipeline = load_pipeline(settings, skip=(), mesh=mesh)
     groups = list(list_groups(pipeline, Recording(request.recording), set(request.only)))
     done = [_run_group(group, report) for group in groups if not group.skipped]
     for group in groups:

@@ -1,0 +1,70 @@
+"""The recordings hold through the CUDA code path, on one device and on several.
+
+The vision tower is transformers' code, whose masks are data-dependent in ways that the pretending
+CUDA does not follow; a real one checks it (`hyimage verify --device cuda`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.load import load_pipeline
+from pipeline.ranks import join_settings_mesh, settings_of_rank
+from tests.device.pretend_functions import pretended_cuda
+from tests.device.pretend_mesh import pretended_mesh
+from tools.verify.checks import Check
+from tools.verify.recording import Recording
+from tools.verify.run import list_groups
+from tools.verify.verify import Event, Request, verify_recording
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+GROUPS = ("noise", "vae", "ar", "square_cfg5_en", "tall_nocfg", "e2e_auto")  # what a device changes
+
+
+class Failures(list[Check]):
+    """Keeps the checks that failed."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Check) and not event.is_ok:
+            self.append(event)
+
+
+def failures(*groups: str, mode: str = "single") -> list[Check]:
+    failed = Failures()
+    request = Request(
+        checkpoint=GOLDEN / "model",
+        recording=GOLDEN,
+        only=frozenset(groups),
+        mode=mode,
+        device="cuda",
+    )
+    with pretended_cuda() as cuda:
+        is_ok = verify_recording(request, failed)
+        assert cuda.record.hazards == []
+    assert is_ok == (not failed)
+    return failed
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_recordings_hold_on_one_device(group: str) -> None:
+    assert failures(group) == []
+
+
+@pytest.mark.parametrize("group", ["tall_nocfg"])
+def test_the_recordings_hold_with_layers_on_two_devices(group: str) -> None:
+    assert failures(group, mode="layers2") == []
+
+
+def test_checks_of_a_rank_run_on_its_own_device(tmp_path: Path) -> None:
+    """The sums of a mocked mesh are not sums, so only devices are looked at, not numbers."""
+    request = Request(checkpoint=GOLDEN / "model", recording=GOLDEN, mode="tensor2", device="cuda")
+    with pretended_cuda() as cuda, pretended_mesh() as nccl:
+        mesh = join_settings_mesh(request.settings, 1, tmp_path / "rendezvous")
+        pipeline = load_pipeline(settings_of_rank(request.settings, 1), skip=(), mesh=mesh)
+        wanted: set[str] = {"vae", "tall_nocfg"}
+        groups = list_groups(pipeline, Recording(GOLDEN), wanted)
+        checks: list[Any] = [check for group in groups for check in group.checks]
+        assert checks
+        assert {collective.device for collective in nccl.collectives} == {"cuda:1"}
+        assert cuda.record.hazards == []

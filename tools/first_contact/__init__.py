@@ -1,0 +1,1 @@
+"""First contact with an unknown GPU machine (`hyimage first-contact`)."""
