@@ -10,10 +10,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import spinner, stdout
-from cli.options import Quantization, RequiredCheckpoint, reported_errors
+from cli.console import spinner, stdout, write_json
+from cli.options import JsonOption, Quantization, RequiredCheckpoint, reported_errors
 from model.config_file import load_config
 from model.planning.devices import Devices, parse_devices
+
+CardName = Literal["H100", "H200", "B200", "A100", "RTX PRO 6000", "RTX 4090"]
 
 if TYPE_CHECKING:
     from model.planning.memory_plan import RankPlan
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 def plan(
     checkpoint: RequiredCheckpoint,
     gpus: Annotated[str, typer.Option(help="COUNTxMEMORY of equal devices.")] = "4x80GB",
+    card: Annotated[
+        CardName | None, typer.Option(help="Whose rates count; by default by the memory.")
+    ] = None,
     images: Annotated[int, typer.Option(help="Images generated together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
     quantization: Annotated[
@@ -30,18 +35,23 @@ def plan(
     ] = "auto",
     vae_dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of the VAE.")
-    ] = "float32",
+    ] = "bfloat16",
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Also list the operations of a step by kind.")
+    ] = False,
+    json_file: JsonOption = None,
 ) -> None:
     """List which modes fit on your GPUs before anything is loaded; exit 1 if none does.
 
-    Only config.json is read; --checkpoint may name that file alone.
+    Only config.json is read; --checkpoint may name that file alone. All figures are counted, none
+    is measured: the code runs on shapes alone, and a card's rates are stated, not found.
 
     Example: hyimage plan --checkpoint path/to/HunyuanImage-3.0 --gpus 8x24GB
     """
     with reported_errors():
-        devices = parse_devices(gpus)
+        devices = parse_devices(gpus, card)
         config = load_config(checkpoint)
-        from tools.plan import PlanRequest, fastest_fitting, list_plans
+        from tools.plan import PlanRequest, fastest_fitting, figures_of, list_plans
 
         request = PlanRequest(
             config=config,
@@ -53,7 +63,10 @@ def plan(
         )
         with spinner("running a step of each mode on the meta device"):
             plans = list(list_plans(request))
+        write_json(json_file, figures_of(plans, devices))
         stdout.print(_table(plans, devices))
+        for row in plans if detail else ():
+            stdout.print(_detail(row))
         _print_legend(request)
         best = fastest_fitting(plans, devices)
         if best is None:
@@ -86,7 +99,7 @@ def commands_of(best: RankPlan, request: PlanRequest, checkpoint: Path) -> str:
 def _table(plans: list[RankPlan], devices: Devices) -> Table:
     headings = (
         "mode", "ranks", "quantized", "weights", "prompt", "step", "cache", "decode", "peak",
-        "fits", "offload", "s/step",
+        "fits", "offload", "kernels", "s/step", "roofline",
     )  # fmt: skip
     table = Table(*headings)
     for row in plans:
@@ -100,7 +113,25 @@ def _table(plans: list[RankPlan], devices: Devices) -> Table:
             *(f"{size / 1e9:.2f}" for size in sizes),
             Text("yes", style="green") if row.fits(devices) else "no",
             f"{row.bytes_fetched / 1e9:.1f}" if row.bytes_fetched else "",
+            str(row.step.num_kernels),
             f"{row.step_s:.3f}",
+            f"{row.roofline_s:.3f}",
+        )
+    return table
+
+
+def _detail(plan: RankPlan) -> Table:
+    """Return the operations of a step by kind."""
+    scheme = "" if plan.scheme == "none" else f", {plan.scheme}"
+    table = Table("kind", "kernels", "ms", "GB", "TFLOP", title=f"{plan.mode}{scheme}, counted")
+    rows = [(kind, k.num_kernels, k.seconds, k.bytes_moved, k.flops)
+            for kind, k in plan.step.kinds.items()]  # fmt: skip
+    whole = plan.step
+    rows.append(("all", whole.num_kernels, whole.counted_s, whole.bytes_moved, whole.flops))
+    for kind, num_kernels, seconds, num_bytes, flops in rows:
+        tflop = f"{flops / 1e12:.1f}" if flops else ""
+        table.add_row(
+            kind, str(num_kernels), f"{seconds * 1e3:.1f}", f"{num_bytes / 1e9:.1f}", tflop
         )
     return table
 
@@ -112,7 +143,9 @@ def _print_legend(request: PlanRequest) -> None:
         f"Memory of the fullest rank in GB: bfloat16 or quantized weights, a {request.vae_dtype} "
         f"VAE, the largest offered size, {request.num_images} image(s) at once, prompts of "
         f"{request.prompt_tokens} tokens.\n"
-        f"A mode fits below {USABLE:.0%} of a device. Times are a roofline of an H100's data sheet "
-        f"at {request.devices.efficiency:.0%} of its peak, and of PCIe 5 for offloaded experts: "
-        "not measured."
+        f"A mode fits below {USABLE:.0%} of a device.\n"
+        "Kernels and seconds of a step are counted, not measured: the code runs on shapes alone, "
+        f"at rates stated for one {request.devices.card.name} (--card), with small operations "
+        "fused; offloaded experts pass the link beside it. The roofline is the least that "
+        "multiplying, reading the weights or the link takes at the data sheet's peaks."
     )

@@ -25,7 +25,7 @@ from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
 from model.planning.devices import Devices
 from model.planning.memory_plan import plan_rank
-from model.planning.step_memory import Workload
+from model.planning.meta_step import Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.sequence import ImageSequence, build_guidance_rows

@@ -1,8 +1,8 @@
-"""Memory plans of every mode on given devices, and the settings that start the fastest."""
+"""Plans of every mode on given devices, their figures, and the settings that start the fastest."""
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from model.planning.memory_plan import (
     plan_layers,
     plan_rank,
 )
-from model.planning.step_memory import Workload
+from model.planning.meta_step import Workload
 from model.quantization.scheme import SCHEMES
 from pipeline.settings import PipelineSettings
 from tools.modes import parse_mode
@@ -40,7 +40,7 @@ class PlanRequest:
     num_images: int = 1
     prompt_tokens: int = 1024
     quantization: str = "auto"
-    vae_dtype: str = "float32"
+    vae_dtype: str = "bfloat16"
 
     @property
     def options(self) -> LoadOptions:
@@ -97,6 +97,17 @@ def fastest_fitting(plans: Iterable[RankPlan], devices: Devices) -> RankPlan | N
         key=lambda plan: (round(plan.step_s * 20), _BY_EXACTNESS.index(plan.scheme)),
         default=None,
     )
+
+
+def figures_of(plans: Iterable[RankPlan], devices: Devices) -> dict[str, Any]:
+    """Return everything that is counted, for a JSON file."""
+    return {
+        "card": asdict(devices.card),
+        "is_measured": False,
+        "plans": [
+            {**asdict(plan), "peak_bytes": plan.total, "fits": plan.fits(devices)} for plan in plans
+        ],
+    }
 
 
 def settings_of(plan: RankPlan, request: PlanRequest, checkpoint: str) -> PipelineSettings:

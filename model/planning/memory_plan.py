@@ -1,15 +1,12 @@
 """Memory and time plan of a checkpoint on given devices, before anything is loaded.
 
-Parameters are counted on the meta device; the memory of a step is measured there
-(`step_memory.py`). Times come from a small roofline: the step's multiplications over the device's
-peak, the bytes of its weights over its bandwidth, or the offloaded experts over the host's link,
-whichever is slowest; then the all-reduces over the link, and the dequantization of weights.
+Parameters are counted on the meta device, and so is the memory of a step (`step_memory.py`) and its
+seconds (`step_count.py`); an offload's copies run beside the kernels, so that the longer of the two
+decides. Nothing is measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import torch
 
 from model.config import ModelConfig
 from model.errors import ConfigError
@@ -17,15 +14,13 @@ from model.loading.device_map import layer_sizes, spread_layers
 from model.loading.expert_offload import choose_offloaded, experts_of
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, staging_bytes
 from model.loading.options import LoadOptions
-from model.mesh import Mesh, RankGroup
+from model.mesh import SINGLE
 from model.planning.devices import Devices
-from model.planning.step_memory import (
-    SilentGroup,
-    Workload,
-    build_meta_model,
-    measure_step_memory,
-)
-from model.quantization.scheme import SCALE_SUFFIX, Scheme
+from model.planning.meta_step import Workload, build_meta_mesh, build_meta_model
+from model.planning.step_count import KindCost, count_step, sum_by_kind
+from model.planning.step_memory import measure_step_memory
+from model.quantization import fp8_cuda
+from model.quantization.scheme import Scheme
 from model.transformer import HunyuanImage
 
 # Share of a device's memory that a plan may fill: contexts, workspaces and fragments need the rest.
@@ -33,8 +28,26 @@ USABLE = 0.92
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """A denoising step of one rank as it is counted.
+
+    `counted_s` is the time of its kernels and all-reduces, `roofline_s` a bound below it,
+    `copying_s` the time of an offload's copies.
+    """
+
+    counted_s: float
+    roofline_s: float
+    copying_s: float
+    num_kernels: int
+    bytes_moved: int
+    flops: int
+    bytes_exchanged: int
+    kinds: Mapping[str, KindCost]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankPlan:
-    """Bytes of one rank at its worst, and seconds of a denoising step."""
+    """Bytes of one rank at its worst, and its denoising step."""
 
     mode: str
     num_ranks: int
@@ -44,9 +57,17 @@ class RankPlan:
     activations: int
     cache_residuals: int
     vae: int
-    step_s: float
-    bytes_exchanged: int
+    step: StepTime
     bytes_fetched: int
+
+    @property
+    def step_s(self) -> float:
+        """Return the seconds of a step: offloaded experts are copied while others compute."""
+        return max(self.step.counted_s, self.step.copying_s)
+
+    @property
+    def roofline_s(self) -> float:
+        return max(self.step.roofline_s, self.step.copying_s)
 
     @property
     def total(self) -> int:
@@ -84,32 +105,20 @@ def plan_rank(
 ) -> RankPlan:
     """Return what the fullest rank of a mesh needs for a workload.
 
-    With `options.weights_bytes`, experts beyond it are offloaded and copied at every step.
+    With `options.weights_bytes`, experts beyond it are offloaded and copied at every step. A step
+    is counted in bfloat16 whatever `options.dtype` is.
 
     Raises:
         ConfigError: weights cannot be kept to that.
     """
-    mesh = Mesh(
-        cfg=RankGroup(0, cfg_parallel_size),
-        tensor=SilentGroup(0, tensor_parallel_size),
-        size=cfg_parallel_size * tensor_parallel_size,
-    )
+    mesh = build_meta_mesh(cfg_parallel_size, tensor_parallel_size)
     transformer = build_meta_model(config, mesh, options, scheme)
     offloaded = choose_offloaded(transformer, options)
     parameters = sum(p.nbytes for p in transformer.parameters())
-    weights = sum(p.nbytes for p in transformer.model.layers.parameters())
     fetched, buffers = _count_offloaded(transformer, offloaded)
-    memory = measure_step_memory(transformer, workload, options.dtype)
-    # Two all-reduces a layer, each of every token's hidden state; a ring passes each byte twice.
-    exchanged = 4 * len(config.layers) * memory.hidden if tensor_parallel_size > 1 else 0
-    step_s = max(
-        memory.flops / (devices.flops * devices.efficiency),
-        weights / devices.bandwidth,
-        fetched / devices.host_link,
-    )
-    step_s += exchanged * (tensor_parallel_size - 1) / tensor_parallel_size / devices.link
-    if scheme is not None:  # dequantized weights are written once and read once
-        step_s += 2 * _num_quantized(transformer) * options.dtype.itemsize / devices.bandwidth
+    with fp8_cuda.planned_for(devices.card.capability):
+        memory = measure_step_memory(transformer, workload, options.dtype)
+    step = _count_time(transformer, workload, devices, fetched)
     return RankPlan(
         mode=mode_name(cfg_parallel_size, tensor_parallel_size),
         num_ranks=cfg_parallel_size * tensor_parallel_size,
@@ -119,8 +128,7 @@ def plan_rank(
         activations=memory.activations,
         cache_residuals=2 * memory.hidden,
         vae=memory.vae,
-        step_s=step_s,
-        bytes_exchanged=exchanged,
+        step=step,
         bytes_fetched=fetched,
     )
 
@@ -134,7 +142,7 @@ def plan_layers(
 ) -> RankPlan:
     """Return what the fullest device needs when layers are spread over all of them."""
     whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
-    sizes, extra = layer_sizes(build_meta_model(config, Mesh(), options, scheme), options)
+    sizes, extra = layer_sizes(build_meta_model(config, SINGLE, options, scheme), options)
     held = [extra] + [0] * (devices.count - 1)
     for size, device in zip(sizes, spread_layers(sizes, extra, devices.count), strict=True):
         held[device] += size
@@ -161,13 +169,21 @@ def fit_rank(
         return None
 
 
-def _num_quantized(transformer: HunyuanImage) -> int:
-    """Return how many weights are quantized."""
-    parameters = dict(transformer.named_parameters())
-    return sum(
-        parameter.numel() * (2 if parameter.dtype == torch.uint8 else 1)
-        for name, parameter in parameters.items()
-        if name + SCALE_SUFFIX in parameters
+def _count_time(
+    transformer: HunyuanImage, workload: Workload, devices: Devices, fetched: int
+) -> StepTime:
+    card = devices.card
+    counted = count_step(transformer, workload, card)
+    whole = counted.whole
+    return StepTime(
+        counted_s=whole.seconds,
+        roofline_s=counted.roofline_s(card),
+        copying_s=fetched / card.host_link,
+        num_kernels=whole.num_kernels,
+        bytes_moved=whole.bytes_moved,
+        flops=whole.flops,
+        bytes_exchanged=whole.bytes_exchanged,
+        kinds=sum_by_kind(whole.kernels),
     )
 
 

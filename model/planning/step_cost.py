@@ -26,10 +26,11 @@ from torch.utils._pytree import tree_leaves
 
 from model.fused import FusedKernel
 from model.planning.cards import Card
+from model.planning.meta_step import silent_all_reduce
 
 aten = torch.ops.aten
 _ROOT = Path(__file__).resolve().parents[2]
-_HERE = {"model/planning/step_cost.py", "model/planning/step_memory.py", "model/fused.py"}
+_SEEN_THROUGH = ("model/planning/", "model/fused.py", "model/mesh.py", "tests/")
 
 LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
 TOPK_ROW_S = 1e-8
@@ -37,13 +38,19 @@ TOPK_ROW_S = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One launch: its name, the line that caused it, what it moves and computes."""
+    """One operation: its name, the line that caused it, what it moves and computes.
+
+    It is one launch, but for grouped products without a kernel of their own. `least_s` is the time
+    of its multiplications at the peak of the card's units.
+    """
 
     name: str
     where: str
     bytes_moved: int
     flops: int
     seconds: float
+    launches: int = 1
+    least_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -55,6 +62,18 @@ class StepCost:
     @property
     def seconds(self) -> float:
         return math.fsum(kernel.seconds for kernel in self.kernels)
+
+    @property
+    def num_kernels(self) -> int:
+        return sum(kernel.launches for kernel in self.kernels)
+
+    @property
+    def least_s(self) -> float:
+        return math.fsum(kernel.least_s for kernel in self.kernels)
+
+    @property
+    def bytes_exchanged(self) -> int:
+        return sum(kernel.bytes_moved for kernel in self.kernels if kernel.name == "all_reduce")
 
     @property
     def bytes_moved(self) -> int:
@@ -87,17 +106,19 @@ class _Counter(TorchDispatchMode):
         self._share_of_rows = share_of_rows
         self._is_paused = False
 
-    def add(
-        self,
-        name: str,
-        bytes_moved: int,
-        flops: int = 0,
-        rate: float | None = None,
-        launches: int = 1,
+    def add(self, name: str, bytes_moved: int, *, floor_s: float = LAUNCH_S) -> None:
+        """Add a kernel whose time is that of the bytes it moves."""
+        seconds = max(bytes_moved / self.card.bandwidth, floor_s)
+        self._cost.kernels.append(Kernel(name, _where(), bytes_moved, 0, seconds))
+
+    def add_product(
+        self, name: str, bytes_moved: int, flops: int, rate: float, *, launches: int = 1
     ) -> None:
-        computing_s = flops / rate if rate else 0.0
-        seconds = max(computing_s, bytes_moved / self.card.bandwidth, launches * LAUNCH_S)
-        self._cost.kernels.append(Kernel(name, _where(), bytes_moved, flops, seconds))
+        """Add a kernel that multiplies, at a rate that its units reach."""
+        seconds = max(flops / rate, bytes_moved / self.card.bandwidth, launches * LAUNCH_S)
+        peak = self.card.peak * (2 if name.startswith("_scaled") else 1)
+        kernel = Kernel(name, _where(), bytes_moved, flops, seconds, launches, flops / peak)
+        self._cost.kernels.append(kernel)
 
     def add_exchange(self, num_bytes: int, size: int) -> None:
         """Add a sum over the ranks, by a ring: each byte passes twice."""
@@ -130,43 +151,47 @@ class _Counter(TorchDispatchMode):
         card, moved = self.card, _bytes_moved(given, made)
         if name in ("mm", "addmm", "bmm"):
             a, b = given[-2:]
-            is_wide = a.dtype == torch.float32
-            flops = 2 * a.numel() * b.shape[-1]
-            self.add(name, moved, flops, card.matmul_float32 if is_wide else card.matmul)
-        elif name == "_grouped_mm":
+            rate = card.matmul_float32 if a.dtype == torch.float32 else card.matmul
+            self.add_product(name, moved, 2 * a.numel() * b.shape[-1], rate)
+        elif name == "_grouped_mm" or name.startswith("_scaled_grouped_mm"):
+            rate = card.grouped if name == "_grouped_mm" else _rate_of(card, card.grouped_fp8, name)
             flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
-            self.add(name, moved, flops, card.grouped)
+            launches = 1 if card.has_grouped_kernel else given[1].shape[0]
+            self.add_product(name, moved, flops, rate, launches=launches)
         elif name == "_scaled_mm":
-            self.add(name, moved, 2 * given[0].numel() * given[1].shape[-1], card.fp8)
-        elif name.startswith("_scaled_grouped_mm"):
-            flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
-            self.add(name, moved, flops, card.grouped_fp8)
+            flops = 2 * given[0].numel() * given[1].shape[-1]
+            self.add_product(name, moved, flops, _rate_of(card, card.fp8, name))
         elif name == "convolution":
-            self.add(name, moved, 2 * made[0].numel() * given[1][0].numel(), card.convolution)
+            flops = 2 * made[0].numel() * given[1][0].numel()
+            self.add_product(name, moved, flops, card.convolution)
         else:
             return False
         return True
 
     def _add_movement(self, name: str, given: list[Tensor], made: list[Tensor]) -> None:
-        """Add an operation whose time is that of the bytes it moves, or of its launches."""
+        """Add an operation whose time is that of the bytes it moves, or of its passes."""
         moved = _bytes_moved(given, made)
         if name in ("index", "index_select", "embedding"):  # reads the rows it returns
-            self.add(name, 2 * made[0].nbytes + sum(t.nbytes for t in given[1:]))
+            moved = 2 * made[0].nbytes + sum(t.nbytes for t in given[1:])
         elif name in ("_embedding_bag_forward_only", "_embedding_bag"):
             row_bytes = given[0].shape[1] * given[0].element_size()
-            self.add(name, given[1].numel() * row_bytes + made[0].nbytes + given[1].nbytes)
+            moved = given[1].numel() * row_bytes + made[0].nbytes + given[1].nbytes
         elif name in ("cat", "clone", "stack", "contiguous"):
-            self.add(name, 2 * sum(t.nbytes for t in made))
-        else:
-            self.add(name, moved, launches=_count_launches(name, given, made))
+            moved = 2 * sum(t.nbytes for t in made)
+        self.add(name, moved, floor_s=_least_seconds(name, given, made))
 
 
-def _count_launches(name: str, given: list[Tensor], made: list[Tensor]) -> int:
-    if name == "sort":  # radix: three launches for each byte of a key
-        return 3 * given[0].element_size()
+def _rate_of(card: Card, rate: float | None, name: str) -> float:
+    assert rate is not None, f"{card.name} has no {name}, and yet the model calls it"
+    return rate
+
+
+def _least_seconds(name: str, given: list[Tensor], made: list[Tensor]) -> float:
+    if name == "sort":  # radix: three short kernels for each byte of a key, counted as one
+        return 3 * given[0].element_size() * LAUNCH_S
     if name == "topk":  # a block of threads for each row
-        return math.ceil(made[0].shape[0] * TOPK_ROW_S / LAUNCH_S)
-    return 1
+        return max(LAUNCH_S, made[0].shape[0] * TOPK_ROW_S)
+    return LAUNCH_S
 
 
 def _bytes_moved(given: list[Tensor], made: list[Tensor]) -> int:
@@ -202,8 +227,12 @@ class _Functions(TorchFunctionMode):
                 out = torch.empty_like(q)
             flops = 4 * q.numel() * k.shape[2]
             moved = 2 * q.nbytes + k.nbytes + v.nbytes
-            self._counter.add("attention", moved, flops, self._counter.card.attention)
+            self._counter.add_product("attention", moved, flops, self._counter.card.attention)
             return out
+        if func is silent_all_reduce:
+            x, size = args
+            self._counter.add_exchange(x.nbytes, size)
+            return x
         return func(*args, **kwargs)
 
 
@@ -249,4 +278,4 @@ def _product_file(filename: str) -> str | None:
     if not path.is_relative_to(_ROOT) or "site-packages" in path.parts:
         return None
     relative = str(path.relative_to(_ROOT))
-    return None if relative in _HERE or relative.startswith("tests/") else relative
+    return None if relative.startswith(_SEEN_THROUGH) else relative

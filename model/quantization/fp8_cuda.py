@@ -4,6 +4,10 @@ No kernel of this file runs without a GPU: shapes and layouts are checked by `te
 by `make test-gpu`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +17,17 @@ _FIRST_CAPABILITY = (8, 9)  # Ada; earlier GPUs have no float8 units
 # Source: torch 2.13, aten/src/ATen/native/cuda/GroupedBlas.cpp: row-wise scales on Hopper and
 # data-center Blackwell alone.
 _GROUPED_CAPABILITIES = ((9, 0), (10, 0))
+_planned: ContextVar[tuple[int, int]] = ContextVar("planned", default=_GROUPED_CAPABILITIES[0])
+
+
+@contextmanager
+def planned_for(capability: tuple[int, int]) -> Iterator[None]:
+    """Let meta tensors count for devices of a compute capability within the block."""
+    token = _planned.set(capability)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
 
 
 def is_usable(x: Tensor, weight: Tensor) -> bool:
@@ -64,7 +79,7 @@ def _has_form(x: Tensor, weight: Tensor) -> bool:
 
 
 def _capability(x: Tensor) -> tuple[int, int]:
-    """Return the compute capability of a tensor's device; plans on meta count for Hopper."""
+    """Return the compute capability of a tensor's device; plans on meta count for a card's."""
     if x.is_meta:
-        return _GROUPED_CAPABILITIES[0]
+        return _planned.get()
     return torch.cuda.get_device_capability(x.device) if x.is_cuda else (0, 0)

@@ -17,7 +17,7 @@ from model.config_file import load_config
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS
 from model.loading.options import LoadOptions
 from model.mesh import SINGLE
-from model.planning.step_memory import build_meta_model
+from model.planning.meta_step import build_meta_model
 from model.quantization.scheme import SCHEMES
 from pipeline.generate import generate
 from pipeline.load import Pipeline, load_pipeline, plan_step_memory

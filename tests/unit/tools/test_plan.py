@@ -5,7 +5,7 @@ import pytest
 
 from model.config_file import load_config
 from model.planning.devices import Devices
-from model.planning.memory_plan import RankPlan
+from model.planning.memory_plan import RankPlan, StepTime
 from pipeline.settings import PipelineSettings
 from server.settings import load_settings
 from tools.plan import OFFLOAD, PlanRequest, environment_of, fastest_fitting, settings_of
@@ -15,8 +15,15 @@ DEVICES = Devices(count=4, memory_bytes=80e9)
 REQUEST = PlanRequest(config=load_config(CONFIG), devices=DEVICES)
 PLAN = RankPlan(
     mode="single", num_ranks=1, scheme="none", parameters=1, prefix=1, activations=1,
-    cache_residuals=1, vae=1, step_s=1.0, bytes_exchanged=0, bytes_fetched=0,
+    cache_residuals=1, vae=1, step=StepTime(
+        counted_s=1.0, roofline_s=1.0, copying_s=0.0, num_kernels=1, bytes_moved=1, flops=1,
+        bytes_exchanged=0, kinds={},
+    ), bytes_fetched=0,
 )  # fmt: skip
+
+
+def plan_taking(seconds: float, scheme: str = "none") -> RankPlan:
+    return replace(PLAN, scheme=scheme, step=replace(PLAN.step, counted_s=seconds))
 
 
 @pytest.mark.parametrize(
@@ -34,9 +41,8 @@ def test_the_settings_of_a_mode_survive_the_environment(
     mode: str, num_ranks: int, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(replace(PLAN, mode=mode, num_ranks=num_ranks), REQUEST, "folder")
-    common = {
-        "checkpoint": "folder", "device": "cuda", "dtype": "bfloat16", "vae_dtype": "float32"
-    }  # fmt: skip
+    common = {"checkpoint": "folder", "device": "cuda"}
+    common |= {"dtype": "bfloat16", "vae_dtype": "bfloat16"}
     assert settings == PipelineSettings.model_validate({**common, **expected})
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
@@ -50,8 +56,8 @@ def test_defaults_are_not_printed() -> None:
 
 
 def test_the_fastest_wins_and_of_equals_the_most_exact() -> None:
-    slow, fast = replace(PLAN, step_s=2.0), replace(PLAN, scheme="int4", step_s=1.0)
-    exact = replace(PLAN, scheme="int8", step_s=1.01)
-    too_large = replace(PLAN, step_s=0.1, parameters=int(80e9))
+    slow, fast = plan_taking(2.0), plan_taking(1.0, "int4")
+    exact = plan_taking(1.01, "int8")
+    too_large = replace(plan_taking(0.1), parameters=int(80e9))
     assert fastest_fitting([slow, fast, exact, too_large], DEVICES) == exact
     assert fastest_fitting([too_large], DEVICES) is None

@@ -26,7 +26,7 @@ from model.planning.memory_plan import (
     mode_name,
     plan_rank,
 )
-from model.planning.step_memory import Workload
+from model.planning.meta_step import Workload
 from model.quantization.scheme import SCHEMES
 from model.transformer import HunyuanImage
 from tests.conftest import GOLDEN
@@ -68,9 +68,14 @@ def test_the_weights_of_the_real_model_are_shared_out(
 
 def test_a_guided_step_of_the_real_model_is_that_of_the_specification(real: ModelConfig) -> None:
     """223 TFLOP; experts, attention, linears and convolutions are all counted."""
-    devices = Devices(count=1, memory_bytes=1e12, flops=1e12, efficiency=1.0)
-    plan = plan_rank(real, 1, 1, devices, OPTIONS, Workload(prompt_tokens=100))
-    assert plan.step_s == pytest.approx(223, rel=0.05)
+    plan = plan_rank(real, 1, 1, H100S, OPTIONS, Workload(prompt_tokens=100))
+    assert plan.step.flops / 1e12 == pytest.approx(223, rel=0.05)
+
+
+def test_no_plan_is_faster_than_its_roofline(real: ModelConfig) -> None:
+    for mode in ((1, 1), (1, 4), (2, 2)):
+        plan = plan_real(real, *mode)
+        assert 0 < plan.roofline_s < plan.step_s
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""A denoising step on the meta device: a rank's model, its inputs, and the run."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from model.attention import AttentionGroup, LayerKV
+from model.config import ModelConfig
+from model.loading.build import build_skeleton
+from model.loading.options import LoadOptions, parameter_dtype
+from model.mesh import Mesh, RankGroup
+from model.quantization.scheme import Scheme
+from model.resolution import list_offered_sizes
+from model.rope import RotaryTable
+from model.sequence import AttentionSpan
+from model.transformer import HunyuanImage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """The largest batch that is to fit. `grid` is (Y, X), by default the largest offered size's."""
+
+    prompt_tokens: int = 1024
+    images: int = 1
+    is_guided: bool = True
+    grid: tuple[int, int] | None = None
+
+
+def silent_all_reduce(x: Tensor, size: int) -> Tensor:
+    """Return x, as if all ranks' sum were in it; a torch function mode sees the call."""
+    if has_torch_function((x,)):
+        summed: Tensor = handle_torch_function(silent_all_reduce, (x,), x, size)
+        return summed
+    return x
+
+
+class SilentGroup(RankGroup):
+    """A group without communication: sums change nothing, gathers repeat this rank's tensor."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return silent_all_reduce(x, self.size) if self.size > 1 else x
+
+    def all_gather(self, x: Tensor, dim: int) -> Tensor:
+        return torch.cat([x] * self.size, dim=dim)
+
+
+def build_meta_mesh(
+    cfg_parallel_size: int, tensor_parallel_size: int, expert_parallel: bool = False
+) -> Mesh:
+    """Return the mesh of a first rank that runs alone."""
+    return Mesh(
+        cfg=RankGroup(0, cfg_parallel_size),
+        tensor=SilentGroup(0, tensor_parallel_size, None, expert_parallel),
+        size=cfg_parallel_size * tensor_parallel_size,
+    )
+
+
+def build_meta_model(
+    config: ModelConfig, mesh: Mesh, options: LoadOptions, scheme: Scheme | None
+) -> HunyuanImage:
+    """Return a rank's model on the meta device, as it is loaded to generate images."""
+    transformer = build_skeleton(config, mesh=mesh, scheme=scheme)
+    transformer.vision_aligner = None  # type: ignore[assignment]
+    transformer.vae.encoder = None  # type: ignore[assignment]
+    for name, parameter in transformer.named_parameters():
+        parameter.data = parameter.data.to(parameter_dtype(name, parameter, options))
+    return transformer
+
+
+def in_bfloat16(transformer: HunyuanImage, dtype: torch.dtype) -> None:
+    """Set the parameters of a dtype to bfloat16, the one dtype of a GPU's grouped products."""
+    for name, parameter in transformer.named_parameters():
+        is_kept = name.startswith("vae.") or name.endswith("mlp.gate.wg.weight")
+        if parameter.dtype == dtype and not is_kept:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+class MetaStep:
+    """One denoising step of a rank's meta model: embedding, layers and head, run apart."""
+
+    def __init__(self, transformer: HunyuanImage, workload: Workload) -> None:
+        config = transformer.config
+        self.transformer = transformer
+        self.grid = workload.grid or _largest_grid(config)
+        branches = 2 if workload.is_guided else 1
+        self.rows = workload.images * branches // min(transformer.mesh.cfg.size, branches)
+        self.num_tokens = self.rows * (self.grid[0] * self.grid[1] + len(config.step_tokens))
+        self.past_kv = _build_past(transformer, workload.prompt_tokens)
+        self.groups = _build_groups(transformer, self.past_kv, self.rows, self.grid)
+        channels = config.vae.latent_channels
+        self.latent_BCYX = torch.empty(1, channels, *self.grid, device="meta")
+        self._time_B = torch.empty(1, device="meta")
+
+    def run(self) -> None:
+        """Run the whole step."""
+        self.predict(self.run_layers(self.embed()))
+
+    def embed(self) -> Tensor:
+        """Return the tokens of all rows. Shapes: -> x_BSD."""
+        time_B = self._time_B
+        x_BSD = self.transformer.embed_step(self.latent_BCYX, time_B, time_B, time_B)
+        return x_BSD.repeat(self.rows, 1, 1)
+
+    def run_layers(self, x_BSD: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return the output of the layers [start, stop). Shapes: x_BSD -> x_BSD."""
+        return self.transformer.run_layers(x_BSD, self.groups, start, stop)
+
+    def predict(self, x_BSD: Tensor) -> Tensor:
+        """Return the velocity of all rows. Shapes: x_BSD -> velocity_BCYX."""
+        time_B = self._time_B.repeat(self.rows)
+        return self.transformer.predict_velocity(x_BSD, time_B, self.grid)
+
+
+def _largest_grid(config: ModelConfig) -> tuple[int, int]:
+    sizes = list_offered_sizes(config.image_base_size)
+    largest = max(sizes, key=lambda size: size.width_px * size.height_px)
+    stride = config.pixels_per_token
+    return largest.height_px // stride, largest.width_px // stride
+
+
+def _build_past(transformer: HunyuanImage, length: int) -> tuple[LayerKV, ...]:
+    config = transformer.config
+    heads = config.num_kv_heads // transformer.mesh.tensor.size
+    shape = (1, heads, length, config.head_dim)
+    dtype = transformer.dtype
+    return tuple(
+        LayerKV(*(torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)))
+        for _ in config.layers
+    )
+
+
+def _build_groups(
+    transformer: HunyuanImage, past_kv: tuple[LayerKV, ...], rows: int, grid: tuple[int, int]
+) -> list[AttentionGroup]:
+    before = len(transformer.config.step_tokens)
+    length = before + grid[0] * grid[1]
+    table = torch.empty(length, transformer.config.head_dim, device="meta")
+    spans = (
+        *(AttentionSpan(i, i + 1, is_causal=False) for i in range(before)),
+        AttentionSpan(before, length, is_causal=False),
+    )
+    return [
+        AttentionGroup(
+            rows=slice(row, row + 1), rope=RotaryTable(table, table), spans=spans, past_kv=past_kv
+        )
+        for row in range(rows)
+    ]
