@@ -106,3 +106,17 @@ def test_experts_on_disk_are_checked_once_and_then_fetched_without_waiting(
         assert cuda.record.syncs == []
         assert cuda.record.hazards == []
         offloader.close()
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_a_checkpoint_quantized_on_a_device_equals_one_quantized_here(
+    wide_checkpoint: Path, tmp_path: Path, scheme: str
+) -> None:
+    here = quantize_folder(wide_checkpoint, tmp_path / "here", SCHEMES[scheme])
+    with pretended_cuda():
+        there = quantize_folder(
+            wide_checkpoint, tmp_path / "there", SCHEMES[scheme], device="cuda:0"
+        )
+    assert [error.name for error in here] == [error.name for error in there]
+    for path in (tmp_path / "here").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
