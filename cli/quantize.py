@@ -19,12 +19,16 @@ def quantize(
     checkpoint: RequiredCheckpoint,
     folder: Annotated[Path, typer.Argument(help="The new folder; it must not exist.")],
     scheme: Annotated[Scheme, typer.Option(help="How weights are stored.")] = "int8",
+    device: Annotated[str, typer.Option(help="Where weights are quantized: cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads that quantize side by side. 0: all cores.")
+    ] = 0,
 ) -> None:
     """Write a checkpoint with quantized weights: half the size (int8, fp8) or 31 % of it (int4).
 
     The experts, attention and shared experts are quantized; router, norms, embeddings, patch
     layers, head and VAE are copied. Needs memory for one shard, and the time to read and write
-    all of it.
+    all of it. --device cuda quantizes on a GPU, which then waits for the disk.
 
     Example: hyimage quantize --checkpoint checkpoints/tiny /tmp/tiny-int4 --scheme int4
     """
@@ -32,7 +36,9 @@ def quantize(
         from tools.quantize import quantize_checkpoint
 
         with progress_bar() as report:
-            result = quantize_checkpoint(checkpoint, folder, scheme, report)
+            result = quantize_checkpoint(
+                checkpoint, folder, scheme, report, device, threads or None
+            )
         stdout.print(_table(result))
         stdout.print(
             f"{folder}: {result.target_bytes / 1e9:.2f} GB instead of "

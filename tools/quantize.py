@@ -37,15 +37,24 @@ class QuantizedCheckpoint:
 
 
 def quantize_checkpoint(
-    source: Path, target: Path, scheme: str, report: Report = ignore
+    source: Path,
+    target: Path,
+    scheme: str,
+    report: Report = ignore,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> QuantizedCheckpoint:
     """Write the checkpoint `source` with quantized weights to the new folder `target`.
+
+    Matrices are quantized on `device`, by so many threads side by side; None: all cores.
 
     Raises:
         ModelError: one of the folders is not usable.
     """
     progress = megabytes(report, f"quantizing to {scheme}")
-    errors = quantize_folder(source, target, SCHEMES[scheme], progress)
+    errors = quantize_folder(
+        source, target, SCHEMES[scheme], progress, device=device, threads=threads
+    )
     kinds, rows = _by_layer(errors)
     return QuantizedCheckpoint(
         source_bytes=_num_bytes(source),

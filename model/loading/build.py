@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,7 +20,14 @@ from model.loading.expert_offload import choose_offloaded, experts_of, offload_e
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.shard_plan import check_divisible
-from model.loading.tensor_reader import ReadBuffer, finalize_tensor, read_tensor
+from model.loading.tensor_reader import (
+    FiniteCheck,
+    ReadBuffer,
+    ReaderStreams,
+    install,
+    memory_for,
+    read_tensor,
+)
 from model.loading.weight_map import ParameterSlot, list_slots
 from model.mesh import SINGLE, Mesh
 from model.quantization.modules import quantize_layers
@@ -131,49 +139,68 @@ def _fill(
     wanted = {name: slot for name, slot in slots.items() if slot.parameter in parameters}
     total = sum(parameter.nbytes for parameter in parameters.values())
     done = 0
-    with ThreadPoolExecutor(NUM_READERS) as readers:
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        readers = _Readers(pool, wanted, parameters)
         for path in paths:
-            for num_bytes in _fill_from(path, readers, wanted, parameters):
+            for num_bytes in readers.fill_from(path):
                 done += num_bytes
                 if progress is not None:
                     progress(done, total)
 
 
-def _fill_from(
-    path: Path,
-    readers: ThreadPoolExecutor,
-    slots: Mapping[str, ParameterSlot],
-    parameters: Mapping[str, Tensor],
-) -> Iterator[int]:
-    """Fill the parameters that one file holds; yield the bytes of each tensor."""
-    with SafetensorsFile(path) as file:
-        for stored, values in _read_ahead(readers, file, slots, parameters):
-            yield finalize_tensor(file, stored, slots[stored.name], parameters, values)
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Values that a reader has read, or queued the copies of on its stream."""
+
+    values: Tensor
+    stream: torch.cuda.Stream | None
 
 
-def _read_ahead(
-    readers: ThreadPoolExecutor,
-    file: SafetensorsFile,
-    slots: Mapping[str, ParameterSlot],
-    parameters: Mapping[str, Tensor],
-) -> Iterator[tuple[StoredTensor, Tensor]]:
-    """Yield a file's tensors in order, with a few more being read ahead.
+@dataclass(slots=True)
+class _Readers:
+    """Threads that fill parameters from files, some tensors ahead of what is quantized."""
 
-    One reader waits for the disk while another one's memory is being mapped, which takes as long.
-    """
-    buffer = ReadBuffer()
-    pending: deque[tuple[StoredTensor, Future[Tensor]]] = deque()
-    try:
-        for stored in (stored for stored in file.tensors if stored.name in slots):
-            reading = readers.submit(
-                read_tensor, file, stored, slots[stored.name], parameters, buffer
-            )
-            pending.append((stored, reading))
-            if len(pending) > NUM_READERS:
-                first, values = pending.popleft()
-                yield first, values.result()
-        while pending:
-            first, values = pending.popleft()
-            yield first, values.result()
-    finally:  # no reader may be left with a closed file
-        wait([reading for _, reading in pending])
+    pool: ThreadPoolExecutor
+    slots: Mapping[str, ParameterSlot]
+    parameters: Mapping[str, Tensor]
+    buffer: ReadBuffer = field(default_factory=ReadBuffer)
+    streams: ReaderStreams = field(default_factory=ReaderStreams)
+
+    def fill_from(self, path: Path) -> Iterator[int]:
+        """Fill the parameters that one file holds; yield the bytes of each tensor."""
+        check = FiniteCheck()
+        with SafetensorsFile(path) as file:
+            for stored, reading in self._read_ahead(file):
+                values = reading.values
+                if reading.stream is not None:
+                    torch.cuda.current_stream(values.device).wait_stream(reading.stream)
+                check.add(file, stored, values)
+                yield install(self.slots[stored.name], self.parameters, values)
+            check.finish()
+
+    def _read_ahead(self, file: SafetensorsFile) -> Iterator[tuple[StoredTensor, _Reading]]:
+        """Yield a file's tensors in order, with a few more being read ahead.
+
+        One reader waits for the disk while another one's memory is being mapped, which takes as
+        long.
+        """
+        pending: deque[tuple[StoredTensor, Future[_Reading]]] = deque()
+        try:
+            for stored in (stored for stored in file.tensors if stored.name in self.slots):
+                pending.append((stored, self.pool.submit(self._read, file, stored)))
+                if len(pending) > NUM_READERS:
+                    first, reading = pending.popleft()
+                    yield first, reading.result()
+            while pending:
+                first, reading = pending.popleft()
+                yield first, reading.result()
+        finally:  # no reader may be left with a closed file
+            wait([reading for _, reading in pending])
+
+    def _read(self, file: SafetensorsFile, stored: StoredTensor) -> _Reading:
+        slot = self.slots[stored.name]
+        # Memory of the default stream, on which it is quantized and given back.
+        values = memory_for(stored, slot, self.parameters)
+        with self.streams.use(values.device) as stream:
+            read_tensor(file, stored, slot, values, self.buffer)
+        return _Reading(values, stream)

@@ -12,7 +12,7 @@ from model.errors import ConfigError
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, ExpertOffloader, HostSource, Source
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
-from model.loading.tensor_reader import ReadBuffer, load_tensor
+from model.loading.tensor_reader import FiniteCheck, ReadBuffer, read_tensor
 from model.loading.weight_map import ParameterSlot
 from model.moe import Experts
 from model.transformer import HunyuanImage
@@ -102,12 +102,20 @@ class DiskSource:
                 if layer is not None:
                     self._stored[layer, slot.expert].append((file, stored, slot))
         self._buffer = ReadBuffer()
+        self._checked: set[tuple[int, int]] = set()  # layer, expert
 
     def fill(self, layer: int, tensors: Mapping[str, Tensor], experts: Sequence[int]) -> None:
         parameters = {expert_prefix(layer) + name: tensor for name, tensor in tensors.items()}
+        check = FiniteCheck()
         for expert in experts:
+            is_checked = (layer, expert) in self._checked
             for file, stored, slot in self._stored[layer, expert]:
-                load_tensor(file, stored, slot, parameters, self._buffer)
+                values = slot.view(parameters)
+                read_tensor(file, stored, slot, values, self._buffer)
+                if not is_checked:  # the files do not change while they are served
+                    check.add(file, stored, values)
+        check.finish()
+        self._checked.update((layer, expert) for expert in experts)
 
 
 def _close(files: list[SafetensorsFile]) -> None:

@@ -9,6 +9,7 @@ Source: the safetensors format: 8 bytes little-endian header length, JSON header
 import json
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from model.errors import CheckpointError
-from model.loading.shard_plan import ShardSlice
+from model.loading.read_plan import Piece
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -26,6 +27,8 @@ _DTYPES = {
     "U8": torch.uint8, "BOOL": torch.bool,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+
+ReadCall = Callable[[int, list[memoryview], int], int]  # file, memory, offset -> bytes read
 
 # Source: MAX_HEADER_SIZE of the safetensors library.
 _MAX_HEADER_BYTES = 100_000_000
@@ -45,13 +48,14 @@ class StoredTensor:
 class SafetensorsFile:
     """An open shard. Its tensors are listed in the order in which they lie on disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path` and check its header.
+    def __init__(self, path: Path, preadv: ReadCall = os.preadv) -> None:
+        """Open `path` and check its header; `preadv` reads the tensors.
 
         Raises:
             CheckpointError: the file is missing, truncated, or its header is damaged.
         """
         self.path = path
+        self._preadv = preadv
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as e:
@@ -79,56 +83,37 @@ class SafetensorsFile:
         """Close the file; nothing can be read from it any more."""
         self._file.close()
 
-    def read_into(self, stored: StoredTensor, target: Tensor, scratch: Tensor) -> None:
-        """Fill `target` with a stored tensor, converting its dtype.
-
-        Bytes go straight into `target` where it is plain CPU memory of the same dtype, otherwise
-        through `scratch` (uint8, at least as many bytes as stored).
+    def read(self, stored: StoredTensor) -> Tensor:
+        """Return a stored tensor in its own dtype.
 
         Raises:
             CheckpointError: the file ends early or cannot be read.
         """
-        is_direct = (
-            target.device.type == "cpu" and target.dtype == stored.dtype and target.is_contiguous()
-        )
-        if is_direct:
-            self._read(stored, target.view(-1).view(torch.uint8))
-            return
-        window = scratch[: stored.num_bytes]
-        self._read(stored, window)
-        target.copy_(window.view(stored.dtype).view(stored.shape))
+        tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        self._read(stored, stored.start, tensor.view(-1).view(torch.uint8))
+        return tensor
 
-    def read_shard_into(
-        self, stored: StoredTensor, shard: ShardSlice, target: Tensor, scratch: Tensor
-    ) -> None:
-        """Fill `target` with rows or columns of a stored matrix, converting its dtype.
-
-        Only the bytes of the shard are read: rows in one piece, columns row by row.
+    def read_piece(self, stored: StoredTensor, piece: Piece, memory: Tensor) -> Tensor:
+        """Read a piece into plain memory (uint8); return what is kept, a view [rows, columns].
 
         Raises:
             CheckpointError: the file ends early or cannot be read.
         """
         itemsize, done = stored.dtype.itemsize, 0
-        for offset, count in shard.runs(stored.shape):
-            start, num_bytes = stored.start + offset * itemsize, count * itemsize
-            run = StoredTensor(stored.name, stored.dtype, (count,), start, num_bytes)
-            self._read(run, scratch[done : done + num_bytes])
-            done += num_bytes
-        target.copy_(scratch[:done].view(stored.dtype).view(shard.shape(stored.shape)))
+        for offset, count in piece.runs:
+            window = memory[done : done + count * itemsize]
+            self._read(stored, stored.start + offset * itemsize, window)
+            done += count * itemsize
+        elements = memory[:done].view(stored.dtype)
+        return elements.unflatten(0, (piece.rows, -1))[:, piece.first : piece.last]
 
-    def read(self, stored: StoredTensor) -> Tensor:
-        """Return a stored tensor in its own dtype."""
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
-        self._read(stored, tensor.view(-1).view(torch.uint8))
-        return tensor
-
-    def _read(self, stored: StoredTensor, window: Tensor) -> None:
+    def _read(self, stored: StoredTensor, start: int, window: Tensor) -> None:
         buffer = window.numpy().data  # a memoryview
         done = 0
         while done < len(buffer):
             try:
                 # By offset, without a shared position: several threads read one file.
-                count = os.preadv(self._file.fileno(), [buffer[done:]], stored.start + done)
+                count = self._preadv(self._file.fileno(), [buffer[done:]], start + done)
             except OSError as e:
                 raise CheckpointError(
                     f"{self.path}: reading tensor {stored.name} failed ({e.strerror})"

@@ -36,16 +36,12 @@ class ShardSlice:
         shape[self.dim] = self.length * len(self.starts)
         return tuple(shape)
 
-    def runs(self, whole: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield (offset, count) of neighbouring stored elements, in the order of the shard."""
-        rows, columns = whole
-        if self.dim == 0:
-            for start in self.starts:
-                yield start * columns, self.length * columns
-            return
-        (start,) = self.starts
-        for row in range(rows):
-            yield row * columns + start, self.length
+    def row_runs(self, whole: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield (offset, count) of the neighbouring stored elements of a shard of rows."""
+        assert self.dim == 0, "a shard of columns has no long runs"
+        columns = whole[1]
+        for start in self.starts:
+            yield start * columns, self.length * columns
 
 
 def plan_shard_slice(name: str, shape: Sequence[int], rank: int, size: int) -> ShardSlice | None:

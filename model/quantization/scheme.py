@@ -22,6 +22,9 @@ FILE_NAME = "quantization.json"
 FORMAT = 1
 SCALE_SUFFIX = "_scale"
 
+# Elements that are quantized at once on a CPU, with all candidates in the cache of a core.
+_CACHED_ELEMENTS = 1 << 17
+
 # Scales that are tried for a group of 4-bit integers, as shares of the one that clips nothing: to
 # clip the largest value a little can cost less than to spread sixteen levels wide.
 _INT4_SHRINKAGES = tuple(1.0 - 0.05 * i for i in range(8))
@@ -65,6 +68,19 @@ def quantize(weight_OI: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
 
     Shapes: weight_OI of any float dtype -> packed_OZ, scale_OQ.
     """
+    if weight_OI.device.type != "cpu":
+        return _quantize_at_once(weight_OI, scheme)
+    pieces = [_quantize_at_once(rows, scheme) for rows in weight_OI.split(rows_in_cache(weight_OI))]
+    packed, scales = zip(*pieces, strict=True)
+    return torch.cat(packed), torch.cat(scales)
+
+
+def rows_in_cache(weight_OI: Tensor) -> int:
+    """Return how many rows of a matrix the cache of a core holds while they are computed with."""
+    return max(1, _CACHED_ELEMENTS * len(weight_OI) // max(1, weight_OI.numel()))
+
+
+def _quantize_at_once(weight_OI: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     group = scheme.group_of(weight_OI.shape[-1])
     weight_OQZ = weight_OI.float().unflatten(-1, (-1, group))
     if scheme.name == "int4":
@@ -99,8 +115,8 @@ def dequantize(packed_OZ: Tensor, scale_OQ: Tensor, dtype: torch.dtype) -> Tenso
 def _round(weight_OQZ: Tensor, scale_OQ: Tensor, scheme: Scheme) -> Tensor:
     """Return weights in units of their scales, float32, at values of the stored dtype's range."""
     units_OQZ = weight_OQZ / scale_OQ.float().unsqueeze(-1)
-    units_OQZ = units_OQZ.clamp(scheme.lowest, scheme.highest)
-    return units_OQZ if scheme.name == "fp8" else units_OQZ.round()
+    units_OQZ = units_OQZ.clamp_(scheme.lowest, scheme.highest)
+    return units_OQZ if scheme.name == "fp8" else units_OQZ.round_()
 
 
 def _as_scale(scale_OQ: Tensor, scheme: Scheme) -> Tensor:
@@ -122,8 +138,8 @@ def _search_scale(weight_OQZ: Tensor, scheme: Scheme) -> Tensor:
     least_OQ = torch.full_like(scale_OQ, torch.inf)
     for shrinkage in _INT4_SHRINKAGES:
         tried_OQ = _as_scale(scale_OQ * shrinkage, scheme)
-        dequantized_OQZ = _round(weight_OQZ, tried_OQ, scheme) * tried_OQ.float().unsqueeze(-1)
-        error_OQ = (dequantized_OQZ - weight_OQZ).square().sum(dim=-1)
+        near_OQZ = _round(weight_OQZ, tried_OQ, scheme).mul_(tried_OQ.float().unsqueeze(-1))
+        error_OQ = near_OQZ.sub_(weight_OQZ).square_().sum(dim=-1)
         best_OQ = torch.where(error_OQ < least_OQ, tried_OQ, best_OQ)
         least_OQ = torch.minimum(error_OQ, least_OQ)
     return best_OQ

@@ -197,6 +197,19 @@ class PretendStream:
         active().sync("synchronize")
 
 
+class PretendEvent:
+    """An event that has happened already.
+
+    To wait for one is no sync of the device: it waits for the copies before it on one stream.
+    """
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, stream: Any = None) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
 def submit_inline(
     pool: ThreadPoolExecutor, call: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> "Future[Any]":
@@ -221,6 +234,7 @@ def pretended_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[PretendCuda
     replaced = {
         "Stream": PretendStream,
         "default_stream": lambda device=None: PretendStream(device),
+        "Event": PretendEvent,
         "current_stream": lambda device=None: PretendStream(device),
         "stream": lambda stream: contextlib.nullcontext(),
         "set_stream": lambda stream: None,

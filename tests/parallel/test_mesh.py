@@ -14,6 +14,7 @@ from cache.plan import CachePlan, ForecastPlan
 from model.config_file import load_config
 from model.errors import ConfigError
 from model.loading.build import build_skeleton, load_model
+from model.loading.read_plan import plan_pieces
 from model.loading.shard_plan import ShardSlice, check_divisible, plan_shard_slice
 from model.loading.weight_map import list_slots
 from model.mesh import Mesh, RankGroup, join_mesh, leave_mesh
@@ -170,8 +171,10 @@ def test_the_shards_of_all_ranks_are_the_whole_once() -> None:
         for rank in range(2):
             shard = plan_shard_slice(name, shape, rank, 2)
             assert shard is not None
-            for offset, count in shard.runs(shape):
-                seen += whole[offset : offset + count].tolist()
+            for piece in plan_pieces(shape, shard, itemsize=2):
+                read = torch.cat([whole[offset : offset + count] for offset, count in piece.runs])
+                kept = read.unflatten(0, (piece.rows, -1))[:, piece.first : piece.last]
+                seen += kept.flatten().tolist()
         assert sorted(seen) == whole.tolist(), name
 
 

@@ -213,3 +213,31 @@ def test_a_full_disk_leaves_no_half_written_folder(tiny_checkpoint: Path, tmp_pa
     assert not (tmp_path / "small").exists()
     quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"])
     shutil.rmtree(tmp_path / "small")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_threads_and_pieces_of_a_matrix_change_nothing(
+    name: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    scheme = SCHEMES[name]
+    weight = torch.randn(300, 1024, generator=torch.Generator().manual_seed(0))
+    packed, scale = quantize(weight, scheme)
+    for row in (0, 150, 299):
+        one = quantize(weight[row : row + 1], scheme)
+        assert torch.equal(one[0].float(), packed[row : row + 1].float())
+        assert torch.equal(one[1], scale[row : row + 1])
+    before = torch.get_num_threads()
+    errors = [
+        quantize_folder(tiny_checkpoint, tmp_path / str(n), scheme, threads=n) for n in (1, 3)
+    ]
+    assert errors[0] == errors[1]
+    assert torch.get_num_threads() == before
+    for path in (tmp_path / "1").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "3" / path.name).read_bytes()
+
+
+def test_a_device_that_is_not_there_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(ConfigError, match="try cpu"):
+        quantize_folder(tiny_checkpoint, tmp_path / "small", SCHEMES["int8"], device="cuda")
