@@ -7,6 +7,7 @@ while it is read, and quantized again where `worker.quantization` or the format 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -89,12 +90,12 @@ class Layout:
     matrices: dict[str, StoredMatrix] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()  # read with a matrix, or not at all
     rounded: frozenset[str] = frozenset()  # quantized while they are loaded
-    files: Sequence[SafetensorsFile] = ()  # those that matrices are read from
+    files: ExitStack = field(default_factory=ExitStack)  # those that matrices are read from
+    is_published: bool = False
 
     def close(self) -> None:
         """Close the files; no matrix can be read any more."""
-        for file in self.files:
-            file.close()
+        self.files.close()
 
     @property
     def converts_experts(self) -> bool:
@@ -108,7 +109,7 @@ class Layout:
             CheckpointError: the file is missing, truncated, or its header is damaged.
         """
         file = SafetensorsFile(path)
-        if self.unread:
+        if self.is_published:
             file.tensors = [
                 self._present(stored) for stored in file.tensors if stored.name not in self.unread
             ]
@@ -145,7 +146,7 @@ def find_layout(
             return Layout(quantized)
         return Layout(plain, rounded=_rounded(plain, parameters))
     names = {name for promised in shards.values() for name in promised}
-    layout = Layout({}, unread=frozenset(name for name in names if name.endswith(_UNUSED)))
+    layout = Layout({}, is_published=True)
     beside: dict[str, dict[str, str]] = {}
     for name, slot in plain.items():
         scale = name + SCALE_SUFFIX
@@ -156,13 +157,14 @@ def find_layout(
         if found := _tensors_beside(name, names):
             beside[name] = found
     layout.rounded = _rounded(layout.slots, parameters)
+    layout.unread = frozenset(name for name in names if name.endswith(_UNUSED)).union(
+        *(found.values() for found in beside.values())
+    )
     if beside:
-        layout.files = [SafetensorsFile(folder / shard) for shard in shards]
-        places = {s.name: (file, s) for file in layout.files for s in file.tensors}
-        for name, found in beside.items():
-            tensors = {key: places[other] for key, other in found.items() if other in places}
-            layout.matrices[name] = StoredMatrix(tensors)
-            layout.unread |= frozenset(found.values())
+        with ExitStack() as stack:
+            files = [stack.enter_context(SafetensorsFile(folder / shard)) for shard in shards]
+            layout.matrices = _place_matrices(files, beside)
+            layout.files = stack.pop_all()
     log.info(
         "%s holds %s: %d matrices are dequantized while they are read%s",
         folder,
@@ -171,6 +173,24 @@ def find_layout(
         f" and held as {held.scheme.name}" if held.scheme and not held.is_on_disk else "",
     )
     return layout
+
+
+def _place_matrices(
+    files: Sequence[SafetensorsFile], beside: Mapping[str, Mapping[str, str]]
+) -> dict[str, StoredMatrix]:
+    """Return the matrices to dequantize, given the names of the tensors beside each."""
+    places = {stored.name: (file, stored) for file in files for stored in file.tensors}
+    missing = sorted({name for found in beside.values() for name in found.values()} - places.keys())
+    if missing:
+        folder = files[0].path.parent
+        raise CheckpointError(
+            f"{folder}: tensor {missing[0]} is missing, though the index lists it; "
+            "download its shard again"
+        )
+    return {
+        name: StoredMatrix({key: places[other] for key, other in found.items()})
+        for name, found in beside.items()
+    }
 
 
 def _rounded(

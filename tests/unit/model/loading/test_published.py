@@ -93,7 +93,8 @@ def to_modelopt(shape: str, kept: tuple[str, ...] = ()) -> Callable[[str, Tensor
             scale = scale.unsqueeze(1)
         packed = (weight.float() / scale.reshape(-1, 1)).to(torch.float8_e4m3fn)
         stem = name.removesuffix("weight")
-        return {name: packed, f"{stem}weight_scale": scale, f"{stem}input_scale": torch.ones(())}
+        unused = {f"{stem}input_scale": torch.ones(())} if shape == "scalar" else {}
+        return {name: packed, f"{stem}weight_scale": scale, **unused}
 
     return convert
 
@@ -251,6 +252,22 @@ def test_other_formats_are_refused_by_name_with_what_would_work(
     folder = Path(shutil.copytree(original, tmp_path / "published"))
     set_config(folder, config)
     with pytest.raises(CheckpointError, match=f"{named}.*worker.quantization"):
+        load_model(folder)
+
+
+def test_float8_alone_in_the_layers_loads(original: Path, tmp_path: Path) -> None:
+    convert = to_modelopt("row", kept=(DENSE,))
+    folder = write_modelopt(publish(original, tmp_path / "published", convert))
+    assert load_model(folder, FLOAT32).layers
+
+
+def test_a_missing_tensor_beside_a_weight_is_named(original: Path, tmp_path: Path) -> None:
+    folder = publish(original, tmp_path / "published", to_nf4)
+    set_config(folder, NF4)
+    tensors = load_file(folder / "scales.safetensors")
+    del tensors[f"{QKV}.absmax"]
+    save_file(tensors, folder / "scales.safetensors")
+    with pytest.raises(CheckpointError, match=f"{QKV}.absmax"):
         load_model(folder)
 
 
