@@ -60,6 +60,7 @@ _IGNORED = {
     "im_end_id", "im_newline_id", "im_start_id", "image_token_id", "initializer_range",
     "kv_lora_rank", "mask_init_id", "moe_random_routing_dropped_token", "num_media_embeds",
     "pad_id", "pad_token_id", "pool_type", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+    "quantization_config",  # read by model/quantization/published.py
     "skip_cls_token", "text_end_id", "text_start_id", "torch_dtype", "transformers_version",
     "use_cache", "v_head_dim", "vae_autocast_dtype", "vae_dtype", "video_end_id",
     "video_start_id", "vit_add_patchemb_bias", "vit_downsample_factor", "vit_input_resolution",

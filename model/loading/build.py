@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from model.errors import ConfigError
 from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_shards
 from model.loading.device_map import map_layers
 from model.loading.expert_offload import choose_offloaded, experts_of, offload_experts
+from model.loading.layout import Layout, find_layout
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.shard_plan import check_divisible
@@ -27,8 +29,9 @@ from model.loading.tensor_reader import (
     install,
     memory_for,
     read_tensor,
+    read_whole,
 )
-from model.loading.weight_map import ParameterSlot, list_slots
+from model.loading.weight_map import ParameterSlot
 from model.mesh import SINGLE, Mesh
 from model.quantization.modules import quantize_layers
 from model.quantization.scheme import Scheme, resolve_scheme
@@ -84,26 +87,38 @@ def load_model(
     transformer = build_skeleton(
         load_config(folder), has_vision=has_vision, mesh=mesh, scheme=scheme
     )
-    slots = list_slots(transformer, scheme if stored.is_on_disk else None)
     shards = list_shards(folder)
-    check_names((name for names in shards.values() for name in names), slots, folder / INDEX_NAME)
-    for part in options.skip:
-        _drop(transformer, part)
-    for shard, promised in shards.items():
-        with SafetensorsFile(folder / shard) as file:
-            check_shard(file, promised, slots)
-    offloaded = choose_offloaded(transformer, options)
-    if offloaded and options.offload == "disk" and scheme is not None and not stored.is_on_disk:
-        raise ConfigError(
-            "worker.offload is 'disk', and worker.quantization would quantize the experts at every "
-            "read; write them once with `hyimage quantize` and serve that folder"
-        )
-    _allocate(transformer, options, offloaded)
-    paths = [folder / shard for shard in shards]
-    _fill(transformer, paths, slots, progress)
-    if offloaded:
-        offload_experts(transformer, offloaded, paths, slots, options)
+    with closing(find_layout(folder, shards, transformer, stored)) as layout:
+        _check_files(folder, shards, layout)
+        for part in options.skip:
+            _drop(transformer, part)
+        offloaded = choose_offloaded(transformer, options)
+        if offloaded and options.offload == "disk" and layout.converts_experts:
+            raise ConfigError(
+                "worker.offload is 'disk', and the experts would be quantized or dequantized at "
+                "every read; write them once with `hyimage quantize` from the original checkpoint "
+                "and serve that folder, or set worker.offload to 'cpu'"
+            )
+        _allocate(transformer, options, offloaded)
+        paths = [folder / shard for shard in shards]
+        _fill(transformer, paths, layout, progress)
+        if offloaded:
+            offload_experts(transformer, offloaded, paths, layout, options)
     return transformer
+
+
+def _check_files(folder: Path, shards: Mapping[str, Sequence[str]], layout: Layout) -> None:
+    """Check names and shapes of all tensors before any is read."""
+    read = {
+        shard: [name for name in names if name not in layout.unread]
+        for shard, names in shards.items()
+    }
+    names = (name for promised in read.values() for name in promised)
+    check_names(names, layout.slots, folder / INDEX_NAME)
+    slots = layout.checked_slots()
+    for shard, promised in read.items():
+        with layout.open(folder / shard) as file:
+            check_shard(file, promised, slots)
 
 
 def _drop(transformer: nn.Module, part: str) -> None:
@@ -131,16 +146,16 @@ def _allocate(transformer: HunyuanImage, options: LoadOptions, offloaded: Sequen
 def _fill(
     transformer: nn.Module,
     paths: Sequence[Path],
-    slots: Mapping[str, ParameterSlot],
+    layout: Layout,
     progress: Progress | None,
 ) -> None:
     """Read every tensor that has memory on this rank."""
     parameters = {n: p for n, p in transformer.named_parameters() if not p.is_meta}
-    wanted = {name: slot for name, slot in slots.items() if slot.parameter in parameters}
+    wanted = {name: slot for name, slot in layout.slots.items() if slot.parameter in parameters}
     total = sum(parameter.nbytes for parameter in parameters.values())
     done = 0
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        readers = _Readers(pool, wanted, parameters)
+        readers = _Readers(pool, layout, wanted, parameters)
         for path in paths:
             for num_bytes in readers.fill_from(path):
                 done += num_bytes
@@ -161,6 +176,7 @@ class _Readers:
     """Threads that fill parameters from files, some tensors ahead of what is quantized."""
 
     pool: ThreadPoolExecutor
+    layout: Layout
     slots: Mapping[str, ParameterSlot]
     parameters: Mapping[str, Tensor]
     buffer: ReadBuffer = field(default_factory=ReadBuffer)
@@ -169,7 +185,7 @@ class _Readers:
     def fill_from(self, path: Path) -> Iterator[int]:
         """Fill the parameters that one file holds; yield the bytes of each tensor."""
         check = FiniteCheck()
-        with SafetensorsFile(path) as file:
+        with self.layout.open(path) as file:
             for stored, reading in self._read_ahead(file):
                 values = reading.values
                 if reading.stream is not None:
@@ -200,7 +216,17 @@ class _Readers:
     def _read(self, file: SafetensorsFile, stored: StoredTensor) -> _Reading:
         slot = self.slots[stored.name]
         # Memory of the default stream, on which it is quantized and given back.
-        values = memory_for(stored, slot, self.parameters)
+        matrix = self.layout.matrices.get(stored.name)
+        dtype = stored.dtype if matrix is None else torch.bfloat16
+        values = memory_for(dtype, slot, self.parameters)
         with self.streams.use(values.device) as stream:
-            read_tensor(file, stored, slot, values, self.buffer)
+            if matrix is None:
+                read_tensor(file, stored, slot.shard, values, self.buffer)
+            else:
+
+                def read(file: SafetensorsFile, stored: StoredTensor) -> Tensor:
+                    return read_whole(file, stored, values.device, self.buffer)
+
+                whole = matrix.dequantize(read(file, stored), read)
+                values.copy_(whole if slot.shard is None else slot.shard.of(whole))
         return _Reading(values, stream)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.errors import ConfigError
 from model.loading.expert_offloader import NUM_STAGING_BUFFERS, ExpertOffloader, HostSource, Source
+from model.loading.layout import Layout
 from model.loading.options import LoadOptions, parameter_dtype
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.tensor_reader import FiniteCheck, ReadBuffer, read_tensor
@@ -54,14 +55,14 @@ def offload_experts(
     transformer: HunyuanImage,
     offloaded: Sequence[int],
     paths: Sequence[Path],
-    slots: Mapping[str, ParameterSlot],
+    layout: Layout,
     options: LoadOptions,
 ) -> ExpertOffloader:
     """Set the transformer's `expert_offload` for some layers, and return it."""
     experts = experts_of(transformer, offloaded)
     source: Source
     if options.offload == "disk":
-        source = DiskSource(paths, slots, offloaded)
+        source = DiskSource(paths, layout, offloaded)
     else:
         source = HostSource(experts)
     offloader = ExpertOffloader(experts, source, torch.device(options.device))
@@ -82,11 +83,9 @@ def expert_prefix(layer: int) -> str:
 class DiskSource:
     """Experts in the checkpoint's files, read by plain reads; the page cache holds what it can."""
 
-    def __init__(
-        self, paths: Sequence[Path], slots: Mapping[str, ParameterSlot], layers: Sequence[int]
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], layout: Layout, layers: Sequence[int]) -> None:
         """Open the files and list the stored tensors of each expert of the layers."""
-        self._files = [SafetensorsFile(path) for path in paths]
+        self._files = [layout.open(path) for path in paths]
         weakref.finalize(self, _close, self._files)
         self._stored: dict[
             tuple[int, int], list[tuple[SafetensorsFile, StoredTensor, ParameterSlot]]
@@ -95,7 +94,7 @@ class DiskSource:
         layer_of_prefix = {expert_prefix(layer): layer for layer in layers}
         for file in self._files:
             for stored in file.tensors:
-                slot = slots[stored.name]
+                slot = layout.slots[stored.name]
                 if slot.parameter is None or slot.expert is None:
                     continue
                 layer = layer_of_prefix.get(slot.parameter[: slot.parameter.rindex(".") + 1])
@@ -111,7 +110,7 @@ class DiskSource:
             is_checked = (layer, expert) in self._checked
             for file, stored, slot in self._stored[layer, expert]:
                 values = slot.view(parameters)
-                read_tensor(file, stored, slot, values, self._buffer)
+                read_tensor(file, stored, slot.shard, values, self._buffer)
                 if not is_checked:  # the files do not change while they are served
                     check.add(file, stored, values)
         check.finish()

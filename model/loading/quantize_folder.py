@@ -27,6 +27,7 @@ from model.loading.checkpoint import INDEX_NAME, check_names, check_shard, list_
 from model.loading.fingerprint import fingerprint
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
 from model.loading.weight_map import list_slots
+from model.quantization.published import find_published_format
 from model.quantization.scheme import (
     FILE_NAME,
     SCALE_SUFFIX,
@@ -84,7 +85,7 @@ def quantize_folder(
     """
     if target.exists():
         raise CheckpointError(f"{target} exists; name a new folder, or delete it first")
-    if (source / FILE_NAME).exists():
+    if (source / FILE_NAME).exists() or find_published_format(source) is not None:
         raise CheckpointError(f"{source} is quantized already; name the original checkpoint")
     _check_device(device)
     config = load_config(source)

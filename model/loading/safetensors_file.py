@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,6 +44,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
     num_bytes: int
+
+    @property
+    def is_repeated(self) -> bool:
+        """Return whether one stored element stands for all."""
+        return self.num_bytes == self.dtype.itemsize < self.dtype.itemsize * prod(self.shape)
 
 
 class SafetensorsFile:

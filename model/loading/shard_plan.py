@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from model.config import ModelConfig
 from model.errors import ConfigError
 from model.mesh import RankGroup, splits_vocabulary
@@ -35,6 +38,11 @@ class ShardSlice:
         shape = list(whole)
         shape[self.dim] = self.length * len(self.starts)
         return tuple(shape)
+
+    def of(self, matrix: Tensor) -> Tensor:
+        """Return the shard of a matrix in memory."""
+        parts = [matrix.narrow(self.dim, start, self.length) for start in self.starts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.dim)
 
     def row_runs(self, whole: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Yield (offset, count) of the neighbouring stored elements of a shard of rows."""

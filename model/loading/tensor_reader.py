@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from model.errors import CheckpointError
 from model.loading.read_plan import Piece, plan_pieces
 from model.loading.safetensors_file import SafetensorsFile, StoredTensor
+from model.loading.shard_plan import ShardSlice
 from model.loading.weight_map import ParameterSlot
 from model.quantization.scheme import quantize, scheme_of_dtype
 
@@ -122,7 +124,7 @@ class FiniteCheck:
 def read_tensor(
     file: SafetensorsFile,
     stored: StoredTensor,
-    slot: ParameterSlot,
+    shard: ShardSlice | None,
     values: Tensor,
     buffer: ReadBuffer,
 ) -> None:
@@ -134,7 +136,10 @@ def read_tensor(
         CheckpointError: the file cannot be read.
     """
     flat = values.view(-1)
-    for piece in plan_pieces(stored.shape, slot.shard, stored.dtype.itemsize):
+    if stored.is_repeated:
+        flat.copy_(read_whole(file, replace(stored, shape=(1,)), values.device, buffer))
+        return
+    for piece in plan_pieces(stored.shape, shard, stored.dtype.itemsize):
         target = flat[piece.start : piece.start + piece.num_kept]
         if target.is_cuda:
             _upload(file, stored, piece, target, buffer)
@@ -144,6 +149,19 @@ def read_tensor(
             memory = buffer.of(piece.num_read * stored.dtype.itemsize)
             kept = file.read_piece(stored, piece, memory)
             target.view(kept.shape).copy_(kept)
+
+
+def read_whole(
+    file: SafetensorsFile, stored: StoredTensor, device: torch.device, buffer: ReadBuffer
+) -> Tensor:
+    """Return a whole tensor in its own dtype in new memory on a device.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    values = torch.empty(stored.shape, dtype=stored.dtype, device=device)
+    read_tensor(file, stored, None, values, buffer)
+    return values
 
 
 def _upload(
@@ -164,14 +182,12 @@ def _upload(
             target.copy_(staged.to(target.device, non_blocking=True))
 
 
-def memory_for(
-    stored: StoredTensor, slot: ParameterSlot, parameters: Mapping[str, Tensor]
-) -> Tensor:
+def memory_for(dtype: torch.dtype, slot: ParameterSlot, parameters: Mapping[str, Tensor]) -> Tensor:
     """Return what a tensor is read into: its parameter or, if it is to be quantized, new memory."""
     view = slot.view(parameters)
     if not _is_quantized_on_load(slot, parameters):
         return view
-    return torch.empty(slot.local_shape, dtype=stored.dtype, device=view.device)
+    return torch.empty(slot.local_shape, dtype=dtype, device=view.device)
 
 
 def install(slot: ParameterSlot, parameters: Mapping[str, Tensor], values: Tensor) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config_file import read_json
 from model.errors import CheckpointError, ConfigError
 from model.fused import FusedKernel
+from model.quantization.published import PublishedFormat, find_published_format
 
 SchemeName = Literal["fp8", "int8", "int4"]
 FILE_NAME = "quantization.json"
@@ -166,7 +167,8 @@ class StoredScheme:
     """The scheme in which a folder's weights are held, None for none, and its form on disk."""
 
     scheme: Scheme | None
-    is_on_disk: bool  # the folder's weights are quantized already
+    is_on_disk: bool  # the folder's weights are quantized already, in this scheme
+    published: PublishedFormat | None = None  # the format of a folder that others quantized
 
 
 def resolve_scheme(folder: Path, wanted: str = "none") -> StoredScheme:
@@ -176,10 +178,19 @@ def resolve_scheme(folder: Path, wanted: str = "none") -> StoredScheme:
 
     Raises:
         ConfigError: the setting contradicts the folder.
-        CheckpointError: quantization.json is unreadable or of another version.
+        CheckpointError: quantization.json is unreadable or of another version, or others quantized
+            the folder in a way that is not read.
     """
     if not (folder / FILE_NAME).is_file():
-        return StoredScheme(SCHEMES.get(wanted), is_on_disk=False)
+        published = find_published_format(folder)
+        if published == "ModelOpt FP8":
+            if wanted not in ("none", "fp8"):
+                raise ConfigError(
+                    f"worker.quantization is {wanted!r}, but the weights in {folder} are float8 "
+                    "already; leave the setting out, or name the original checkpoint"
+                )
+            return StoredScheme(SCHEMES["fp8"], is_on_disk=True, published=published)
+        return StoredScheme(SCHEMES.get(wanted), is_on_disk=False, published=published)
     fields = read_json(folder / FILE_NAME, CheckpointError)
     name, version = fields.get("scheme"), fields.get("format")
     scheme = SCHEMES.get(str(name))

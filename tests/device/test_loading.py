@@ -18,6 +18,16 @@ from model.quantization.scheme import SCHEMES
 from model.transformer import HunyuanImage
 from tests.device.pretend_cuda import bare
 from tests.device.pretend_functions import pretended_cuda
+from tests.unit.model.loading.test_published import (
+    INT8,
+    NF4,
+    publish,
+    set_config,
+    to_int8,
+    to_modelopt,
+    to_nf4,
+    write_modelopt,
+)
 
 ON_DEVICE = LoadOptions(device="cuda:0")
 CASES = {
@@ -106,6 +116,26 @@ def test_experts_on_disk_are_checked_once_and_then_fetched_without_waiting(
         assert cuda.record.syncs == []
         assert cuda.record.hazards == []
         offloader.close()
+
+
+@pytest.mark.parametrize("form", ["FP8", "INT8", "NF4"])
+def test_published_checkpoints_are_dequantized_on_the_device(
+    wide_checkpoint: Path, tmp_path: Path, form: str
+) -> None:
+    convert = {"FP8": to_modelopt("scalar"), "INT8": to_int8, "NF4": to_nf4}[form]
+    folder = publish(wide_checkpoint, tmp_path / "published", convert)
+    if form == "FP8":
+        write_modelopt(folder)
+    else:
+        set_config(folder, INT8 if form == "INT8" else NF4)
+    expected = load_model(folder, LoadOptions())
+    with pretended_cuda() as cuda:
+        loaded = dict(load_model(folder, ON_DEVICE).named_parameters())
+        num_files = len(list(folder.glob("*.safetensors")))
+        assert len(cuda.record.syncs) <= num_files, cuda.record.describe_syncs()
+        assert cuda.record.hazards == []
+        for name, parameter in expected.named_parameters():
+            assert torch.equal(bare(loaded[name].data), parameter.data), name
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))

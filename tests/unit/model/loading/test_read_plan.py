@@ -63,7 +63,7 @@ def test_a_part_is_read_with_few_calls(case: str, dtype: torch.dtype, tmp_path: 
     values = torch.empty(slot.local_shape, dtype=dtype)
     reads = CountedReads()
     with SafetensorsFile(tmp_path / "w.safetensors", reads) as file:
-        read_tensor(file, file.tensors[0], slot, values, ReadBuffer())
+        read_tensor(file, file.tensors[0], slot.shard, values, ReadBuffer())
     assert reads.calls == calls
     assert reads.bytes == share * whole.nbytes
     expected = whole

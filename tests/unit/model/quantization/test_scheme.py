@@ -166,6 +166,8 @@ def test_a_scale_that_two_ranks_would_share_is_refused(tiny_checkpoint: Path) ->
     )
     with pytest.raises(ConfigError, match="2 tensor ranks do not divide"):
         list_slots(skeleton, SCHEMES["int8"])
+    mesh = Mesh(tensor=RankGroup(0, 2), size=2)
+    load_model(tiny_checkpoint, options("int8"), mesh=mesh)  # quantized at load, it need not be
 
 
 def test_a_setting_that_contradicts_the_folder_is_refused(
