@@ -90,11 +90,15 @@ def _plan_scheme(request: PlanRequest, name: str) -> list[RankPlan]:
 
 
 def fastest_fitting(plans: Iterable[RankPlan], devices: Devices) -> RankPlan | None:
-    """Return the plan that fits and is fastest, to a twentieth of a second, then most exact."""
+    """Return the most exact of the plans that fit and are fastest, within a tenth.
+
+    Counted seconds are not exact enough to prefer one of them.
+    """
     fitting = [plan for plan in plans if plan.fits(devices)]
+    limit_s = 1.1 * min((plan.step_s for plan in fitting), default=0.0)
     return min(
-        fitting,
-        key=lambda plan: (round(plan.step_s * 20), _BY_EXACTNESS.index(plan.scheme)),
+        (plan for plan in fitting if plan.step_s <= limit_s),
+        key=lambda plan: (_BY_EXACTNESS.index(plan.scheme), plan.step_s),
         default=None,
     )
 
