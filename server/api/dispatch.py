@@ -13,6 +13,7 @@ from server.api.state import AppState
 from server.api.uploads import store_upload
 from server.runware.envelope import Item, echo_uuid, http_status
 from server.runware.errors import TaskError
+from server.runware.parameter_reference import json_type
 from server.runware.validation import parse_image_inference
 from server.tasks.service import Client, TaskService
 
@@ -48,7 +49,11 @@ async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterat
             async for items in _generate(state.tasks, task, caller):
                 yield items
         case "getResponse":
-            yield [*await state.tasks.poll(_task_uuid(task), caller.client)]
+            polled = await state.tasks.poll(_task_uuid(task), caller.client)
+            if polled.items:
+                yield polled.items
+            if polled.failure is not None:
+                raise polled.failure
         case _:
             yield [await _single_item(state, task, task_type, caller.client)]
 
@@ -82,7 +87,11 @@ async def _single_item(
 
 def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
     if not isinstance(body, dict):
-        raise TaskError("invalidTask", f"A task must be an object, not {type(body).__name__}.")
+        raise TaskError(
+            "invalidTask",
+            f"A task must be an object, not {json_type(body)}.",
+            details={"type": "object"},
+        )
     task_type = body.get("taskType")
     if task_type is None:
         raise TaskError("missingTaskType", "Missing required parameter: 'taskType'.", "taskType")
@@ -101,10 +110,10 @@ async def _generate(
     tasks: TaskService, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
     parameters = parse_image_inference(task, tasks.checkpoint.default_steps)
-    task_uuid = await tasks.admit(parameters, caller.client)
+    task_uuid = await tasks.admit(parameters, task, caller.client)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.
-        yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
+        yield [{"taskType": "imageInference", "taskUUID": parameters.taskUUID}]
         return
     try:
         async for item in tasks.follow(task_uuid, caller.client):

@@ -21,10 +21,15 @@ def parse_tasks(body: bytes | str) -> list[object]:
         if ("\\u" if isinstance(body, str) else b"\\u") in body:  # type: ignore[operator]
             json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
-        raise TaskError("invalidJSON", f"The request is not valid JSON: {e}.") from None
+        reason = f"The request is not valid JSON: {_reason(e)}."
+        raise TaskError("invalidJSON", reason, details={"type": "array"}) from None
     tasks = value if isinstance(value, list) else [value]
     if not tasks:
-        raise TaskError("arrayTooSmall", "The array of tasks is empty; send at least one task.")
+        raise TaskError(
+            "arrayTooSmall",
+            "The array of tasks is empty; send at least one task.",
+            details={"type": "array"},
+        )
     return tasks
 
 
@@ -49,6 +54,16 @@ def public_base_url(connection: HTTPConnection, state: State) -> str:
 
 BaseUrl = Annotated[str, Depends(public_base_url)]
 WantsDiagnostics = Annotated[bool, Depends(wants_diagnostics)]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair"
+    return str(error)
 
 
 def _refuse_constant(name: str) -> object:

@@ -15,6 +15,7 @@ from server.runware.envelope import (
     Item,
     error_envelope,
     http_status,
+    is_polled,
     to_error_object,
 )
 from server.runware.errors import TaskError
@@ -58,7 +59,7 @@ async def run_tasks(
     outcomes = await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
-    if errors and not data:
+    if errors and not data and not any(map(is_polled, errors)):
         return _failure(errors)
     envelope: Envelope = {"data": data}
     if errors:
@@ -141,5 +142,7 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 def _failure(errors: list[ErrorObject]) -> JSONResponse:
     status = http_status(errors[0]["code"])
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
+    if status in (429, 503):
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
     return JSONResponse(error_envelope(errors), status, headers)

@@ -4,6 +4,7 @@ Source: wire specification, section 2.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -119,7 +120,8 @@ class Connection:
         try:
             owner = self._state.keys.check(key if isinstance(key, str) else None)
         except TaskError as e:
-            error = to_error_object(e)
+            # This code alone, also for no key: JS clients reconnect for ever on any other.
+            error = to_error_object(replace(e, code="invalidApiKey"))
             # Here alone `error` stands beside `errors`: one client waits 15 s without it.
             await try_send(self._socket, {"errors": [error], "error": error})
             return

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from server.runware.errors import TaskError
+from server.runware.parameter_reference import reference
 
 # Source: wire specification 1.8. Whatever is not listed is the caller's mistake. Clients send a
 # task again on 429 and 5xx, so only faults that may pass are there.
@@ -62,6 +63,7 @@ class ErrorObject(TypedDict, total=False):
     code: str
     message: str
     parameter: str | list[str]
+    documentation: str
     taskUUID: str
     taskType: str
     status: Literal["error"]
@@ -80,8 +82,16 @@ class Envelope(TypedDict, total=False):
 
 
 def http_status(code: str) -> int:
-    """Return the HTTP status of a response whose only outcome is this error."""
+    """Return the HTTP status of a response whose only outcome is an error with this code."""
     return _STATUS.get(code, 400)
+
+
+def is_polled(error: ErrorObject) -> bool:
+    """Return whether an error is what a poll reports: the poll itself succeeded.
+
+    Clients send a poll that got a 5xx again, up to three times, before they report the error.
+    """
+    return error.get("status") == "error"
 
 
 def error_envelope(errors: list[ErrorObject]) -> Envelope:
@@ -97,7 +107,7 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
     fields: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.parameter is not None:
         fields["parameter"] = error.parameter
-    fields |= error.details
+    fields |= {**reference(error.parameter), **error.details}
     if isinstance(task, dict):
         for name in ("taskUUID", "taskType"):
             if isinstance(task.get(name), str):

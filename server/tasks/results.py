@@ -1,15 +1,27 @@
 """Result items of a task: finished images, images in the making, stored failures."""
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 from server.delivery.images import ImageStore, media_type
-from server.runware.envelope import ProcessingItem, ResultItem
+from server.runware.envelope import Item, ProcessingItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.settings import PriceSettings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.tables import ImageRow, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What has become of a task: items of its images, and the failure that ended it.
+
+    The items carry the UUID as the poller wrote it, by which he finds them.
+    """
+
+    items: list[Item]
+    failure: TaskError | None = None
 
 
 def result_item(
@@ -22,7 +34,7 @@ def result_item(
     parameters = task.parameters
     item: ResultItem = {
         "taskType": "imageInference",
-        "taskUUID": task.task_uuid,
+        "taskUUID": parameters.taskUUID,
         "imageUUID": image.image_uuid,
         "seed": task.seeds[image.position],
     }
@@ -35,7 +47,7 @@ def result_item(
             item["imageBase64Data"] = text
         if "dataURI" in parameters.outputType:
             item["imageDataURI"] = f"data:{media_type(image.name)};base64,{text}"
-    if parameters.includeCost:
+    if parameters.includeCost or price.always_included:
         width_px, height_px = image.width or task.width_px, image.height or task.height_px
         assert width_px is not None
         assert height_px is not None
@@ -76,7 +88,7 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
     for position, image_uuid in enumerate(row.image_uuids):
         item: ProcessingItem = {
             "taskType": "imageInference",
-            "taskUUID": row.task_uuid,
+            "taskUUID": row.request["taskUUID"],
             "imageUUID": image_uuid,
             "status": "processing",
             "progress": progress,
@@ -90,5 +102,6 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
 def stored_failure(row: TaskRow) -> TaskError:
     """Return the error that ended a task, as its polls report it."""
     known: dict[str, Any] = dict(row.error or {})
+    known.pop("taskUUID", None)  # in the spelling of the poll
     code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
     return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})
