@@ -192,6 +192,11 @@ class ApiSettings(BaseModel):
     model_aliases: tuple[str, ...] = Field(
         ("tencent-hunyuanimage-3-0",), description="Other names of the served model"
     )
+    openai_models: tuple[str, ...] = Field(
+        ("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5"),
+        description="Names that the OpenAI form takes for the served model; clients have them "
+        "built in",
+    )
     default_size: str = Field(
         "auto",
         pattern=r"^(auto|\d+x\d+)$",

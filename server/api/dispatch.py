@@ -35,6 +35,7 @@ class Caller:
 
     client: Client
     repeats_failures: bool
+    has_long_prompts: bool = False  # the form sets no limit; that of the model holds
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -109,7 +110,9 @@ def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
 async def _generate(
     tasks: TaskService, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
-    parameters = parse_image_inference(task, tasks.checkpoint.default_steps)
+    parameters = parse_image_inference(
+        task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
+    )
     task_uuid = await tasks.admit(parameters, task, caller.client)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.

@@ -16,21 +16,28 @@ def parse_tasks(body: bytes | str) -> list[object]:
     Raises:
         TaskError: it is not JSON, or holds no task.
     """
+    value = parse_json(body)
+    tasks = value if isinstance(value, list) else [value]
+    if not tasks:
+        message = "The array of tasks is empty; send at least one task."
+        raise TaskError("arrayTooSmall", message, details={"type": "array"})
+    return tasks
+
+
+def parse_json(body: bytes | str) -> object:
+    """Return the value of a request body or frame.
+
+    Raises:
+        TaskError: it is not JSON, or holds half of a surrogate pair.
+    """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value: object = json.loads(body, parse_constant=_refuse_constant)
         if ("\\u" if isinstance(body, str) else b"\\u") in body:  # type: ignore[operator]
             json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
         reason = f"The request is not valid JSON: {_reason(e)}."
         raise TaskError("invalidJSON", reason, details={"type": "array"}) from None
-    tasks = value if isinstance(value, list) else [value]
-    if not tasks:
-        raise TaskError(
-            "arrayTooSmall",
-            "The array of tasks is empty; send at least one task.",
-            details={"type": "array"},
-        )
-    return tasks
+    return value
 
 
 def wants_diagnostics(connection: HTTPConnection) -> bool:

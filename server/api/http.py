@@ -10,6 +10,7 @@ from server.api.frames import BaseUrl, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.state import AppState, State
 from server.delivery.images import media_type
 from server.runware.envelope import (
+    RETRY_AFTER_S,
     Envelope,
     ErrorObject,
     Item,
@@ -23,8 +24,6 @@ from server.runware.schemas import task_schema
 from server.tasks.service import Client
 
 router = APIRouter()
-
-RETRY_AFTER_S = 5
 
 _TASK_ARRAY = {
     "requestBody": {
@@ -50,8 +49,8 @@ async def run_tasks(
 ) -> JSONResponse:
     """Run an array of tasks and answer when all are finished; errors stay with their task."""
     try:
-        body = await _read_body(request, state.settings.server.max_body_bytes)
-        bodies, key = _take_key(parse_tasks(body), request.headers.get("authorization"))
+        given = request.headers.get("authorization")
+        bodies, key = _take_key(parse_tasks(await request.body()), given)
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
         return _failure([to_error_object(e)])
@@ -124,20 +123,6 @@ def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], st
         given = first.get("apiKey")
         return tasks[1:], given if isinstance(given, str) else key
     return tasks, key
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the body, never holding more than the limit.
-
-    Raises:
-        TaskError: it is larger.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TaskError("requestTooLarge", f"The request is larger than {limit} bytes.")
-    return bytes(body)
 
 
 def _failure(errors: list[ErrorObject]) -> JSONResponse:

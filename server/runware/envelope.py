@@ -15,10 +15,13 @@ _STATUS = {
     "rateLimitExceeded": 429,
     "inferenceError": 500,
     "internalServerError": 500,
+    "modelNotFound": 404,
     "modelNotReady": 503,
     "serviceUnavailable": 503,
     "workerFailed": 503,
 }
+
+RETRY_AFTER_S = 5  # of answers with 429 and 503
 
 OutputForm = Literal["URL", "base64Data", "dataURI"]
 

@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from schedulers.catalog import ACCEPTED
 from server.runware.seeds import MAX_SEED
@@ -16,6 +26,8 @@ from server.runware.wire_values import (
 )
 
 BLANK_PROMPT = "__BLANK__"
+MAX_PROMPT = 3000
+LONG_PROMPTS = "long_prompts"  # in the context of a validation: the limit above does not hold
 
 OutputType = Literal["URL", "base64Data", "dataURI"]
 Acceleration = Literal["none", "low", "medium", "high"]
@@ -29,6 +41,17 @@ def _known_scheduler(name: str) -> str:
     if name not in ACCEPTED:
         raise ValueError(f"It must be one of: {', '.join(map(repr, ACCEPTED))}.")
     return name
+
+
+def _short(prompt: str, info: ValidationInfo) -> str:
+    if len(prompt) > MAX_PROMPT and not (info.context or {}).get(LONG_PROMPTS):
+        raise PydanticCustomError("string_too_long", "too long")
+    return prompt
+
+
+Prompt = Annotated[
+    str, AfterValidator(_short), WithJsonSchema({"type": "string", "maxLength": MAX_PROMPT})
+]
 
 
 class Safety(BaseModel):
@@ -133,15 +156,12 @@ class ImageInference(BaseModel):
     taskType: Literal["imageInference"] = Field(description="The type of the task.")
     taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
     model: str = Field(description="The model to generate with.", examples=["runware:180@1"])
-    positivePrompt: str = Field(
+    positivePrompt: Prompt = Field(
         min_length=2,
-        max_length=3000,
         description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
         examples=["A lighthouse on a cliff at dawn"],
     )
-    negativePrompt: str | None = Field(
-        None, min_length=2, max_length=3000, description="What to keep away from."
-    )
+    negativePrompt: Prompt | None = Field(None, min_length=2, description="What to keep away from.")
     width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
     height: int | None = Field(
         None, description="Height in pixels; needs `width`.", examples=[1024]

@@ -11,21 +11,26 @@ from pydantic import ValidationError
 
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import bounds
-from server.runware.schemas import ImageInference, sibling_parameters
+from server.runware.schemas import LONG_PROMPTS, ImageInference, sibling_parameters
 
 MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 
 
-def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
+def parse_image_inference(
+    task: dict[str, Any], default_steps: int | None = None, *, has_long_prompts: bool = False
+) -> ImageInference:
     """Check one task and return it. `null` counts as absent.
 
-    `default_steps` replaces the API's default number of steps, for distilled checkpoints.
+    `default_steps` replaces the API's default number of steps, for distilled checkpoints;
+    `has_long_prompts` lifts its limit of 3000 characters.
 
     Raises:
         TaskError: the first fault.
     """
     try:
-        parsed = ImageInference.model_validate(with_default_steps(task, default_steps))
+        parsed = ImageInference.model_validate(
+            with_default_steps(task, default_steps), context={LONG_PROMPTS: has_long_prompts}
+        )
     except ValidationError as e:
         raise _to_task_error(min(e.errors(), key=_rank)) from None
     check_cache_window(parsed)

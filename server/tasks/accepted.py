@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from server.engine.messages import Job
 from server.runware.errors import TaskError
 from server.runware.image_request import to_image_request
-from server.runware.schemas import ImageInference
+from server.runware.schemas import LONG_PROMPTS, ImageInference
 from server.runware.validation import with_default_steps
 from server.settings import CacheSettings
 from server.tasks.tables import RUNNING, TaskRow
@@ -76,7 +76,7 @@ class AcceptedTask:
         """
         try:
             parameters = ImageInference.model_validate(
-                with_default_steps(row.request, default_steps)
+                with_default_steps(row.request, default_steps), context={LONG_PROMPTS: True}
             )
         except ValidationError:
             raise TaskError(

@@ -208,6 +208,12 @@ class TaskService:
             "response": response,
         }
 
+    async def generated_size(self, task_uuid: str, client: Client) -> str | None:
+        """Return WIDTHxHEIGHT of a task's first finished image."""
+        for image in (await self._find(task_uuid, client.owner)).images:
+            return f"{image.width}x{image.height}"
+        return None
+
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
         """Keep an image that a client sent, as long as images are kept."""
         await self._services.images.save(name, content)
