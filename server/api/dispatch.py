@@ -36,6 +36,7 @@ class Caller:
     client: Client
     repeats_failures: bool
     has_long_prompts: bool = False  # the form sets no limit; that of the model holds
+    is_dry_run: bool = False  # images are priced, and not generated
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -113,6 +114,9 @@ async def _generate(
     parameters = parse_image_inference(
         task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
     )
+    if caller.is_dry_run:
+        yield [tasks.estimate(parameters)]
+        return
     task_uuid = await tasks.admit(parameters, task, caller.client)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.

@@ -46,6 +46,18 @@ def wants_diagnostics(connection: HTTPConnection) -> bool:
     return any(value in ("1", "true") for value in values)
 
 
+def is_dry_run(connection: HTTPConnection) -> bool:
+    """Return whether tasks are checked and priced only, by header or query.
+
+    Source: wire specification 1.4, and `dryRun` of the official JavaScript client.
+    """
+    values = (
+        connection.headers.get("x-runware-dry-run"),
+        connection.query_params.get("dryRun"),
+    )
+    return any(value in ("1", "true") for value in values)
+
+
 def bearer_key(header: str | None) -> str | None:
     """Return the key of an Authorization header."""
     return header[7:].strip() if header and header.lower().startswith("bearer ") else None
@@ -60,6 +72,7 @@ def public_base_url(connection: HTTPConnection, state: State) -> str:
 
 
 BaseUrl = Annotated[str, Depends(public_base_url)]
+IsDryRun = Annotated[bool, Depends(is_dry_run)]
 WantsDiagnostics = Annotated[bool, Depends(wants_diagnostics)]
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.dispatch import Caller, run_task
-from server.api.frames import BaseUrl, WantsDiagnostics, bearer_key, parse_tasks
+from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.state import AppState, State
 from server.delivery.images import media_type
 from server.runware.envelope import (
@@ -45,7 +45,11 @@ _TASK_ARRAY = {
 @router.post("/v1", openapi_extra=_TASK_ARRAY)
 @router.post("/v1/", include_in_schema=False)
 async def run_tasks(
-    request: Request, state: State, base_url: BaseUrl, has_diagnostics: WantsDiagnostics
+    request: Request,
+    state: State,
+    base_url: BaseUrl,
+    has_diagnostics: WantsDiagnostics,
+    is_dry_run: IsDryRun,
 ) -> JSONResponse:
     """Run an array of tasks and answer when all are finished; errors stay with their task."""
     try:
@@ -54,7 +58,7 @@ async def run_tasks(
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
         return _failure([to_error_object(e)])
-    caller = Caller(client, repeats_failures=True)
+    caller = Caller(client, repeats_failures=True, is_dry_run=is_dry_run)
     outcomes = await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from server.api.dispatch import Caller, run_task
-from server.api.frames import BaseUrl, WantsDiagnostics, parse_tasks
+from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, parse_tasks
 from server.api.sessions import Session, try_send
 from server.api.state import AppState, State
 from server.runware.envelope import to_error_object
@@ -25,10 +25,14 @@ TRY_AGAIN_LATER = 1013  # RFC 6455's registry of close codes
 @router.websocket("/v1")
 @router.websocket("/v1/")
 async def serve_socket(
-    socket: WebSocket, state: State, base_url: BaseUrl, has_diagnostics: WantsDiagnostics
+    socket: WebSocket,
+    state: State,
+    base_url: BaseUrl,
+    has_diagnostics: WantsDiagnostics,
+    is_dry_run: IsDryRun,
 ) -> None:
     """Serve one socket until it closes, or nothing came for a while."""
-    connection = Connection(socket, state, base_url, has_diagnostics)
+    connection = Connection(socket, state, base_url, has_diagnostics, is_dry_run)
     await socket.accept()
     if state.sessions.num_sockets >= state.settings.server.max_connections:
         await socket.close(TRY_AGAIN_LATER)
@@ -73,12 +77,18 @@ class Connection:
     """One socket: authenticates, then runs the tasks of every frame side by side."""
 
     def __init__(
-        self, socket: WebSocket, state: AppState, base_url: str, has_diagnostics: bool
+        self,
+        socket: WebSocket,
+        state: AppState,
+        base_url: str,
+        has_diagnostics: bool,
+        is_dry_run: bool,
     ) -> None:
         self._socket = socket
         self._state = state
         self._base_url = base_url
         self._has_diagnostics = has_diagnostics
+        self._is_dry_run = is_dry_run
         self._session: Session | None = None
         self._num_running = 0
 
@@ -130,7 +140,7 @@ class Connection:
 
     async def _run(self, body: object, session: Session) -> None:
         client = Client(session.owner, self._base_url, self._has_diagnostics)
-        caller = Caller(client, repeats_failures=False)
+        caller = Caller(client, repeats_failures=False, is_dry_run=self._is_dry_run)
         try:
             async for items in run_task(self._state, body, caller):
                 await session.send({"data": items})

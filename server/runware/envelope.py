@@ -60,6 +60,14 @@ class AcknowledgementItem(TypedDict):
     taskUUID: str
 
 
+class EstimateItem(TypedDict):
+    """What a task would cost, in USD for all its images: the answer of a dry run."""
+
+    taskType: Literal["imageInference"]
+    taskUUID: str
+    cost: float
+
+
 class ErrorObject(TypedDict, total=False):
     """One error. A code may bring further fields, such as `min`, `max` and `allowedValues`."""
 
@@ -73,7 +81,7 @@ class ErrorObject(TypedDict, total=False):
 
 
 # Items of the other task types have fields of their own, made and read nowhere else.
-Item = ResultItem | ProcessingItem | AcknowledgementItem | dict[str, Any]
+Item = ResultItem | ProcessingItem | AcknowledgementItem | EstimateItem | dict[str, Any]
 
 
 class Envelope(TypedDict, total=False):

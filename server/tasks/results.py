@@ -1,13 +1,16 @@
 """Result items of a task: finished images, images in the making, stored failures."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.resolution import Size
 from server.delivery.images import ImageStore, media_type
-from server.runware.envelope import Item, ProcessingItem, ResultItem
+from server.runware.envelope import EstimateItem, Item, ProcessingItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
+from server.runware.schemas import ImageInference
 from server.settings import PriceSettings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.tables import ImageRow, TaskRow
@@ -57,6 +60,23 @@ def result_item(
     return item
 
 
+def estimate_item(
+    parameters: ImageInference, size: Size | None, offered: Sequence[Size], price: PriceSettings
+) -> EstimateItem:
+    """Return the item of a dry run: one for all images, priced together.
+
+    A size that the model is to choose is priced as the square one; all have about one area.
+    """
+    square = min(offered, key=lambda s: abs(s.width_px - s.height_px))
+    width_px, height_px = (size or square).width_px, (size or square).height_px
+    each = image_cost(price, width_px, height_px, parameters.steps)
+    return {
+        "taskType": "imageInference",
+        "taskUUID": parameters.taskUUID,
+        "cost": round(each * parameters.numberResults, 4),
+    }
+
+
 async def load_result_item(
     task: AcceptedTask, image: ImageRow, images: ImageStore, price: PriceSettings
 ) -> ResultItem:
@@ -69,6 +89,13 @@ async def load_result_item(
     if encoded is None and needs_bytes(task):
         raise TaskError("taskExpired", "The images of this task have expired.", "taskUUID")
     return result_item(task, image, encoded, price)
+
+
+def with_diagnostics(item: ResultItem, image: ImageRow, is_wanted: bool) -> ResultItem:
+    """Add how the image was generated, for clients that request it."""
+    if is_wanted and image.diagnostics:
+        item["diagnostics"] = image.diagnostics
+    return item
 
 
 def needs_bytes(task: AcceptedTask) -> bool:

@@ -18,7 +18,7 @@ from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.engine.protocol import EngineStatus
 from server.process import request_id
-from server.runware.envelope import Envelope, Item, ResultItem, to_error_object
+from server.runware.envelope import Envelope, EstimateItem, Item, ResultItem, to_error_object
 from server.runware.errors import TaskError
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
@@ -28,10 +28,12 @@ from server.tasks.admission import check_limits, check_task, conflict
 from server.tasks.leases import Leases
 from server.tasks.results import (
     Poll,
+    estimate_item,
     load_result_item,
     processing_items,
     result_item,
     stored_failure,
+    with_diagnostics,
 )
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import DuplicateTaskError
@@ -140,6 +142,17 @@ class TaskService:
         self._runner.start(StoredTask(row, ()))
         return row.task_uuid
 
+    def estimate(self, parameters: ImageInference) -> EstimateItem:
+        """Return what a task would cost, without taking its UUID or generating it.
+
+        Raises:
+            TaskError: it cannot be generated, now or later.
+        """
+        size = check_task(parameters, self._settings.api, self.checkpoint)
+        if parameters.is_checked:
+            self._services.safety.require()
+        return estimate_item(parameters, size, self.checkpoint.sizes, self._settings.price)
+
     async def follow(self, task_uuid: str, client: Client) -> AsyncIterator[ResultItem]:
         """Yield the result items of a task admitted just now, each as it is finished.
 
@@ -153,7 +166,7 @@ class TaskService:
             if isinstance(outcome, TaskError):
                 raise outcome
             item = result_item(task, outcome.row, outcome.encoded, self._settings.price)
-            yield _with_diagnostics(item, outcome.row, client)
+            yield with_diagnostics(item, outcome.row, client.has_diagnostics)
 
     async def poll(self, task_uuid: str, client: Client) -> Poll:
         """Return what has become of a task: its images, all `processing` or those finished.
@@ -178,7 +191,7 @@ class TaskService:
                     task, image, self._services.images, self._settings.price
                 )
                 item = {**item, "taskUUID": task_uuid, "status": "success"}
-                items.append(_with_diagnostics(item, image, client))
+                items.append(with_diagnostics(item, image, client.has_diagnostics))
         except TaskError:
             if failure is None:
                 raise
@@ -280,10 +293,3 @@ class TaskService:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.tasks.sweep_every_s):
                     await self._stopping.wait()
-
-
-def _with_diagnostics(item: ResultItem, image: ImageRow, client: Client) -> ResultItem:
-    """Add how the image was generated, for clients that request it."""
-    if client.has_diagnostics and image.diagnostics:
-        item["diagnostics"] = image.diagnostics
-    return item
