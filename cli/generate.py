@@ -78,7 +78,7 @@ def generate(
     rewrite: RewriteOption = "off",
     system_prompt: SystemPromptOption = None,
     scheduler: SchedulerOption = "Default",
-    acceleration: AccelerationOption = "medium",
+    acceleration: AccelerationOption = None,
     tea_cache: TeaCacheOption = None,
     fb_cache: FbCacheOption = None,
     diagnostics: Annotated[

@@ -90,7 +90,7 @@ SystemPromptOption = Annotated[str | None, typer.Option(help="Instead of the che
 SchedulerOption = Annotated[
     str, typer.Option(help="One of the API's names.", callback=_check_scheduler)
 ]
-AccelerationOption = Annotated[Acceleration, typer.Option(help="Preset of the step caches.")]
+AccelerationOption = Annotated[Acceleration | None, typer.Option(help="Preset of the step caches.")]
 TeaCacheOption = Annotated[
     float | None, typer.Option(help="TeaCache with this distance.", min=0, max=1)
 ]

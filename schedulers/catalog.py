@@ -2,7 +2,7 @@
 
 native: the solver of that name. alias: another spelling of a native one. substituted: what the name
 stands for does not exist for a flow model; the nearest solver is used, and the result's diagnostics
-say so. rejected: refused, with the reason.
+say so.
 
 Source: the 75 names of TencentHunyuanimage30Params.scheduler in the official Python SDK, and
 `UniPCMultistepScheduler`, which another official client offers.
@@ -11,7 +11,7 @@ Source: the 75 names of TencentHunyuanimage30Params.scheduler in the official Py
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["native", "alias", "substituted", "rejected"]
+Status = Literal["native", "alias", "substituted"]
 SigmaSchedule = Literal["shifted", "karras", "exponential", "beta"]
 
 
@@ -25,13 +25,6 @@ class Entry:
     eta: float
     status: Status
 
-
-REJECTED = {
-    "DPMSolverMultistepInverse": (
-        "it runs from an image to noise, and this task starts from noise; "
-        "use DPMSolverMultistepScheduler"
-    ),
-}
 
 _ROWS = """
 DDIM                               euler      1 shifted      0 alias
@@ -67,6 +60,7 @@ DPM++ Uniform                      dpmpp_s    2 shifted      0 alias
 DPM++ Uniform Beta                 dpmpp_s    2 beta         0 alias
 DPM++ Uniform Exponential          dpmpp_s    2 exponential  0 alias
 DPM++ Uniform Karras               dpmpp_s    2 karras       0 alias
+DPMSolverMultistepInverse          dpmpp_m    2 shifted      0 substituted
 DPMSolverMultistepScheduler        dpmpp_m    2 shifted      0 alias
 DPMSolverSinglestepScheduler       dpmpp_s    2 shifted      0 alias
 EDMDPMSolverMultistepScheduler     dpmpp_m    2 karras       0 substituted

@@ -11,6 +11,8 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import http, openai, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
+from server.api.body_limit import BodyLimit
+from server.api.faults import add_fault_handlers
 from server.api.sessions import Sessions
 from server.api.state import AppState
 from server.background import Background
@@ -70,6 +72,8 @@ def create_app(
     app.include_router(http.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)
+    add_fault_handlers(app)
+    app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(AccessLog)
     return app
 

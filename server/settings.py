@@ -65,7 +65,13 @@ class CacheSettings(BaseModel):
     tea_signal: Literal["input", "schedule"] = Field(
         "input", description="schedule: TeaCache measures the noise level alone"
     )
+    default_acceleration: Literal["none", "low", "medium", "high"] = Field(
+        "none", description="Preset of tasks that give none; none computes every step"
+    )
     low_tea_distance: float = Field(0.5, ge=0, le=1, description="TeaCache of acceleration low")
+    medium_tea_distance: float = Field(
+        0.65, ge=0, le=1, description="TeaCache of acceleration medium"
+    )
     high_tea_distance: float = Field(
         0.8,
         ge=0,
@@ -138,12 +144,15 @@ class KeySettings(BaseModel):
 class PriceSettings(BaseModel):
     """What `includeCost` reports, in USD per image.
 
-    The default reproduces the four priced examples of the parameter page within 1.5 %.
+    per_image + steps * per_megapixel_step * (MP + growth * MP^2) for MP megapixels: attention
+    grows with the square. The defaults give the four prices of the parameter page within 0.6 %.
     """
 
     model_config = _SECTION
-    per_megapixel_step: float = Field(0.00585, ge=0)
+    per_megapixel_step: float = Field(0.00538, ge=0)
+    growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
     per_image: float = Field(0.0, ge=0)
+    always_included: bool = Field(False, description="Return cost also without includeCost")
 
 
 class SafetySettings(BaseModel):
@@ -180,6 +189,14 @@ class ApiSettings(BaseModel):
 
     model_config = _SECTION
     model: str = Field("runware:180@1", description="The identifier of the served model")
+    model_aliases: tuple[str, ...] = Field(
+        ("tencent-hunyuanimage-3-0",), description="Other names of the served model"
+    )
+    openai_models: tuple[str, ...] = Field(
+        ("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5"),
+        description="Names that the OpenAI form takes for the served model; clients have them "
+        "built in",
+    )
     default_size: str = Field(
         "auto",
         pattern=r"^(auto|\d+x\d+)$",

@@ -13,6 +13,7 @@ from server.api.state import AppState
 from server.api.uploads import store_upload
 from server.runware.envelope import Item, echo_uuid, http_status
 from server.runware.errors import TaskError
+from server.runware.parameter_reference import json_type
 from server.runware.validation import parse_image_inference
 from server.tasks.service import Client, TaskService
 
@@ -34,6 +35,8 @@ class Caller:
 
     client: Client
     repeats_failures: bool
+    has_long_prompts: bool = False  # the form sets no limit; that of the model holds
+    is_dry_run: bool = False  # images are priced, and not generated
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -48,7 +51,11 @@ async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterat
             async for items in _generate(state.tasks, task, caller):
                 yield items
         case "getResponse":
-            yield [*await state.tasks.poll(_task_uuid(task), caller.client)]
+            polled = await state.tasks.poll(_task_uuid(task), caller.client)
+            if polled.items:
+                yield polled.items
+            if polled.failure is not None:
+                raise polled.failure
         case _:
             yield [await _single_item(state, task, task_type, caller.client)]
 
@@ -82,7 +89,11 @@ async def _single_item(
 
 def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
     if not isinstance(body, dict):
-        raise TaskError("invalidTask", f"A task must be an object, not {type(body).__name__}.")
+        raise TaskError(
+            "invalidTask",
+            f"A task must be an object, not {json_type(body)}.",
+            details={"type": "object"},
+        )
     task_type = body.get("taskType")
     if task_type is None:
         raise TaskError("missingTaskType", "Missing required parameter: 'taskType'.", "taskType")
@@ -100,11 +111,16 @@ def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
 async def _generate(
     tasks: TaskService, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
-    parameters = parse_image_inference(task, tasks.checkpoint.default_steps)
-    task_uuid = await tasks.admit(parameters, caller.client)
+    parameters = parse_image_inference(
+        task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
+    )
+    if caller.is_dry_run:
+        yield [tasks.estimate(parameters)]
+        return
+    task_uuid = await tasks.admit(parameters, task, caller.client)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.
-        yield [{"taskType": "imageInference", "taskUUID": task_uuid}]
+        yield [{"taskType": "imageInference", "taskUUID": parameters.taskUUID}]
         return
     try:
         async for item in tasks.follow(task_uuid, caller.client):

@@ -16,21 +16,45 @@ def parse_tasks(body: bytes | str) -> list[object]:
     Raises:
         TaskError: it is not JSON, or holds no task.
     """
+    value = parse_json(body)
+    tasks = value if isinstance(value, list) else [value]
+    if not tasks:
+        message = "The array of tasks is empty; send at least one task."
+        raise TaskError("arrayTooSmall", message, details={"type": "array"})
+    return tasks
+
+
+def parse_json(body: bytes | str) -> object:
+    """Return the value of a request body or frame.
+
+    Raises:
+        TaskError: it is not JSON, or holds half of a surrogate pair.
+    """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value: object = json.loads(body, parse_constant=_refuse_constant)
         if ("\\u" if isinstance(body, str) else b"\\u") in body:  # type: ignore[operator]
             json.dumps(value, ensure_ascii=False).encode()  # fails on half a surrogate pair
     except (ValueError, RecursionError) as e:
-        raise TaskError("invalidJSON", f"The request is not valid JSON: {e}.") from None
-    tasks = value if isinstance(value, list) else [value]
-    if not tasks:
-        raise TaskError("arrayTooSmall", "The array of tasks is empty; send at least one task.")
-    return tasks
+        reason = f"The request is not valid JSON: {_reason(e)}."
+        raise TaskError("invalidJSON", reason, details={"type": "array"}) from None
+    return value
 
 
 def wants_diagnostics(connection: HTTPConnection) -> bool:
     """Return whether a client wants diagnostics with its results, by header or query."""
     values = (connection.headers.get("x-diagnostics"), connection.query_params.get("diagnostics"))
+    return any(value in ("1", "true") for value in values)
+
+
+def is_dry_run(connection: HTTPConnection) -> bool:
+    """Return whether tasks are checked and priced only, by header or query.
+
+    Source: wire specification 1.4, and `dryRun` of the official JavaScript client.
+    """
+    values = (
+        connection.headers.get("x-runware-dry-run"),
+        connection.query_params.get("dryRun"),
+    )
     return any(value in ("1", "true") for value in values)
 
 
@@ -48,7 +72,18 @@ def public_base_url(connection: HTTPConnection, state: State) -> str:
 
 
 BaseUrl = Annotated[str, Depends(public_base_url)]
+IsDryRun = Annotated[bool, Depends(is_dry_run)]
 WantsDiagnostics = Annotated[bool, Depends(wants_diagnostics)]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "it holds half of a surrogate pair"
+    return str(error)
 
 
 def _refuse_constant(name: str) -> object:

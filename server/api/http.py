@@ -6,15 +6,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.dispatch import Caller, run_task
-from server.api.frames import BaseUrl, WantsDiagnostics, bearer_key, parse_tasks
+from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.state import AppState, State
 from server.delivery.images import media_type
 from server.runware.envelope import (
+    RETRY_AFTER_S,
     Envelope,
     ErrorObject,
     Item,
     error_envelope,
     http_status,
+    is_polled,
     to_error_object,
 )
 from server.runware.errors import TaskError
@@ -22,8 +24,6 @@ from server.runware.schemas import task_schema
 from server.tasks.service import Client
 
 router = APIRouter()
-
-RETRY_AFTER_S = 5
 
 _TASK_ARRAY = {
     "requestBody": {
@@ -45,20 +45,24 @@ _TASK_ARRAY = {
 @router.post("/v1", openapi_extra=_TASK_ARRAY)
 @router.post("/v1/", include_in_schema=False)
 async def run_tasks(
-    request: Request, state: State, base_url: BaseUrl, has_diagnostics: WantsDiagnostics
+    request: Request,
+    state: State,
+    base_url: BaseUrl,
+    has_diagnostics: WantsDiagnostics,
+    is_dry_run: IsDryRun,
 ) -> JSONResponse:
     """Run an array of tasks and answer when all are finished; errors stay with their task."""
     try:
-        body = await _read_body(request, state.settings.server.max_body_bytes)
-        bodies, key = _take_key(parse_tasks(body), request.headers.get("authorization"))
+        given = request.headers.get("authorization")
+        bodies, key = _take_key(parse_tasks(await request.body()), given)
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
         return _failure([to_error_object(e)])
-    caller = Caller(client, repeats_failures=True)
+    caller = Caller(client, repeats_failures=True, is_dry_run=is_dry_run)
     outcomes = await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
-    if errors and not data:
+    if errors and not data and not any(map(is_polled, errors)):
         return _failure(errors)
     envelope: Envelope = {"data": data}
     if errors:
@@ -125,21 +129,9 @@ def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], st
     return tasks, key
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the body, never holding more than the limit.
-
-    Raises:
-        TaskError: it is larger.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TaskError("requestTooLarge", f"The request is larger than {limit} bytes.")
-    return bytes(body)
-
-
 def _failure(errors: list[ErrorObject]) -> JSONResponse:
     status = http_status(errors[0]["code"])
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    headers = {401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
+    if status in (429, 503):
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
     return JSONResponse(error_envelope(errors), status, headers)

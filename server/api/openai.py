@@ -1,98 +1,116 @@
-"""The OpenAI images form, translated onto the same tasks, for gateways that speak it.
+"""The OpenAI form: images and models, translated onto the same tasks, for gateways that speak it.
 
-Source: "Create image" of the OpenAI API reference.
+Source: "Create image" and "Models" of the OpenAI API reference.
 """
 
 import time
-import uuid
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from server.api.dispatch import Caller, run_task
-from server.api.frames import BaseUrl, bearer_key
-from server.api.state import State
-from server.runware.envelope import http_status
+from server.api.frames import BaseUrl, bearer_key, parse_json
+from server.api.openai_errors import failure
+from server.api.openai_request import ImageGeneration, parse_generation, to_task
+from server.api.state import AppState, State
 from server.runware.errors import TaskError
+from server.runware.schemas import task_schema
+from server.settings import ApiSettings
 from server.tasks.service import Client
 
 router = APIRouter()
 
-_KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+_GENERATION = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": ImageGeneration.model_json_schema()}},
+    }
+}
 
 
-class ImageGeneration(BaseModel):
-    """The fields that mean something here; any other is refused by name."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    prompt: str = Field(description="What to generate, 2 to 3000 characters.")
-    model: str | None = Field(None, description="The served model, or left out.")
-    n: int = Field(1, ge=1, le=20, description="Number of images.")
-    size: str = Field("auto", description="WIDTHxHEIGHT, one of the offered sizes, or `auto`.")
-    response_format: Literal["url", "b64_json"] = "url"
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-    output_compression: int = Field(95, ge=20, le=99, description="Quality of jpeg and webp.")
-    user: str | None = Field(None, description="Not used.")
-    quality: Literal["auto", "standard", "hd", "low", "medium", "high"] = Field(
-        "auto", description="`low` generates 10 steps, `high` and `hd` 50, all others 20."
-    )
-
-
-@router.post("/v1/images/generations")
-async def create_images(
-    body: ImageGeneration,
-    state: State,
-    base_url: BaseUrl,
-    authorization: Annotated[str | None, Header()] = None,
-) -> JSONResponse:
+@router.post("/v1/images/generations", openapi_extra=_GENERATION)
+@router.post("/v1/images/generations/", include_in_schema=False)
+async def create_images(request: Request, state: State, base_url: BaseUrl) -> JSONResponse:
     """Generate images; the OpenAI form of an imageInference task."""
-    items: list[dict[str, Any]] = []
     try:
-        owner = state.keys.check(bearer_key(authorization))
-        task = _to_task(body, state.settings.api.model)
-        caller = Caller(Client(owner, base_url), repeats_failures=False)
+        owner = _check_key(request, state)
+        body = parse_generation(parse_json(await request.body()), state.settings.api)
+        task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
+        client = Client(owner, base_url)
+        caller = Caller(client, repeats_failures=False, has_long_prompts=True)
+        items: list[dict[str, Any]] = []
         async for batch in run_task(state, task, caller):
             items += cast(list[dict[str, Any]], batch)
+        size = await state.tasks.generated_size(task["taskUUID"], client)
     except TaskError as e:
-        return _failure(e)
-    form, key = (
-        ("imageURL", "url") if body.response_format == "url" else ("imageBase64Data", "b64_json")
+        return failure(e)
+    form, key = ("imageBase64Data", "b64_json") if body.has_base64 else ("imageURL", "url")
+    return JSONResponse(
+        {
+            "created": int(time.time()),
+            "data": [{key: item[form]} for item in items],
+            "background": "opaque",
+            "output_format": body.output_format,
+            "quality": body.drawn_quality,
+            "size": size,
+        }
     )
-    return JSONResponse({"created": int(time.time()), "data": [{key: i[form]} for i in items]})
 
 
-def _to_task(body: ImageGeneration, model: str) -> dict[str, Any]:
-    task: dict[str, Any] = {
-        "taskType": "imageInference",
-        "taskUUID": str(uuid.uuid4()),
-        "model": body.model or model,
-        "positivePrompt": body.prompt,
-        "numberResults": body.n,
-        "outputType": "URL" if body.response_format == "url" else "base64Data",
-        "outputFormat": {"png": "PNG", "jpeg": "JPG", "webp": "WEBP"}[body.output_format],
-        "outputQuality": body.output_compression,
-        "steps": {"low": 10, "high": 50, "hd": 50}.get(body.quality, 20),
-    }
-    if body.size != "auto":
-        width, _, height = body.size.partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            raise TaskError(
-                "invalidSize",
-                f"size must be WIDTHxHEIGHT or auto, not '{body.size[:80]}'.",
-                "size",
-            )
-        task |= {"width": int(width), "height": int(height)}
-    return task
+@router.post("/v1/images/edits", include_in_schema=False)
+@router.post("/v1/images/variations", include_in_schema=False)
+async def refuse_images() -> JSONResponse:
+    """Refuse what needs an image to start from."""
+    message = "This model generates from a prompt alone; use /v1/images/generations."
+    return failure(TaskError("unsupported", message))
 
 
-def _failure(error: TaskError) -> JSONResponse:
-    status = http_status(error.code)
-    content = {
-        "message": error.message,
-        "type": _KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error"),
-        "param": error.parameter if isinstance(error.parameter, str) else None,
-        "code": error.code,
-    }
-    return JSONResponse({"error": content}, status)
+@router.get("/v1/models")
+async def list_models(request: Request, state: State) -> JSONResponse:
+    """Return the names of the served model, in the OpenAI form."""
+    try:
+        _check_key(request, state)
+    except TaskError as e:
+        return failure(e)
+    names = _names(state.settings.api)
+    return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
+
+
+@router.get("/v1/models/{model_id}")
+async def get_model(model_id: str, request: Request, state: State) -> JSONResponse:
+    """Return one name of the served model, in the OpenAI form."""
+    try:
+        _check_key(request, state)
+        _check_name(model_id, state.settings.api)
+    except TaskError as e:
+        return failure(e)
+    return JSONResponse(_model(model_id))
+
+
+@router.get("/v1/models/{model_id}/schema.json")
+async def get_model_schema(model_id: str, state: State) -> JSONResponse:
+    """Return the JSON schema of an imageInference task, open to everybody as `/docs` is."""
+    try:
+        _check_name(model_id, state.settings.api)
+    except TaskError as e:
+        return failure(e)
+    return JSONResponse(task_schema())
+
+
+def _check_key(request: Request, state: AppState) -> str:
+    return state.keys.check(bearer_key(request.headers.get("authorization")))
+
+
+def _check_name(model_id: str, api: ApiSettings) -> None:
+    if model_id not in _names(api):
+        message = f"The model '{model_id[:80]}' does not exist."
+        raise TaskError("modelNotFound", message, "model")
+
+
+def _names(api: ApiSettings) -> tuple[str, ...]:
+    return (api.model, *api.model_aliases, *api.openai_models)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tencent"}

@@ -4,12 +4,13 @@ Source: wire specification, section 2.
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from server.api.dispatch import Caller, run_task
-from server.api.frames import BaseUrl, WantsDiagnostics, parse_tasks
+from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, parse_tasks
 from server.api.sessions import Session, try_send
 from server.api.state import AppState, State
 from server.runware.envelope import to_error_object
@@ -24,10 +25,14 @@ TRY_AGAIN_LATER = 1013  # RFC 6455's registry of close codes
 @router.websocket("/v1")
 @router.websocket("/v1/")
 async def serve_socket(
-    socket: WebSocket, state: State, base_url: BaseUrl, has_diagnostics: WantsDiagnostics
+    socket: WebSocket,
+    state: State,
+    base_url: BaseUrl,
+    has_diagnostics: WantsDiagnostics,
+    is_dry_run: IsDryRun,
 ) -> None:
     """Serve one socket until it closes, or nothing came for a while."""
-    connection = Connection(socket, state, base_url, has_diagnostics)
+    connection = Connection(socket, state, base_url, has_diagnostics, is_dry_run)
     await socket.accept()
     if state.sessions.num_sockets >= state.settings.server.max_connections:
         await socket.close(TRY_AGAIN_LATER)
@@ -72,12 +77,18 @@ class Connection:
     """One socket: authenticates, then runs the tasks of every frame side by side."""
 
     def __init__(
-        self, socket: WebSocket, state: AppState, base_url: str, has_diagnostics: bool
+        self,
+        socket: WebSocket,
+        state: AppState,
+        base_url: str,
+        has_diagnostics: bool,
+        is_dry_run: bool,
     ) -> None:
         self._socket = socket
         self._state = state
         self._base_url = base_url
         self._has_diagnostics = has_diagnostics
+        self._is_dry_run = is_dry_run
         self._session: Session | None = None
         self._num_running = 0
 
@@ -119,7 +130,8 @@ class Connection:
         try:
             owner = self._state.keys.check(key if isinstance(key, str) else None)
         except TaskError as e:
-            error = to_error_object(e)
+            # This code alone, also for no key: JS clients reconnect for ever on any other.
+            error = to_error_object(replace(e, code="invalidApiKey"))
             # Here alone `error` stands beside `errors`: one client waits 15 s without it.
             await try_send(self._socket, {"errors": [error], "error": error})
             return
@@ -128,7 +140,7 @@ class Connection:
 
     async def _run(self, body: object, session: Session) -> None:
         client = Client(session.owner, self._base_url, self._has_diagnostics)
-        caller = Caller(client, repeats_failures=False)
+        caller = Caller(client, repeats_failures=False, is_dry_run=self._is_dry_run)
         try:
             async for items in run_task(self._state, body, caller):
                 await session.send({"data": items})

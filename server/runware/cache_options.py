@@ -58,12 +58,14 @@ def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
 def _preset(
     task: ImageInference, settings: CacheSettings
 ) -> tuple[float | None, float | None, ForecastPlan | None]:
-    match task.acceleration:
+    match task.acceleration or settings.default_acceleration:
         case "low":
             return settings.low_tea_distance, None, None
+        case "medium":
+            return settings.medium_tea_distance, None, None
         case "high":
             return settings.high_tea_distance, None, ForecastPlan(order=HIGH_ORDER)
-        case _:  # none and medium reuse nothing
+        case _:
             return None, None, None
 
 

@@ -3,6 +3,7 @@
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from server.runware.errors import TaskError
+from server.runware.parameter_reference import reference
 
 # Source: wire specification 1.8. Whatever is not listed is the caller's mistake. Clients send a
 # task again on 429 and 5xx, so only faults that may pass are there.
@@ -14,10 +15,13 @@ _STATUS = {
     "rateLimitExceeded": 429,
     "inferenceError": 500,
     "internalServerError": 500,
+    "modelNotFound": 404,
     "modelNotReady": 503,
     "serviceUnavailable": 503,
     "workerFailed": 503,
 }
+
+RETRY_AFTER_S = 5  # of answers with 429 and 503
 
 OutputForm = Literal["URL", "base64Data", "dataURI"]
 
@@ -56,19 +60,28 @@ class AcknowledgementItem(TypedDict):
     taskUUID: str
 
 
+class EstimateItem(TypedDict):
+    """What a task would cost, in USD for all its images: the answer of a dry run."""
+
+    taskType: Literal["imageInference"]
+    taskUUID: str
+    cost: float
+
+
 class ErrorObject(TypedDict, total=False):
     """One error. A code may bring further fields, such as `min`, `max` and `allowedValues`."""
 
     code: str
     message: str
     parameter: str | list[str]
+    documentation: str
     taskUUID: str
     taskType: str
     status: Literal["error"]
 
 
 # Items of the other task types have fields of their own, made and read nowhere else.
-Item = ResultItem | ProcessingItem | AcknowledgementItem | dict[str, Any]
+Item = ResultItem | ProcessingItem | AcknowledgementItem | EstimateItem | dict[str, Any]
 
 
 class Envelope(TypedDict, total=False):
@@ -80,8 +93,16 @@ class Envelope(TypedDict, total=False):
 
 
 def http_status(code: str) -> int:
-    """Return the HTTP status of a response whose only outcome is this error."""
+    """Return the HTTP status of a response whose only outcome is an error with this code."""
     return _STATUS.get(code, 400)
+
+
+def is_polled(error: ErrorObject) -> bool:
+    """Return whether an error is what a poll reports: the poll itself succeeded.
+
+    Clients send a poll that got a 5xx again, up to three times, before they report the error.
+    """
+    return error.get("status") == "error"
 
 
 def error_envelope(errors: list[ErrorObject]) -> Envelope:
@@ -97,7 +118,7 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
     fields: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.parameter is not None:
         fields["parameter"] = error.parameter
-    fields |= error.details
+    fields |= {**reference(error.parameter), **error.details}
     if isinstance(task, dict):
         for name in ("taskUUID", "taskType"):
             if isinstance(task.get(name), str):

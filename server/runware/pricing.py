@@ -5,5 +5,6 @@ from server.settings import PriceSettings
 
 def image_cost(settings: PriceSettings, width_px: int, height_px: int, steps: int) -> float:
     """Return USD for one image."""
-    megapixel_steps = width_px * height_px / 1e6 * steps
-    return round(settings.per_image + settings.per_megapixel_step * megapixel_steps, 4)
+    megapixels = width_px * height_px / 1e6
+    per_step = settings.per_megapixel_step * (megapixels + settings.growth * megapixels**2)
+    return round(settings.per_image + per_step * steps, 4)

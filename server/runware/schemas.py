@@ -2,52 +2,56 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from schedulers.catalog import ACCEPTED, REJECTED
+from schedulers.catalog import ACCEPTED
 from server.runware.seeds import MAX_SEED
+from server.runware.wire_values import (
+    TOLERATED,
+    accelerator_values,
+    cleaned,
+    format_name,
+    listed,
+    safety_mode,
+)
 
 BLANK_PROMPT = "__BLANK__"
+MAX_PROMPT = 3000
+LONG_PROMPTS = "long_prompts"  # in the context of a validation: the limit above does not hold
 
 OutputType = Literal["URL", "base64Data", "dataURI"]
 Acceleration = Literal["none", "low", "medium", "high"]
 UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
 
-# Parameters that official clients always send and that mean nothing for this model: not used.
-# Source: wire specification 5.3 and 7.5, captured from the clients.
-TOLERATED = {"clipSkip", "promptWeighting"}
-ALIASES = {
-    "fbcache": "fbCache",
-    "cacheDistance": "fbCacheThreshold",
-    "cacheStopStep": "cacheEndStep",
-}
-_DEEP_CACHE = {"deepCache", "deepCacheInterval", "deepCacheBranchId", "deepCacheSkipMode"}
-
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _without(names: set[str], values: object) -> object:
-    """Drop `null`, which counts as absent, and the given names."""
-    if not isinstance(values, dict):
-        return values
-    return {k: v for k, v in values.items() if v is not None and k not in names}
-
-
 def _known_scheduler(name: str) -> str:
-    if name in REJECTED:
-        raise ValueError(f"'{name}' is refused: {REJECTED[name]}")
     if name not in ACCEPTED:
         raise ValueError(f"It must be one of: {', '.join(map(repr, ACCEPTED))}.")
     return name
+
+
+def _short(prompt: str, info: ValidationInfo) -> str:
+    if len(prompt) > MAX_PROMPT and not (info.context or {}).get(LONG_PROMPTS):
+        raise PydanticCustomError("string_too_long", "too long")
+    return prompt
+
+
+Prompt = Annotated[
+    str, AfterValidator(_short), WithJsonSchema({"type": "string", "maxLength": MAX_PROMPT})
+]
 
 
 class Safety(BaseModel):
@@ -55,12 +59,15 @@ class Safety(BaseModel):
 
     model_config = _STRICT
     checkContent: bool = Field(False, description="Check the images; means mode `fast`.")
-    mode: Literal["none", "fast"] = Field("none", description="`fast`: one check per image.")
+    mode: Annotated[Literal["none", "fast"], BeforeValidator(safety_mode)] = Field(
+        "none", description="`fast`: one check per image; `full` means the same."
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
-        return _without({"tolerance", "checkInputs"}, values)  # sent by one client, for video
+        # Sent by one client, for video.
+        return cleaned(cls, values, frozenset({"tolerance", "checkInputs"}))
 
     @property
     def is_on(self) -> bool:
@@ -96,12 +103,7 @@ class AcceleratorOptions(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        values = {ALIASES.get(k, k): v for k, v in values.items() if v is not None}
-        # Another model's cache: off is what it is here, on stays and is refused.
-        off = set() if values.get("deepCache") else _DEEP_CACHE
-        return _without(off, values)
+        return accelerator_values(cls, values)
 
 
 class ForecastOptions(BaseModel):
@@ -119,6 +121,11 @@ class ForecastOptions(BaseModel):
         description="Compute every n-th step; replaces what the step caches would decide.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return cleaned(cls, values)
+
 
 class HunyuanOptions(BaseModel):
     """What this server can do beyond the hosted API."""
@@ -135,6 +142,11 @@ class HunyuanOptions(BaseModel):
         None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: object) -> object:
+        return cleaned(cls, values)
+
 
 class ImageInference(BaseModel):
     """Generate images from a prompt."""
@@ -144,15 +156,12 @@ class ImageInference(BaseModel):
     taskType: Literal["imageInference"] = Field(description="The type of the task.")
     taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
     model: str = Field(description="The model to generate with.", examples=["runware:180@1"])
-    positivePrompt: str = Field(
+    positivePrompt: Prompt = Field(
         min_length=2,
-        max_length=3000,
         description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
         examples=["A lighthouse on a cliff at dawn"],
     )
-    negativePrompt: str | None = Field(
-        None, min_length=2, max_length=3000, description="What to keep away from."
-    )
+    negativePrompt: Prompt | None = Field(None, min_length=2, description="What to keep away from.")
     width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
     height: int | None = Field(
         None, description="Height in pixels; needs `width`.", examples=[1024]
@@ -162,17 +171,20 @@ class ImageInference(BaseModel):
     )
     steps: int = Field(20, ge=1, le=100, description="Number of denoising steps.")
     scheduler: Annotated[str, AfterValidator(_known_scheduler)] = Field(
-        "Default", description="How to walk from noise to image.", examples=["Euler"]
+        "Default",
+        description="How to walk from noise to image.",
+        examples=["Euler"],
+        json_schema_extra={"enum": list(ACCEPTED)},
     )
     CFGScale: float = Field(
         7.0, ge=1.1, le=50, multiple_of=0.01, description="How closely to follow the prompt."
     )
     numberResults: int = Field(1, ge=1, le=20, description="Number of images.")
-    outputType: Annotated[list[OutputType], BeforeValidator(_listed)] = Field(
+    outputType: Annotated[list[OutputType], BeforeValidator(listed)] = Field(
         ["URL"], min_length=1, description="How images are returned: one form or several."
     )
-    outputFormat: Annotated[Literal["JPG", "PNG", "WEBP"], BeforeValidator(_upper)] = Field(
-        "JPG", description="File format, in any case."
+    outputFormat: Annotated[Literal["JPG", "PNG", "WEBP"], BeforeValidator(format_name)] = Field(
+        "JPG", description="File format, in any case; `JPEG` means `JPG`."
     )
     outputQuality: int = Field(
         95, ge=20, le=99, description="Compression quality of JPG and WEBP; PNG is lossless."
@@ -188,10 +200,15 @@ class ImageInference(BaseModel):
     )
     safety: Safety = Field(Safety(), description="Content checking.")
     checkNSFW: bool = Field(False, description="An older name of `safety.checkContent`.")
-    ttl: int | None = Field(None, ge=60, description="Seconds that a URL stays valid.")
+    ttl: int | None = Field(
+        None, ge=60, description="Seconds that a URL stays valid; for `URL` alone."
+    )
     includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
-    acceleration: Acceleration = Field(
-        "medium", description="Preset of the accelerator options; explicit options win."
+    acceleration: Acceleration | None = Field(
+        None,
+        description="Preset of the accelerator options, which reuses more from `none`, exact, over "
+        "`low` and `medium` to `high`; explicit options win. Left out, the server's setting "
+        "decides, and that is `none` unless changed.",
     )
     acceleratorOptions: AcceleratorOptions = Field(AcceleratorOptions(), description="Step caches.")
     hunyuan: HunyuanOptions = Field(
@@ -201,7 +218,7 @@ class ImageInference(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
-        return _without(TOLERATED, values)
+        return cleaned(cls, values, TOLERATED)
 
     @property
     def is_async(self) -> bool:

@@ -3,33 +3,45 @@
 Source: wire specification 1.11: unknown names, then missing ones, then the prompt, then values.
 """
 
+import json
 import uuid
 from typing import Any
 
 from pydantic import ValidationError
 
 from server.runware.errors import TaskError
-from server.runware.schemas import ImageInference, parameter_schema, sibling_parameters
+from server.runware.parameter_reference import bounds
+from server.runware.schemas import LONG_PROMPTS, ImageInference, sibling_parameters
 
 MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 
 
-def parse_image_inference(task: dict[str, Any], default_steps: int | None = None) -> ImageInference:
+def parse_image_inference(
+    task: dict[str, Any], default_steps: int | None = None, *, has_long_prompts: bool = False
+) -> ImageInference:
     """Check one task and return it. `null` counts as absent.
 
-    `default_steps` replaces the API's default number of steps, for distilled checkpoints.
+    `default_steps` replaces the API's default number of steps, for distilled checkpoints;
+    `has_long_prompts` lifts its limit of 3000 characters.
 
     Raises:
         TaskError: the first fault.
     """
-    if default_steps is not None and task.get("steps") is None:
-        task = {**task, "steps": default_steps}
     try:
-        parsed = ImageInference.model_validate(task)
+        parsed = ImageInference.model_validate(
+            with_default_steps(task, default_steps), context={LONG_PROMPTS: has_long_prompts}
+        )
     except ValidationError as e:
         raise _to_task_error(min(e.errors(), key=_rank)) from None
     check_cache_window(parsed)
     return parsed
+
+
+def with_default_steps(task: dict[str, Any], default_steps: int | None) -> dict[str, Any]:
+    """Return a task with the checkpoint's own number of steps, if it gives none."""
+    if default_steps is None or task.get("steps") is not None:
+        return task
+    return {**task, "steps": default_steps}
 
 
 def new_image_inference(
@@ -134,53 +146,38 @@ def _to_task_error(fault: Any) -> TaskError:
     suffix = last[0].upper() + last[1:]
     if fault["type"] == "missing":
         return TaskError(f"missing{suffix}", f"Missing required parameter: '{name}'.", name)
-    bounds = _bounds(parameter_schema(path) or {})
+    limits = bounds(path)
     return TaskError(
         f"invalid{suffix}",
-        f"Invalid value for '{name}' parameter. {_rule(fault, last, bounds)} "
+        f"Invalid value for '{name}' parameter. {_rule(fault, last, limits)} "
         f"Got {_shown(fault['input'])}.",
         name,
-        bounds,
+        limits,
     )
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    """Return a faulty value as the client wrote it: in JSON, a string in single quotes."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MAX_SHOWN else f"{len(str(value))} characters"
 
 
-def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return type, min, max, multiplier and allowedValues from a parameter's JSON schema."""
-    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
-    values = schema.get("items", schema)
-    allowed = values.get("enum") or ([values["const"]] if "const" in values else None)
-    kind = values.get("type", "object" if "$ref" in values else "string")
-    bounds = {
-        "type": {"number": "float"}.get(kind, kind),
-        "min": schema.get("minimum", schema.get("minLength")),
-        "max": schema.get("maximum", schema.get("maxLength")),
-        "multiplier": schema.get("multipleOf"),
-        "allowedValues": allowed,
-    }
-    return {key: value for key, value in bounds.items() if value is not None}
-
-
-def _rule(fault: Any, name: str, bounds: dict[str, Any]) -> str:
+def _rule(fault: Any, name: str, limits: dict[str, Any]) -> str:
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
-    if "allowedValues" in bounds:
-        return f"It must be one of: {', '.join(map(repr, bounds['allowedValues']))}."
+    if "allowedValues" in limits:
+        return f"It must be one of: {', '.join(map(repr, limits['allowedValues']))}."
     if name == "taskUUID":
         return "It must be a UUID v4."
     if name in ("webhookURL", "uploadEndpoint"):
         return "It must be an http or https URL."
-    article = "an" if bounds["type"][0] in "aeiou" else "a"
-    rule = f"It must be {article} {bounds['type']}"
-    unit = " characters" if bounds["type"] == "string" else ""
-    if "min" in bounds and "max" in bounds:
-        rule += f" of {bounds['min']} to {bounds['max']}{unit}"
-    elif "min" in bounds:
-        rule += f" of at least {bounds['min']}"
-    if "multiplier" in bounds:
-        rule += f" in steps of {bounds['multiplier']}"
+    article = "an" if limits["type"][0] in "aeiou" else "a"
+    rule = f"It must be {article} {limits['type']}"
+    unit = " characters" if limits["type"] == "string" else ""
+    if "min" in limits and "max" in limits:
+        rule += f" of {limits['min']} to {limits['max']}{unit}"
+    elif "min" in limits:
+        rule += f" of at least {limits['min']}"
+    if "multiplier" in limits:
+        rule += f" in steps of {limits['multiplier']}"
     return f"{rule}."

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
 from server.engine.messages import Job
 from server.runware.errors import TaskError
 from server.runware.image_request import to_image_request
-from server.runware.schemas import ImageInference
+from server.runware.schemas import LONG_PROMPTS, ImageInference
+from server.runware.validation import with_default_steps
 from server.settings import CacheSettings
 from server.tasks.tables import RUNNING, TaskRow
 
@@ -22,6 +24,7 @@ class AcceptedTask:
     """
 
     parameters: ImageInference
+    sent: dict[str, Any]  # as the client wrote it; getTaskDetails returns it
     width_px: int | None
     height_px: int | None
     seeds: tuple[int, ...]
@@ -33,7 +36,13 @@ class AcceptedTask:
 
     @property
     def task_uuid(self) -> str:
-        return self.parameters.taskUUID
+        """The UUID in lower case: its case means nothing. Results have the spelling of the task."""
+        return self.parameters.taskUUID.lower()
+
+    @property
+    def url_ttl_s(self) -> int | None:
+        """How long the task wants its URLs to work; `ttl` means nothing for other forms."""
+        return self.parameters.ttl if "URL" in self.parameters.outputType else None
 
     @property
     def num_images(self) -> int:
@@ -44,7 +53,7 @@ class AcceptedTask:
         return TaskRow(
             task_uuid=self.task_uuid,
             owner=self.owner,
-            request=self.parameters.model_dump(mode="json", exclude_unset=True),
+            request=self.sent,
             base_url=self.base_url,
             seeds=[str(seed) for seed in self.seeds],
             image_uuids=list(self.image_uuids),
@@ -59,14 +68,16 @@ class AcceptedTask:
         )
 
     @classmethod
-    def from_row(cls, row: TaskRow) -> "AcceptedTask":
-        """Return a stored task.
+    def from_row(cls, row: TaskRow, default_steps: int | None) -> "AcceptedTask":
+        """Return a stored task; `default_steps` are the checkpoint's, as at admission.
 
         Raises:
             TaskError: an older version of this server accepted what this one does not understand.
         """
         try:
-            parameters = ImageInference.model_validate(row.request)
+            parameters = ImageInference.model_validate(
+                with_default_steps(row.request, default_steps), context={LONG_PROMPTS: True}
+            )
         except ValidationError:
             raise TaskError(
                 "internalServerError",
@@ -74,6 +85,7 @@ class AcceptedTask:
             ) from None
         return cls(
             parameters=parameters,
+            sent=row.request,
             width_px=row.width or parameters.width,
             height_px=row.height or parameters.height,
             seeds=tuple(int(seed) for seed in row.seeds),

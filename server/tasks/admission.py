@@ -18,7 +18,7 @@ def check_task(task: ImageInference, api: ApiSettings, info: CheckpointInfo) -> 
     Raises:
         TaskError: the model, size, or a way of generating is not served, or a prompt is too long.
     """
-    if task.model != api.model:
+    if task.model not in (api.model, *api.model_aliases):
         raise TaskError(
             "invalidModel",
             f"Invalid value for 'model' parameter. It must be '{api.model}'. "
@@ -64,10 +64,10 @@ def check_limits(
 
 
 def conflict(task_uuid: str) -> TaskError:
-    """Return the error for a UUID that is taken."""
+    """Return the error for a UUID that is taken. It does not say by whom, nor whether it runs."""
     return TaskError(
         "conflictTaskUUID",
-        f"A task with UUID '{task_uuid}' exists already; use a new UUID, or poll it.",
+        f"The UUID '{task_uuid}' cannot be used for a task; send the task under a new one.",
         "taskUUID",
     )
 

@@ -1,15 +1,30 @@
 """Result items of a task: finished images, images in the making, stored failures."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from model.resolution import Size
 from server.delivery.images import ImageStore, media_type
-from server.runware.envelope import ProcessingItem, ResultItem
+from server.runware.envelope import EstimateItem, Item, ProcessingItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
+from server.runware.schemas import ImageInference
 from server.settings import PriceSettings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.tables import ImageRow, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What has become of a task: items of its images, and the failure that ended it.
+
+    The items carry the UUID as the poller wrote it, by which he finds them.
+    """
+
+    items: list[Item]
+    failure: TaskError | None = None
 
 
 def result_item(
@@ -22,7 +37,7 @@ def result_item(
     parameters = task.parameters
     item: ResultItem = {
         "taskType": "imageInference",
-        "taskUUID": task.task_uuid,
+        "taskUUID": parameters.taskUUID,
         "imageUUID": image.image_uuid,
         "seed": task.seeds[image.position],
     }
@@ -35,7 +50,7 @@ def result_item(
             item["imageBase64Data"] = text
         if "dataURI" in parameters.outputType:
             item["imageDataURI"] = f"data:{media_type(image.name)};base64,{text}"
-    if parameters.includeCost:
+    if parameters.includeCost or price.always_included:
         width_px, height_px = image.width or task.width_px, image.height or task.height_px
         assert width_px is not None
         assert height_px is not None
@@ -43,6 +58,23 @@ def result_item(
     if image.is_nsfw is not None:
         item["NSFWContent"] = image.is_nsfw
     return item
+
+
+def estimate_item(
+    parameters: ImageInference, size: Size | None, offered: Sequence[Size], price: PriceSettings
+) -> EstimateItem:
+    """Return the item of a dry run: one for all images, priced together.
+
+    A size that the model is to choose is priced as the square one; all have about one area.
+    """
+    square = min(offered, key=lambda s: abs(s.width_px - s.height_px))
+    width_px, height_px = (size or square).width_px, (size or square).height_px
+    each = image_cost(price, width_px, height_px, parameters.steps)
+    return {
+        "taskType": "imageInference",
+        "taskUUID": parameters.taskUUID,
+        "cost": round(each * parameters.numberResults, 4),
+    }
 
 
 async def load_result_item(
@@ -57,6 +89,13 @@ async def load_result_item(
     if encoded is None and needs_bytes(task):
         raise TaskError("taskExpired", "The images of this task have expired.", "taskUUID")
     return result_item(task, image, encoded, price)
+
+
+def with_diagnostics(item: ResultItem, image: ImageRow, is_wanted: bool) -> ResultItem:
+    """Add how the image was generated, for clients that request it."""
+    if is_wanted and image.diagnostics:
+        item["diagnostics"] = image.diagnostics
+    return item
 
 
 def needs_bytes(task: AcceptedTask) -> bool:
@@ -76,7 +115,7 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
     for position, image_uuid in enumerate(row.image_uuids):
         item: ProcessingItem = {
             "taskType": "imageInference",
-            "taskUUID": row.task_uuid,
+            "taskUUID": row.request["taskUUID"],
             "imageUUID": image_uuid,
             "status": "processing",
             "progress": progress,
@@ -90,5 +129,6 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
 def stored_failure(row: TaskRow) -> TaskError:
     """Return the error that ended a task, as its polls report it."""
     known: dict[str, Any] = dict(row.error or {})
+    known.pop("taskUUID", None)  # in the spelling of the poll
     code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
     return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})

@@ -86,10 +86,13 @@ class RunnerServices:
 class TaskRunner:
     """Runs tasks on an engine: `run` -> `_generate` -> `_keep` for each image -> `_end`."""
 
-    def __init__(self, settings: Settings, services: RunnerServices) -> None:
+    def __init__(
+        self, settings: Settings, services: RunnerServices, default_steps: int | None = None
+    ) -> None:
         self.running: dict[str, RunningTask] = {}
         self._settings = settings
         self._services = services
+        self._default_steps = default_steps
         self._background = Background()
         self._stopping = asyncio.Event()
 
@@ -142,7 +145,7 @@ class TaskRunner:
 
     async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
-        task = AcceptedTask.from_row(stored.row)
+        task = AcceptedTask.from_row(stored.row, self._default_steps)
         finished = {image.position for image in stored.images}
         positions = [i for i in range(task.num_images) if i not in finished]
         if not positions:  # the last image was kept, and then the server died
@@ -184,7 +187,7 @@ class TaskRunner:
             position=position,
             name=name,
             is_nsfw=is_nsfw,
-            expires_at=time.time() + (parameters.ttl or self._settings.images.ttl_s),
+            expires_at=time.time() + (task.url_ttl_s or self._settings.images.ttl_s),
             diagnostics=self._diagnostics(task, done),
             width=done.width_px,
             height=done.height_px,

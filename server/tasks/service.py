@@ -18,7 +18,7 @@ from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.engine.protocol import EngineStatus
 from server.process import request_id
-from server.runware.envelope import Envelope, Item, ProcessingItem, ResultItem, to_error_object
+from server.runware.envelope import Envelope, EstimateItem, Item, ResultItem, to_error_object
 from server.runware.errors import TaskError
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
@@ -27,10 +27,13 @@ from server.tasks.accepted import AcceptedTask
 from server.tasks.admission import check_limits, check_task, conflict
 from server.tasks.leases import Leases
 from server.tasks.results import (
+    Poll,
+    estimate_item,
     load_result_item,
     processing_items,
     result_item,
     stored_failure,
+    with_diagnostics,
 )
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import DuplicateTaskError
@@ -57,7 +60,7 @@ class TaskService:
         self.checkpoint = checkpoint
         self._settings = settings
         self._services = services
-        self._runner = TaskRunner(settings, services)
+        self._runner = TaskRunner(settings, services, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
         self._background = Background()
         self._is_draining = False
@@ -103,8 +106,10 @@ class TaskService:
 
     # --- tasks ---
 
-    async def admit(self, parameters: ImageInference, client: Client) -> str:
-        """Store a task, start it, and return its UUID.
+    async def admit(self, parameters: ImageInference, sent: dict[str, Any], client: Client) -> str:
+        """Store a task, start it, and return the UUID under which it is stored.
+
+        `sent` is the task as the client wrote it.
 
         Raises:
             TaskError: it cannot be generated, its UUID is taken, or too much is queued.
@@ -117,6 +122,7 @@ class TaskService:
         seeds = image_seeds(parameters.seed, parameters.numberResults)
         task = AcceptedTask(
             parameters=parameters,
+            sent=sent,
             width_px=None if size is None else size.width_px,
             height_px=None if size is None else size.height_px,
             seeds=seeds,
@@ -132,9 +138,20 @@ class TaskService:
             await self._services.store.add(row)
         except (DuplicateTaskError, TaskError) as e:
             self._runner.release(row.task_uuid)
-            raise (e if isinstance(e, TaskError) else conflict(row.task_uuid)) from None
+            raise (e if isinstance(e, TaskError) else conflict(parameters.taskUUID)) from None
         self._runner.start(StoredTask(row, ()))
         return row.task_uuid
+
+    def estimate(self, parameters: ImageInference) -> EstimateItem:
+        """Return what a task would cost, without taking its UUID or generating it.
+
+        Raises:
+            TaskError: it cannot be generated, now or later.
+        """
+        size = check_task(parameters, self._settings.api, self.checkpoint)
+        if parameters.is_checked:
+            self._services.safety.require()
+        return estimate_item(parameters, size, self.checkpoint.sizes, self._settings.price)
 
     async def follow(self, task_uuid: str, client: Client) -> AsyncIterator[ResultItem]:
         """Yield the result items of a task admitted just now, each as it is finished.
@@ -143,34 +160,42 @@ class TaskService:
             TaskError: the task failed.
         """
         running = self._runner.running[task_uuid]
-        task = AcceptedTask.from_row(running.row)
+        task = AcceptedTask.from_row(running.row, self.checkpoint.default_steps)
         outcomes = running.follow()
         while (outcome := await outcomes.get()) is not None:
             if isinstance(outcome, TaskError):
                 raise outcome
             item = result_item(task, outcome.row, outcome.encoded, self._settings.price)
-            yield _with_diagnostics(item, outcome.row, client)
+            yield with_diagnostics(item, outcome.row, client.has_diagnostics)
 
-    async def poll(self, task_uuid: str, client: Client) -> list[ProcessingItem] | list[ResultItem]:
-        """Return one item per image of a task: all `processing`, or all `success`.
+    async def poll(self, task_uuid: str, client: Client) -> Poll:
+        """Return what has become of a task: its images, all `processing` or those finished.
 
         Raises:
-            TaskError: the task is not known, or it failed.
+            TaskError: the task is not known, or its images have expired.
         """
         stored = await self._find(task_uuid, client.owner)
-        if stored.row.status == FAILED:
-            raise stored_failure(stored.row)
-        if stored.row.status == RUNNING:
-            progress, texts = stored.row.progress or 0, dict[int, str]()
-            if (running := self._runner.running.get(task_uuid)) is not None:
+        row = stored.row
+        if row.status == RUNNING:
+            progress, texts = row.progress or 0, dict[int, str]()
+            if (running := self._runner.running.get(row.task_uuid)) is not None:
                 progress, texts = running.progress, running.texts
-            return processing_items(stored.row, progress, texts if client.has_diagnostics else {})
-        task = AcceptedTask.from_row(stored.row)
-        items: list[ResultItem] = []
-        for image in stored.images:
-            item = await load_result_item(task, image, self._services.images, self._settings.price)
-            items.append(_with_diagnostics({**item, "status": "success"}, image, client))
-        return items
+            waiting = processing_items(row, progress, texts if client.has_diagnostics else {})
+            return Poll([{**item, "taskUUID": task_uuid} for item in waiting])
+        failure = stored_failure(row) if row.status == FAILED else None
+        items: list[Item] = []
+        try:
+            task = AcceptedTask.from_row(row, self.checkpoint.default_steps)
+            for image in stored.images:
+                item = await load_result_item(
+                    task, image, self._services.images, self._settings.price
+                )
+                item = {**item, "taskUUID": task_uuid, "status": "success"}
+                items.append(with_diagnostics(item, image, client.has_diagnostics))
+        except TaskError:
+            if failure is None:
+                raise
+        return Poll(items, failure)
 
     async def details(self, task_uuid: str, client: Client) -> dict[str, Any]:
         """Return a task as it was sent, with its present response.
@@ -181,16 +206,26 @@ class TaskService:
         stored = await self._find(task_uuid, client.owner)
         response: Envelope = {}
         try:
-            items: list[Item] = [*await self.poll(task_uuid, client)]
-            response["data"] = items
+            polled = await self.poll(task_uuid, client)
+            items, failure = polled.items, polled.failure
         except TaskError as e:
-            response["errors"] = [to_error_object(e, stored.row.request)]
+            items, failure = [], e
+        if items or failure is None:
+            response["data"] = items
+        if failure is not None:
+            response["errors"] = [to_error_object(failure, stored.row.request)]
         return {
             "taskType": "getTaskDetails",
             "taskUUID": task_uuid,
             "request": [stored.row.request],
             "response": response,
         }
+
+    async def generated_size(self, task_uuid: str, client: Client) -> str | None:
+        """Return WIDTHxHEIGHT of a task's first finished image."""
+        for image in (await self._find(task_uuid, client.owner)).images:
+            return f"{image.width}x{image.height}"
+        return None
 
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
         """Keep an image that a client sent, as long as images are kept."""
@@ -224,7 +259,7 @@ class TaskService:
         if parameters.is_checked:
             self._services.safety.require()
         running = self._runner.running
-        if parameters.taskUUID in running:
+        if parameters.taskUUID.lower() in running:
             raise conflict(parameters.taskUUID)
         num_queued = sum(task.num_images for task in running.values())
         num_of_owner = sum(task.row.owner == owner for task in running.values())
@@ -233,7 +268,7 @@ class TaskService:
         return size
 
     async def _find(self, task_uuid: str, owner: str) -> StoredTask:
-        stored = await self._services.store.find(task_uuid)
+        stored = await self._services.store.find(task_uuid.lower())
         if stored is None or stored.row.owner != owner:
             raise TaskError(
                 "taskFailedOrNotFound", f"There is no task '{task_uuid[:80]}'.", "taskUUID"
@@ -258,10 +293,3 @@ class TaskService:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.tasks.sweep_every_s):
                     await self._stopping.wait()
-
-
-def _with_diagnostics(item: ResultItem, image: ImageRow, client: Client) -> ResultItem:
-    """Add how the image was generated, for clients that request it."""
-    if client.has_diagnostics and image.diagnostics:
-        item["diagnostics"] = image.diagnostics
-    return item

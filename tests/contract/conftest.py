@@ -92,13 +92,15 @@ def tasks_of(client: TestClient) -> TaskService:
 class FakeEngine:
     """Generates at once: one step and one image a seed.
 
-    `failure` (code, message) fails jobs, `fault` raises out of them; `is_held` lets them wait.
+    `failure` (code, message) fails jobs, `failure_after` fails them after so many images, `fault`
+    raises out of them; `is_held` lets them wait.
     As `Engine` requires, no job is left without an end when it stops.
     """
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.failure: tuple[str, str] | None = None
+        self.failure_after: int | None = None
         self.fault: Exception | None = None
         self.is_held = False
         self.is_stopped = False
@@ -125,6 +127,9 @@ class FakeEngine:
             return
         request = job.request
         for image, seed in enumerate(request.seeds):
+            if image == self.failure_after:
+                yield JobFailed(job_id=job.job_id, code="inferenceError", message="died")
+                return
             yield JobStep(job_id=job.job_id, image=image, step=1, num_steps=request.num_steps)
             yield JobImage(
                 job_id=job.job_id,

@@ -75,7 +75,7 @@ def test_the_default_prices_are_those_of_the_published_examples(
 ) -> None:
     task = make_task(width=size[0], height=size[1], steps=steps, includeCost=True)
     (item,) = client.post("/v1", json=[task]).json()["data"]
-    assert item["cost"] == pytest.approx(cost, rel=0.03)
+    assert item["cost"] == pytest.approx(cost, rel=0.006)
 
 
 def test_an_image_is_gone_when_its_time_is_over(settings: Settings, engine: FakeEngine) -> None:

@@ -38,8 +38,10 @@ class FaultyStore(TaskStore):
 
 
 def accepted_task() -> AcceptedTask:
+    task = make_task()
     return AcceptedTask(
-        parameters=parse_image_inference(make_task()),
+        parameters=parse_image_inference(task),
+        sent=task,
         width_px=1024,
         height_px=1024,
         seeds=(7,),

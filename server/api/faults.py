@@ -1,0 +1,39 @@
+"""Answers to requests that no route serves, and to faults of the server, in error envelopes."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from server.api.openai_errors import error_object
+from server.runware.envelope import to_error_object
+from server.runware.errors import TaskError
+
+
+def add_fault_handlers(app: FastAPI) -> None:
+    """Let unknown paths and methods, and unforeseen errors, be answered as clients read errors."""
+    app.add_exception_handler(HTTPException, _answer_http_fault)
+    app.add_exception_handler(Exception, _answer_server_fault)
+
+
+async def _answer_http_fault(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, HTTPException)
+    if fault.status_code == 405:
+        error = TaskError("unsupportedMethod", f"{request.method} is not supported here.")
+    elif fault.status_code == 404:
+        error = TaskError("unknownPath", f"There is nothing at {request.url.path[:200]}.")
+    else:
+        error = TaskError("invalidRequest", str(fault.detail))
+    return _envelope(error, fault.status_code, dict(fault.headers or {}))
+
+
+async def _answer_server_fault(request: Request, fault: Exception) -> Response:
+    """The access log and the server's log have the traceback; clients get no words of it."""
+    error = TaskError("internalServerError", "The server failed; its log says why.")
+    return _envelope(error, 500, {})
+
+
+def _envelope(error: TaskError, status: int, headers: dict[str, str]) -> JSONResponse:
+    """Return an envelope that Runware's clients and OpenAI's can read: both look at `error`."""
+    runware = to_error_object(error)
+    both = {**error_object(error, status), **runware}
+    return JSONResponse({"data": [], "errors": [runware], "error": both}, status, headers)
