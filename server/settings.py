@@ -170,9 +170,17 @@ class EgressSettings(BaseModel):
     allowed_networks: tuple[str, ...] = Field(
         (), description="Private networks that may be reached, for example 10.1.0.0/16"
     )
-    timeout_s: float = Field(30.0, gt=0)
-    webhook_tries: int = Field(5, ge=1)
-    webhook_first_delay_s: float = Field(2.0, gt=0, description="Doubles with each try")
+    timeout_s: float = Field(30.0, gt=0, description="Of one try of an upload")
+    upload_tries: int = Field(
+        5, ge=1, description="After network errors, 408, 429 and 5xx; 0.25 s, 0.5 s, ... between"
+    )
+    webhook_timeout_s: float = Field(5.0, gt=0, description="Of one try of a webhook call")
+    webhook_tries: int = Field(
+        16, ge=1, description="Until 2xx; between them 0.25 s, doubling to 8 s"
+    )
+    webhook_body: Literal["envelope", "flat"] = Field(
+        "envelope", description='envelope: {"data": [item]} or {"errors": [error]}; flat: the item'
+    )
 
 
 class ApiSettings(BaseModel):
