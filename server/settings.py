@@ -40,6 +40,10 @@ class ServerSettings(BaseModel):
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
+    max_connections_per_key: int = Field(200, ge=1, description="Open WebSockets of one API key")
+    authentication_timeout_s: float = Field(
+        10.0, gt=0, description="A WebSocket that has not authenticated by then is closed"
+    )
     socket_idle_s: float = Field(
         120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
     )
