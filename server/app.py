@@ -19,6 +19,7 @@ from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
+from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
@@ -105,6 +106,8 @@ def _build_services(
         store=store,
         images=images,
         webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        uploader=Uploader(settings.egress, egress),
+        egress=egress,
         safety=safety,
         metrics=Metrics(),
     )

@@ -40,6 +40,10 @@ class ServerSettings(BaseModel):
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
+    max_connections_per_key: int = Field(200, ge=1, description="Open WebSockets of one API key")
+    authentication_timeout_s: float = Field(
+        10.0, gt=0, description="A WebSocket that has not authenticated by then is closed"
+    )
     socket_idle_s: float = Field(
         120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
     )
@@ -179,9 +183,17 @@ class EgressSettings(BaseModel):
     allowed_networks: tuple[str, ...] = Field(
         (), description="Private networks that may be reached, for example 10.1.0.0/16"
     )
-    timeout_s: float = Field(30.0, gt=0)
-    webhook_tries: int = Field(5, ge=1)
-    webhook_first_delay_s: float = Field(2.0, gt=0, description="Doubles with each try")
+    timeout_s: float = Field(30.0, gt=0, description="Of one try of an upload")
+    upload_tries: int = Field(
+        5, ge=1, description="After network errors, 408, 429 and 5xx; 0.25 s, 0.5 s, ... between"
+    )
+    webhook_timeout_s: float = Field(5.0, gt=0, description="Of one try of a webhook call")
+    webhook_tries: int = Field(
+        16, ge=1, description="Until 2xx; between them 0.25 s, doubling to 8 s"
+    )
+    webhook_body: Literal["envelope", "flat"] = Field(
+        "envelope", description='envelope: {"data": [item]} or {"errors": [error]}; flat: the item'
+    )
 
 
 class ApiSettings(BaseModel):

@@ -11,15 +11,18 @@ class Listener:
 
     def __init__(self) -> None:
         self.received: list[tuple[str, str, str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
         self.num_failures = 0
+        self.failure_status = 500
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def handle_any(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                status = 500 if outer.num_failures > 0 else 200
+                status = outer.failure_status if outer.num_failures > 0 else 200
                 outer.num_failures -= 1
                 if status == 200:
+                    outer.headers.append({k.lower(): v for k, v in self.headers.items()})
                     kind = self.headers["content-type"]
                     outer.received.append((self.command, self.path, kind, body))
                 self.send_response(status)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -56,17 +56,29 @@ class Sessions:
 
     def __init__(self) -> None:
         self.num_sockets = 0
+        self.num_sockets_of: Counter[str] = Counter()  # by owner; those that have authenticated
         self._sessions: dict[str, Session] = {}
 
-    def open(self, owner: str, session_uuid: object) -> Session:
-        """Return the session a client had, or a new one."""
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def open(self, owner: str, session_uuid: object, present: Session | None = None) -> Session:
+        """Return the session that a client names, else its present one, else a new one.
+
+        A socket that authenticates again thus keeps its session, and none is left behind.
+        """
         self._forget_left()
         known = self._sessions.get(session_uuid) if isinstance(session_uuid, str) else None
-        if known is not None and known.owner == owner:
-            return known
+        for session in (known, present):
+            if session is not None and session.owner == owner:
+                return session
         session = Session(str(uuid.uuid4()), owner)
         self._sessions[session.session_uuid] = session
         return session
+
+    def forget(self, session: Session) -> None:
+        """Forget a session to which nothing will be delivered any more."""
+        self._sessions.pop(session.session_uuid, None)
 
     def _forget_left(self) -> None:
         oldest = time.monotonic() - UNDELIVERED_S

@@ -4,6 +4,7 @@ Source: wire specification, section 2.
 """
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +16,13 @@ from server.api.sessions import Session, try_send
 from server.api.state import AppState, State
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
+from server.tasks.admission import ANYBODY
 from server.tasks.service import Client
 
 router = APIRouter()
 
-TRY_AGAIN_LATER = 1013  # RFC 6455's registry of close codes
+# RFC 6455's registry of close codes.
+NORMAL, POLICY_VIOLATION, TRY_AGAIN_LATER = 1000, 1008, 1013
 
 
 @router.websocket("/v1")
@@ -38,29 +41,30 @@ async def serve_socket(
         await socket.close(TRY_AGAIN_LATER)
         return
     state.sessions.num_sockets += 1
-    idle_s = state.settings.server.socket_idle_s
     try:
-        while True:
-            await connection.receive(await _next_frame(socket, connection, idle_s))
+        while not connection.is_refused:
+            await connection.receive(await _next_frame(socket, connection))
+        await socket.close(TRY_AGAIN_LATER)
     except WebSocketDisconnect:
         pass
     except TimeoutError:
-        await socket.close()
+        await socket.close(NORMAL if connection.is_authenticated else POLICY_VIOLATION)
     finally:
         state.sessions.num_sockets -= 1
         connection.leave()
 
 
-async def _next_frame(socket: WebSocket, connection: "Connection", idle_s: float) -> str | bytes:
+async def _next_frame(socket: WebSocket, connection: "Connection") -> str | bytes:
     """Return the next frame; a socket that waits for images may be silent for long.
 
     Raises:
-        TimeoutError: nothing came for a while, and no task of this socket is running.
+        TimeoutError: nothing came for a while, and no task of this socket is running; or the
+            socket has not authenticated in time.
         WebSocketDisconnect: the socket is closed.
     """
     while True:
         try:
-            async with asyncio.timeout(idle_s):
+            async with asyncio.timeout(connection.patience_s):
                 message = await socket.receive()
         except TimeoutError:
             if not connection.is_waited_for:
@@ -91,6 +95,21 @@ class Connection:
         self._is_dry_run = is_dry_run
         self._session: Session | None = None
         self._num_running = 0
+        self._opened_at = time.monotonic()
+        self.is_refused = False
+
+    @property
+    def is_authenticated(self) -> bool:
+        return self._session is not None
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for the next frame; nothing extends the time to authenticate."""
+        limits = self._state.settings.server
+        if self.is_authenticated:
+            return limits.socket_idle_s
+        passed_s = time.monotonic() - self._opened_at
+        return max(0.0, limits.authentication_timeout_s - passed_s)
 
     @property
     def is_waited_for(self) -> bool:
@@ -101,6 +120,7 @@ class Connection:
         """Detach the session; it outlives the socket."""
         if self._session is not None:
             self._session.detach(self._socket)
+            self._count(self._session.owner, -1)
 
     async def receive(self, frame: str | bytes) -> None:
         """Start every task of a frame; an authentication is answered before the next task."""
@@ -110,6 +130,8 @@ class Connection:
             await self._send_error(e, None)
             return
         for body in bodies:
+            if self.is_refused:
+                return
             if isinstance(body, dict) and body.get("taskType") == "authentication":
                 await self._authenticate(body)
             elif self._session is None:
@@ -135,8 +157,47 @@ class Connection:
             # Here alone `error` stands beside `errors`: one client waits 15 s without it.
             await try_send(self._socket, {"errors": [error], "error": error})
             return
-        self._session = self._state.sessions.open(owner, body.get("connectionSessionUUID"))
-        await self._session.attach(self._socket)
+        if not self._has_room(owner):
+            await self._refuse(owner)
+            return
+        previous = self._session
+        session = self._state.sessions.open(owner, body.get("connectionSessionUUID"), previous)
+        if previous is not None:
+            self._replace(previous, session)
+        self._count(owner, 1)
+        self._session = session
+        await session.attach(self._socket)
+
+    def _replace(self, previous: Session, session: Session) -> None:
+        """Leave the session that this socket had; forget it if nothing more will come for it."""
+        self._count(previous.owner, -1)
+        if previous is session:
+            return
+        previous.detach(self._socket)
+        is_needed = previous.socket or previous.undelivered or self._num_running
+        if not is_needed:
+            self._state.sessions.forget(previous)
+
+    def _has_room(self, owner: str) -> bool:
+        """Return whether a key may have this socket, too; without keys the limit of all holds."""
+        if owner == ANYBODY or (self._session is not None and self._session.owner == owner):
+            return True
+        limit = self._state.settings.server.max_connections_per_key
+        return self._state.sessions.num_sockets_of[owner] < limit
+
+    async def _refuse(self, owner: str) -> None:
+        limit = self._state.settings.server.max_connections_per_key
+        self.is_refused = True
+        message = f"This key has {limit} connections, which is its limit; try again later."
+        error = to_error_object(TaskError("rateLimitExceeded", message))
+        error["taskType"] = "authentication"
+        await try_send(self._socket, {"errors": [error], "error": error})
+
+    def _count(self, owner: str, change: int) -> None:
+        counts = self._state.sessions.num_sockets_of
+        counts[owner] += change
+        if not counts[owner]:
+            del counts[owner]
 
     async def _run(self, body: object, session: Session) -> None:
         client = Client(session.owner, self._base_url, self._has_diagnostics)

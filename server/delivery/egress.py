@@ -7,26 +7,32 @@ settings allow them.
 
 import asyncio
 import ipaddress
-import json
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
+from server.delivery.addresses import Address, is_open
 from server.settings import EgressSettings
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str, int], Awaitable[list[Address]]]
+
+# A check when a task arrives waits no longer for a name; the request itself checks again.
+CHECK_TIMEOUT_S = 2.0
 
 
 class EgressError(RuntimeError):
-    """A request was refused by the guard, or did not succeed."""
+    """A request was refused by the guard, or did not succeed.
 
-    def __init__(self, message: str, *, is_worth_retrying: bool) -> None:
+    `status` is the answer's, if there was one.
+    """
+
+    def __init__(self, message: str, *, is_worth_retrying: bool, status: int | None = None) -> None:
         super().__init__(message)
         self.is_worth_retrying = is_worth_retrying
+        self.status = status
 
 
 async def look_up(host: str, port: int) -> list[Address]:
@@ -37,6 +43,17 @@ async def look_up(host: str, port: int) -> list[Address]:
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in found]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutgoingRequest:
+    """A request to a URL that a client named."""
+
+    method: str
+    url: str
+    body: bytes = field(repr=False)
+    content_type: str
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Egress:
@@ -53,33 +70,34 @@ class Egress:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def send_json(self, method: str, url: str, body: dict[str, Any]) -> None:
-        """Send a JSON body; see `send`."""
-        await self.send(method, url, json.dumps(body).encode(), "application/json")
+    async def check(self, url: str) -> None:
+        """Refuse a URL that no request may ever reach; one whose name has no address may later.
 
-    async def send(self, method: str, url: str, body: bytes, content_type: str) -> None:
+        Raises:
+            EgressError: it is not an http or https URL, or its address is closed.
+        """
+        parts, port = _split(url)
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await self._resolve(parts.hostname or "", port, parts.scheme)
+        except TimeoutError:
+            return
+        except EgressError as e:
+            if not e.is_worth_retrying:
+                raise
+
+    async def send(self, request: OutgoingRequest, timeout_s: float | None = None) -> None:
         """Send bytes to a URL, whose path and query are kept verbatim.
 
         Raises:
-            EgressError: the address is forbidden, cannot be reached, or did not answer 2xx.
+            EgressError: the address is forbidden, cannot be reached, or did not answer 2xx in time.
         """
-        parts, port = _split(url)
-        address = await self._resolve(parts.hostname or "", port, parts.scheme)
-        host = f"[{address}]" if address.version == 6 else str(address)
-        user, at, name = parts.netloc.rpartition("@")
-        start = url.index("//") + 2
-        authority = f"{user}{at}{host}" + (f":{port}" if port else "")
-        target = url[:start] + authority + url[start + len(parts.netloc) :]
-        request = self._client.build_request(
-            method,
-            target,
-            content=body,
-            headers={"Content-Type": content_type, "Host": name},
-            extensions={"sni_hostname": parts.hostname},
-        )
+        parts, port = _split(request.url)
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(timeout_s or self._settings.timeout_s):
+                address = await self._resolve(parts.hostname or "", port, parts.scheme)
+                built = self._build(request, parts, port, address)
+                response = await self._client.send(built, stream=True)
                 status = response.status_code
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as e:
@@ -87,7 +105,25 @@ class Egress:
                 f"{parts.hostname} did not answer ({type(e).__name__})", is_worth_retrying=True
             ) from None
         if not 200 <= status < 300:
-            raise EgressError(f"{parts.hostname} answered {status}", is_worth_retrying=True)
+            message = f"{parts.hostname} answered {status}"
+            raise EgressError(message, is_worth_retrying=True, status=status)
+
+    def _build(
+        self, request: OutgoingRequest, parts: SplitResult, port: int | None, address: Address
+    ) -> httpx.Request:
+        """Return the request to a checked address, with the name in Host and in TLS."""
+        host = f"[{address}]" if address.version == 6 else str(address)
+        user, at, name = parts.netloc.rpartition("@")
+        start = request.url.index("//") + 2
+        authority = f"{user}{at}{host}" + (f":{port}" if port else "")
+        target = request.url[:start] + authority + request.url[start + len(parts.netloc) :]
+        return self._client.build_request(
+            request.method,
+            target,
+            content=request.body,
+            headers={**request.headers, "Content-Type": request.content_type, "Host": name},
+            extensions={"sni_hostname": parts.hostname},
+        )
 
     async def _resolve(self, host: str, port: int | None, scheme: str) -> Address:
         """Return the one address that will be connected to, checked.
@@ -102,19 +138,13 @@ class Egress:
         except (OSError, UnicodeError):
             raise EgressError(f"{host} has no address", is_worth_retrying=True) from None
         for address in addresses:
-            if self._is_open(address):
+            if is_open(address, self._allowed):
                 return address
         raise EgressError(
-            f"{host} lies in a network that this server may not reach", is_worth_retrying=False
+            f"{host} lies in a network that this server may not reach; its operator can open it "
+            "by egress.allowed_networks",
+            is_worth_retrying=False,
         )
-
-    def _is_open(self, address: Address) -> bool:
-        mapped = getattr(address, "ipv4_mapped", None)
-        if mapped is not None:
-            address = mapped
-        if any(address in network for network in self._allowed):
-            return True
-        return address.is_global and not address.is_multicast
 
 
 def _split(url: str) -> tuple[SplitResult, int | None]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from model.errors import ModelError
 from model.resolution import Size, find_size
 from pipeline.checkpoint_info import CheckpointInfo
+from server.delivery.egress import Egress, EgressError
 from server.runware.errors import TaskError
 from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import ApiSettings, ServerSettings
@@ -40,6 +41,24 @@ def check_parameters(task: ImageInference, default_size: str, info: CheckpointIn
     _check_abilities(task, info)
     _check_lengths(task, info, size)
     return size
+
+
+async def check_targets(task: ImageInference, egress: Egress) -> None:
+    """Check that a task's webhook and upload go where this server may send requests.
+
+    Raises:
+        TaskError: a target is closed; the message names the setting that opens it.
+    """
+    targets = {"webhookURL": task.webhookURL, "uploadEndpoint": task.uploadEndpoint}
+    for name, url in targets.items():
+        if url is None:
+            continue
+        try:
+            await egress.check(url)
+        except EgressError as e:
+            code = f"invalid{name[0].upper()}{name[1:]}"
+            message = f"Invalid value for '{name}' parameter: {e}."
+            raise TaskError(code, message, name, {"type": "string"}) from None
 
 
 def check_limits(

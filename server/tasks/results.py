@@ -132,3 +132,16 @@ def stored_failure(row: TaskRow) -> TaskError:
     known.pop("taskUUID", None)  # in the spelling of the poll
     code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
     return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})
+
+
+def upload_failure(images: Sequence[ImageRow]) -> TaskError | None:
+    """Return the error for the images that could not be uploaded, or None if there is none."""
+    failed = [image for image in images if image.upload_fault is not None]
+    if not failed:
+        return None
+    return TaskError(
+        "uploadFailed",
+        failed[0].upload_fault or "",
+        "uploadEndpoint",
+        {"imageUUIDs": [image.image_uuid for image in failed]},
+    )

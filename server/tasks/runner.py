@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from server.background import Background
+from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
+from server.delivery.uploader import Uploader
 from server.engine.messages import (
     JobCancelled,
     JobDone,
@@ -27,7 +29,7 @@ from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.results import result_item
+from server.tasks.results import result_item, upload_failure
 from server.tasks.store import TaskStore
 from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
 from server.tasks.webhooks import WebhookSender
@@ -79,6 +81,8 @@ class RunnerServices:
     store: TaskStore
     images: ImageStore
     webhooks: WebhookSender
+    uploader: Uploader
+    egress: Egress
     safety: SafetyChecker
     metrics: Metrics
 
@@ -146,10 +150,11 @@ class TaskRunner:
     async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
         task = AcceptedTask.from_row(stored.row, self._default_steps)
-        finished = {image.position for image in stored.images}
+        kept = list(stored.images)
+        finished = {image.position for image in kept}
         positions = [i for i in range(task.num_images) if i not in finished]
         if not positions:  # the last image was kept, and then the server died
-            return None
+            return upload_failure(kept)
         job = task.to_job(positions, self._settings.cache)
         async for event in self._services.engine.submit(job):
             match event:
@@ -160,13 +165,14 @@ class TaskRunner:
                     running.texts[positions[event.image]] = event.text
                 case JobImage():
                     row = await self._keep(task, positions[event.image], event)
+                    kept.append(row)
                     running.publish(FinishedImage(row, event.encoded))
                 case JobFailed():
                     return TaskError(event.code, event.message)
                 case JobCancelled():
                     return TaskError("taskCancelled", "The task was cancelled.")
                 case JobDone():
-                    return None
+                    return upload_failure(kept)
                 case _:
                     assert_never(event)
         return TaskError("inferenceError", "The engine left the task without an end.")
@@ -176,8 +182,12 @@ class TaskRunner:
         services, parameters = self._services, task.parameters
         name = f"{task.image_uuids[position]}.{parameters.outputFormat.lower()}"
         await services.images.save(name, done.encoded)
+        upload_fault: str | None = None
         if parameters.uploadEndpoint is not None:
-            await services.webhooks.upload(parameters.uploadEndpoint, name, done.encoded)
+            try:
+                await services.uploader.upload(parameters.uploadEndpoint, name, done.encoded)
+            except TaskError as e:  # the image is there, and the others are generated
+                upload_fault = e.message
         is_nsfw = None
         if parameters.is_checked:
             is_nsfw = await services.safety.is_nsfw(done.encoded)
@@ -191,12 +201,13 @@ class TaskRunner:
             diagnostics=self._diagnostics(task, done),
             width=done.width_px,
             height=done.height_px,
+            upload_fault=upload_fault,
         )
         webhook: Webhook | None = None
         if parameters.webhookURL is not None:
             item = result_item(task, image, done.encoded, self._settings.price)
             webhook = services.webhooks.new_call(
-                parameters.webhookURL, task.task_uuid, position, {"data": [item]}
+                parameters.webhookURL, task.task_uuid, position, "data", item
             )
         await services.store.add_image(image, webhook)
         services.webhooks.wake()
@@ -246,8 +257,7 @@ class TaskRunner:
         webhook: Webhook | None = None
         url = row.request.get("webhookURL")
         if isinstance(url, str):
-            body = {"errors": [error]}
-            webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, body)
+            webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
         self._services.webhooks.wake()
 

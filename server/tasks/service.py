@@ -24,7 +24,7 @@ from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.admission import check_limits, check_task, conflict
+from server.tasks.admission import check_limits, check_targets, check_task, conflict
 from server.tasks.leases import Leases
 from server.tasks.results import (
     Poll,
@@ -115,6 +115,7 @@ class TaskService:
             TaskError: it cannot be generated, its UUID is taken, or too much is queued.
         """
         try:
+            await check_targets(parameters, self._services.egress)
             size = self._check(parameters, client.owner)
         except TaskError as e:
             self._services.metrics.refusals.labels(e.code).inc()

@@ -44,6 +44,7 @@ IMAGES = sa.Table(
     sa.Column("diagnostics", sa.JSON),
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
+    sa.Column("upload_fault", sa.Text),
 )
 WEBHOOKS = sa.Table(
     "webhooks",
@@ -92,6 +93,7 @@ class ImageRow:
     diagnostics: dict[str, Any] | None = None
     width: int | None = None
     height: int | None = None
+    upload_fault: str | None = None  # why the task's endpoint did not get it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

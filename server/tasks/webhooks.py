@@ -1,4 +1,4 @@
-"""Webhooks and uploads: webhook calls from the task store, uploads at once.
+"""Webhooks: the sender of webhook calls from the task store.
 
 A webhook call is stored before it is sent, and deleted when it was answered with 2xx or has failed
 often enough; so it survives a restart and is not made again after it succeeded.
@@ -6,13 +6,14 @@ often enough; so it survives a restart and is not made again after it succeeded.
 
 import asyncio
 import contextlib
+import json
 import logging
-import random
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from server.delivery.egress import Egress, EgressError
-from server.delivery.images import media_type
+from server.delivery.backoff import backoff_s
+from server.delivery.egress import Egress, EgressError, OutgoingRequest
 from server.runware.errors import TaskError
 from server.settings import EgressSettings
 from server.tasks.store import TaskStore
@@ -21,7 +22,8 @@ from server.tasks.tables import DueWebhook, Webhook
 log = logging.getLogger(__name__)
 
 BATCH = 16
-IDLE_S = 30.0
+# How often calls are looked for that another server, or an earlier process, left.
+IDLE_S = 2.0
 # A call of a server that died is made by another one after this many times its timeout.
 CLAIM_TIMEOUTS = 2
 
@@ -39,8 +41,17 @@ class WebhookSender:
         self._wakeup = asyncio.Event()
         self._is_stopping = False
 
-    def new_call(self, url: str, task_uuid: str, position: int, body: dict[str, Any]) -> Webhook:
-        """Return the call that posts `body` to `url`; the caller stores it."""
+    def new_call(
+        self,
+        url: str,
+        task_uuid: str,
+        position: int,
+        kind: Literal["data", "errors"],
+        item: Mapping[str, Any],
+    ) -> Webhook:
+        """Return the call that posts an item or an error to `url`; the caller stores it."""
+        is_flat = self._settings.webhook_body == "flat"
+        body: dict[str, Any] = dict(item) if is_flat else {kind: [item]}
         return Webhook(
             task_uuid=task_uuid,
             position=position,
@@ -59,19 +70,6 @@ class WebhookSender:
         self._is_stopping = True
         self._wakeup.set()
 
-    async def upload(self, url: str, name: str, encoded: bytes) -> None:
-        """PUT an image's bytes.
-
-        Raises:
-            TaskError: the endpoint did not take them.
-        """
-        try:
-            await self._egress.send("PUT", url, encoded, media_type(name))
-        except EgressError as e:
-            raise TaskError(
-                "uploadFailed", f"The image could not be uploaded: {e}.", "uploadEndpoint"
-            ) from None
-
     async def run(self) -> None:
         """Send webhooks until stopped."""
         while not self._is_stopping:
@@ -85,18 +83,18 @@ class WebhookSender:
 
     async def _sleep(self) -> None:
         try:
-            async with asyncio.timeout(min(IDLE_S, self._settings.webhook_first_delay_s)):
+            async with asyncio.timeout(IDLE_S):
                 await self._wakeup.wait()
         except TimeoutError:
             return
 
     async def _call(self, row: DueWebhook) -> None:
         if self._is_shared:
-            until = time.time() + CLAIM_TIMEOUTS * self._settings.timeout_s
+            until = time.time() + CLAIM_TIMEOUTS * self._settings.webhook_timeout_s
             if not await self._store.claim_webhook(row, until):
                 return
         try:
-            await self._egress.send_json("POST", row.url, row.body)
+            await self._egress.send(_to_request(row), self._settings.webhook_timeout_s)
         except EgressError as e:
             num_tries = row.num_tries + 1
             if num_tries >= self._settings.webhook_tries or not e.is_worth_retrying:
@@ -105,11 +103,20 @@ class WebhookSender:
                 )
                 await self._store.drop_webhook(row.id)
                 return
-            delay_s = self._settings.webhook_first_delay_s * 2**row.num_tries
-            delay_s *= random.uniform(0.75, 1.25)  # so that many calls do not return together
+            delay_s = backoff_s(num_tries)
             log.warning(
                 "webhook of task %s failed (%s); again in %.1f s", row.task_uuid, e, delay_s
             )
             await self._store.delay_webhook(row.id, num_tries, time.time() + delay_s)
+            asyncio.get_running_loop().call_later(delay_s, self.wake)
         else:
             await self._store.drop_webhook(row.id)
+
+
+def _to_request(row: DueWebhook) -> OutgoingRequest:
+    return OutgoingRequest(
+        method="POST",
+        url=row.url,
+        body=json.dumps(row.body).encode(),
+        content_type="application/json",
+    )

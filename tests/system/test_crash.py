@@ -137,7 +137,11 @@ def test_an_upload_gets_the_bytes_of_the_image(server: ServerProcess, listener: 
     assert heard[3] == base64.b64decode(item["imageBase64Data"])
 
 
-def test_a_failed_upload_fails_its_task(server: ServerProcess, listener: Listener) -> None:
+def test_a_failed_upload_is_reported_beside_its_image(
+    server: ServerProcess, listener: Listener
+) -> None:
     listener.num_failures = 10**6
-    (error,) = server.post(make_task(uploadEndpoint=f"{listener.url}/put"))["errors"]
+    answer = server.post(make_task(uploadEndpoint=f"{listener.url}/put"))
+    (item,), (error,) = answer["data"], answer["errors"]
     assert error["code"] == "uploadFailed"
+    assert error["imageUUIDs"] == [item["imageUUID"]]

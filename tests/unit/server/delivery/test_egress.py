@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.delivery.egress import Address, Egress, EgressError
+from server.delivery.addresses import Address
+from server.delivery.egress import Egress, EgressError, OutgoingRequest
 from server.settings import EgressSettings
 
 LOOPBACK = EgressSettings(allowed_networks=("127.0.0.0/8",), timeout_s=2)
@@ -39,10 +40,14 @@ async def listener(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
         yield server.sockets[0].getsockname()[1], heard
 
 
+def outgoing(method: str, url: str, body: bytes, content_type: str) -> OutgoingRequest:
+    return OutgoingRequest(method=method, url=url, body=body, content_type=content_type)
+
+
 async def send(settings: EgressSettings, url: str) -> None:
     egress = Egress(settings)
     try:
-        await egress.send("PUT", url, b"image", "image/png")
+        await egress.send(outgoing("PUT", url, b"image", "image/png"))
     finally:
         await egress.close()
 
@@ -70,6 +75,9 @@ def test_bytes_arrive_with_their_type_and_the_query_verbatim() -> None:
         "http://10.0.0.1/x",
         "http://192.168.1.1/x",
         "http://169.254.169.254/latest/meta-data",
+        "http://[64:ff9b::a9fe:a9fe]/x",
+        "http://[2002:7f00:1::]/x",
+        "http://168.63.129.16/x",
         "http://0.0.0.0/x",
         "http://2130706433/x",
         "http://0x7f.1/x",
@@ -94,7 +102,7 @@ def test_a_name_that_also_stands_elsewhere_in_the_url_is_replaced_only_as_the_ho
     async def scenario() -> bytes:
         async with listener(b"HTTP/1.1 204 No Content\r\n\r\n") as (port, heard):
             egress = Egress(LOOPBACK, look_up=to_loopback)
-            await egress.send("POST", f"http://h:{port}/h?h", b"x", "text/plain")
+            await egress.send(outgoing("POST", f"http://h:{port}/h?h", b"x", "text/plain"))
             await egress.close()
             return heard[0]
 

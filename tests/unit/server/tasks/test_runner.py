@@ -8,6 +8,7 @@ from pathlib import Path
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
+from server.delivery.uploader import Uploader
 from server.metrics import Metrics
 from server.runware.errors import TaskError
 from server.runware.validation import parse_image_inference
@@ -65,6 +66,8 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
             store=store,
             images=ImageStore(str(tmp_path / "images")),
             webhooks=WebhookSender(settings.egress, store, egress),
+            uploader=Uploader(settings.egress, egress),
+            egress=egress,
             safety=SafetyChecker(settings.safety),
             metrics=Metrics(),
         )
