@@ -28,7 +28,7 @@ def quantize(
 
     The experts, attention and shared experts are quantized; router, norms, embeddings, patch
     layers, head and VAE are copied. Needs memory for one shard, and the time to read and write
-    all of it. --device cuda quantizes on a GPU, which then waits for the disk.
+    all of it. --device cuda quantizes on a GPU.
 
     Example: hyimage quantize --checkpoint checkpoints/tiny /tmp/tiny-int4 --scheme int4
     """
