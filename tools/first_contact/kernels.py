@@ -55,7 +55,7 @@ def check_kernels(device: torch.device) -> Iterator[KernelCheck]:
 def relative_error(ours: Tensor, truth: Tensor) -> float:
     """Return the norm of the difference over the norm of the truth, both as float32 on the CPU."""
     expected = truth.cpu().float()
-    return ((ours.cpu().float() - expected).norm() / expected.norm()).item()
+    return float((ours.cpu().float() - expected).norm() / expected.norm())
 
 
 def fixed_routing(device: torch.device) -> Routing:

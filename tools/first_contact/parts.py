@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from tools.first_contact.exchange import check_exchange
 from tools.first_contact.kernels import check_kernels
 from tools.first_contact.machine import GIB, check_machine
 from tools.first_contact.profile import profile_kernels
-from tools.first_contact.settings import AddRow, FirstContact, Part, free_bytes
+from tools.first_contact.settings import AddRow, FirstContact, Part, Row, free_bytes
 from tools.verify.checks import Check
 from tools.verify.verify import Event, GroupDone, Request, verify_recording
 
@@ -68,7 +69,7 @@ def step_part(name: str, quantization: str = "none", is_fused: bool = True) -> P
         enable_fused(contact, is_fused)
         for layers in contact.depths:
             bench = replace(contact.step, layers=layers, quantization=quantization)
-            guarded(add, {"layers": layers}, lambda bench=bench: _time_step(contact, bench))
+            guarded(add, {"layers": layers}, partial(_time_step, contact, bench))
         for row in profile_kernels(bench):
             add(row)
 
@@ -125,7 +126,7 @@ def full(contact: FirstContact, add: AddRow) -> None:
         options = LoadOptions(device=contact.device, quantization=quantization)
         needed = count_model_bytes(config, options)
         fits = needed + WORKSPACE_BYTES <= free
-        row = {"format": "bfloat16" if quantization == "none" else quantization,
+        row: Row = {"format": "bfloat16" if quantization == "none" else quantization,
                "weights_gib": needed / GIB, "free_gib": free / GIB, "fits": fits}  # fmt: skip
         if contact.is_rehearsal or not fits:
             add({**row, "note": "a rehearsal makes none" if contact.is_rehearsal else "too large"})
@@ -134,7 +135,7 @@ def full(contact: FirstContact, add: AddRow) -> None:
         bench = replace(contact.step, layers=len(config.layers), quantization=quantization)
         with torch.inference_mode():
             step = bind_step(build_random_model(config, options), bench)
-            guarded(add, row, lambda step=step: _median(step, contact, 5))
+            guarded(add, row, partial(_median, step, contact, 5))
         return
 
 
