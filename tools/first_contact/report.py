@@ -84,8 +84,9 @@ def _steps(parts: Iterable[Values]) -> str:
         name = part["name"].removeprefix("step_").replace("_", " ")
         lines[name] = [(row["layers"], row["step_s"] * 1e3) for row in timed]
         deepest = timed[-1]
-        counted = f"counted {deepest['counted_s'] * 1e3:.1f} ms"
-        bars.append(Bar(name, deepest["step_s"] * 1e3, counted, deepest["counted_s"] * 1e3))
+        counted_ms = None if deepest["counted_s"] is None else deepest["counted_s"] * 1e3
+        counted = "not counted" if counted_ms is None else f"counted {counted_ms:.1f} ms"
+        bars.append(Bar(name, deepest["step_s"] * 1e3, counted, counted_ms))
         rows.append(_step_row(name, timed))
     if not rows:
         return ""
@@ -104,7 +105,8 @@ def _steps(parts: Iterable[Values]) -> str:
 def _step_row(name: str, timed: Sequence[Values]) -> str:
     first, last = timed[0], timed[-1]
     cells = [name, str(last["layers"])]
-    cells += [f"{last[key] * 1e3:.2f} ms" for key in ("step_s", "bare_s", "counted_s")]
+    seconds = [last[key] for key in ("step_s", "bare_s", "counted_s")]
+    cells += ["" if value is None else f"{value * 1e3:.2f} ms" for value in seconds]
     if last["layers"] > first["layers"]:
         layer_s = (last["step_s"] - first["step_s"]) / (last["layers"] - first["layers"])
         whole_s = last["step_s"] + layer_s * (REAL_LAYERS - last["layers"])
