@@ -36,6 +36,14 @@ def silent_all_reduce(x: Tensor, size: int) -> Tensor:
     return x
 
 
+def silent_all_gather(x: Tensor, size: int, dim: int) -> Tensor:
+    """Return x as often as there are ranks; a torch function mode sees the call."""
+    if has_torch_function((x,)):
+        gathered: Tensor = handle_torch_function(silent_all_gather, (x,), x, size, dim)
+        return gathered
+    return torch.cat([x] * size, dim=dim)
+
+
 class SilentGroup(RankGroup):
     """A group without communication: sums change nothing, gathers repeat this rank's tensor."""
 
@@ -43,7 +51,7 @@ class SilentGroup(RankGroup):
         return silent_all_reduce(x, self.size) if self.size > 1 else x
 
     def all_gather(self, x: Tensor, dim: int) -> Tensor:
-        return torch.cat([x] * self.size, dim=dim)
+        return silent_all_gather(x, self.size, dim) if self.size > 1 else x
 
 
 def build_meta_mesh(

@@ -26,12 +26,13 @@ from torch.utils._pytree import tree_leaves
 
 from model.fused import FusedKernel
 from model.planning.cards import Card
-from model.planning.meta_step import silent_all_reduce
+from model.planning.meta_step import silent_all_gather, silent_all_reduce
 
 aten = torch.ops.aten
 _ROOT = Path(__file__).resolve().parents[2]
 _SEEN_THROUGH = ("model/planning/", "model/fused.py", "model/mesh.py", "tests/")
 
+EXCHANGES = ("all_reduce", "all_gather")
 LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
 TOPK_ROW_S = 1e-8
 
@@ -73,7 +74,7 @@ class StepCost:
 
     @property
     def bytes_exchanged(self) -> int:
-        return sum(kernel.bytes_moved for kernel in self.kernels if kernel.name == "all_reduce")
+        return sum(kernel.bytes_moved for kernel in self.kernels if kernel.name in EXCHANGES)
 
     @property
     def bytes_moved(self) -> int:
@@ -120,10 +121,15 @@ class _Counter(TorchDispatchMode):
         kernel = Kernel(name, _where(), bytes_moved, flops, seconds, launches, flops / peak)
         self._cost.kernels.append(kernel)
 
-    def add_exchange(self, num_bytes: int, size: int) -> None:
+    def add_all_reduce(self, num_bytes: int, size: int) -> None:
         """Add a sum over the ranks, by a ring: each byte passes twice."""
         seconds = self.card.link_latency_s + 2 * num_bytes * (size - 1) / size / self.card.link
         self._cost.kernels.append(Kernel("all_reduce", _where(), num_bytes, 0, seconds))
+
+    def add_all_gather(self, num_bytes: int, size: int) -> None:
+        """Add a gather of tensors of this size from every rank."""
+        seconds = self.card.link_latency_s + num_bytes * (size - 1) / self.card.link
+        self._cost.kernels.append(Kernel("all_gather", _where(), num_bytes * size, 0, seconds))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -231,8 +237,12 @@ class _Functions(TorchFunctionMode):
             return out
         if func is silent_all_reduce:
             x, size = args
-            self._counter.add_exchange(x.nbytes, size)
+            self._counter.add_all_reduce(x.nbytes, size)
             return x
+        if func is silent_all_gather:
+            x, size, dim = args
+            self._counter.add_all_gather(x.nbytes, size)
+            return torch.cat([x] * size, dim=dim)
         return func(*args, **kwargs)
 
 

@@ -21,7 +21,7 @@ _KINDS = {
     "expert products": ("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2"),
     "attention": ("attention",),
     "convolutions": ("convolution",),
-    "all-reduce": ("all_reduce",),
+    "all-reduce, all-gather": ("all_reduce", "all_gather"),
     "gather of rows": ("index", "index_select", "embedding"),
     "sum of experts": ("_embedding_bag_forward_only", "_embedding_bag"),
     "norms, rotation": ("rms_norm", "add_rms_norm", "rotate_and_norm", "native_group_norm"),
