@@ -107,12 +107,13 @@ def _step_row(name: str, timed: Sequence[Values]) -> str:
     cells = [name, str(last["layers"])]
     seconds = [last[key] for key in ("step_s", "bare_s", "counted_s")]
     cells += ["" if value is None else f"{value * 1e3:.2f} ms" for value in seconds]
-    if last["layers"] > first["layers"]:
+    # Where noise outweighs a layer, an extrapolation would mean nothing.
+    if last["layers"] > first["layers"] and last["step_s"] > first["step_s"]:
         layer_s = (last["step_s"] - first["step_s"]) / (last["layers"] - first["layers"])
         whole_s = last["step_s"] + layer_s * (REAL_LAYERS - last["layers"])
         cells += [f"{layer_s * 1e3:.2f} ms", f"{whole_s * 1e3:.0f} ms"]
     else:
-        cells += ["", ""]
+        cells += ["-", "-"]
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
 
 
