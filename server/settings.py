@@ -20,7 +20,11 @@ _RENAMED = {
     "worker.memory_gb": "worker.device_memory_gb",
     "worker.cfg_ranks": "worker.cfg_parallel_size",
     "worker.tensor_ranks": "worker.tensor_parallel_size",
+    "worker.compile_experts": 'worker.compile_kernels ("auto", "on" or "off")',
     "worker.expert_split": 'worker.expert_parallel (true for "expert", false for "width")',
+}
+_GONE = {
+    "egress.webhook_first_delay_s": "tries follow the hosted service's times, 250 ms and doubling",
 }
 
 
@@ -284,4 +288,6 @@ def _describe(fault: ErrorDetails) -> str:
     name = ".".join(map(str, fault["loc"]))
     if name in _RENAMED:
         return f"{name} is called {_RENAMED[name]} now; rename it"
+    if name in _GONE:
+        return f"{name} is gone ({_GONE[name]}); remove it"
     return f"{name}: {fault['msg']} (got {fault['input']!r})"

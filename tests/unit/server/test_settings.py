@@ -8,6 +8,7 @@ from server.settings import SettingsError, load_settings
 from server.tasks.store import TaskStore
 
 RENAMED = [
+    ("worker", "compile_experts", "true", "worker.compile_kernels"),
     ("server", "is_open", "true", "server.allow_unauthenticated"),
     ("server", "trusts_proxy_headers", "true", "server.trust_proxy_headers"),
     ("images", "folder", '"pictures"', "images.store"),
@@ -86,3 +87,10 @@ def test_a_database_that_cannot_be_used_is_one_sentence(url: str) -> None:
 @pytest.mark.parametrize("name", ["tiny.toml", "hunyuan_image_3.toml"])
 def test_the_shipped_settings_files_are_valid(name: str) -> None:
     load_settings(Path(__file__).parents[3] / "configs" / name)
+
+
+def test_a_setting_that_is_gone_is_refused_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("[egress]\nwebhook_first_delay_s = 0.2\n")
+    with pytest.raises(SettingsError, match=r"egress\.webhook_first_delay_s is gone .*; remove it"):
+        load_settings(file)
