@@ -100,7 +100,7 @@ def _build_services(
     images: ImageStore,
     safety: SafetyChecker,
 ) -> RunnerServices:
-    store = TaskStore(settings.tasks.database_url)
+    store = TaskStore(settings.tasks.database_url, settings.tasks.durability)
     return RunnerServices(
         engine=engine,
         store=store,

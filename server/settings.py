@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.settings import PipelineSettings
 
+Durability = Literal["power", "process"]
+
 _SECTION = ConfigDict(frozen=True, extra="forbid")
 
 # Old names, and the new ones that their refusal names.
@@ -101,6 +103,10 @@ class TaskSettings(BaseModel):
 
     model_config = _SECTION
     database_url: str = "sqlite:///data/tasks.db"
+    durability: Durability = Field(
+        "power",
+        description="What an accepted task survives with SQLite: a power cut, or a process' death",
+    )
     retention_s: int = Field(
         86400, ge=60, description="After this a task is deleted and its UUID is free again"
     )

@@ -37,6 +37,7 @@ from server.tasks.webhooks import WebhookSender
 log = logging.getLogger(__name__)
 
 STORE_RETRY_S, MAX_STORE_RETRY_S = 1.0, 30.0
+UNSTORED = "the end of task %s could not be stored; again later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,23 +232,29 @@ class TaskRunner:
             self._services.metrics.task_seconds.observe(time.time() - row.created_at)
         try:
             await self._store_end(row, failure)
-        except Exception as e:  # whatever it is, the task must not stay without an end
-            log.exception("the end of task %s could not be stored", row.task_uuid)
-            self._background.spawn(self._store_end_later(row, failure))
-            later = "The end of the task is not stored yet; poll it later."
-            return e if isinstance(e, TaskError) else TaskError("internalServerError", later)
-        return failure
+        except TaskError as e:  # the store has logged why
+            later = e
+        except Exception:  # whatever it is, the task must not stay without an end
+            log.exception(UNSTORED, row.task_uuid)
+            message = "The end of the task is not stored yet; poll it later."
+            later = TaskError("internalServerError", message)
+        else:
+            return failure
+        self._background.spawn(self._store_end_later(row, failure))
+        return later
 
     async def _store_end_later(self, row: TaskRow, failure: TaskError | None) -> None:
         delay_s = STORE_RETRY_S
         while not await self._is_stopped_within(delay_s):
             try:
                 await self._store_end(row, failure)
+            except TaskError:
+                log.error(UNSTORED, row.task_uuid)
             except Exception:  # tried again until it is stored
-                log.exception("the end of task %s could not be stored", row.task_uuid)
-                delay_s = min(2 * delay_s, MAX_STORE_RETRY_S)
+                log.exception(UNSTORED, row.task_uuid)
             else:
                 return
+            delay_s = min(2 * delay_s, MAX_STORE_RETRY_S)
 
     async def _store_end(self, row: TaskRow, failure: TaskError | None) -> None:
         if failure is None:

@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql import insert as insert_postgresql
-from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
-from server.settings import SettingsError
+from server.settings import Durability, SettingsError
+from server.tasks.statements import end, find, forget, insert_new
 from server.tasks.tables import (
     FAILED,
     FOREVER,
@@ -57,7 +56,7 @@ class TaskStore:
     Every call raises a TaskError if the database does not work.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, durability: Durability = "power") -> None:
         """Connect to the database and create missing tables and columns.
 
         Raises:
@@ -65,10 +64,11 @@ class TaskStore:
         """
         try:
             parsed = sa.make_url(url)
-            self._engine = sa.create_engine(parsed)
+            # Parameters are prompts: they stand in no message.
+            self._engine = sa.create_engine(parsed, hide_parameters=True)
             if parsed.get_backend_name() == "sqlite":
                 Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
-            prepare_database(self._engine)
+            prepare_database(self._engine, durability)
         except (SQLAlchemyError, ImportError, OSError) as e:
             shown = url.partition("://")[0]  # the rest may hold a password
             reason = str(e).partition("\n")[0]
@@ -98,12 +98,12 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        if not await self._write(lambda c: _insert_new(c, TASKS, asdict(row))):
+        if not await self._write(lambda c: insert_new(c, TASKS, asdict(row))):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
         """Return a task with its finished images in order."""
-        return await self._read(lambda connection: _find(connection, task_uuid))
+        return await self._read(lambda connection: find(connection, task_uuid))
 
     async def list_running(self) -> list[StoredTask]:
         """Return the accepted tasks that have not ended, oldest first."""
@@ -111,7 +111,7 @@ class TaskStore:
         def read(connection: Connection) -> list[StoredTask]:
             running = sa.select(TASKS.c.task_uuid).where(TASKS.c.status == RUNNING)
             uuids = connection.scalars(running.order_by(TASKS.c.created_at)).all()
-            found = [_find(connection, task_uuid) for task_uuid in uuids]
+            found = [find(connection, task_uuid) for task_uuid in uuids]
             return [task for task in found if task is not None]
 
         return await self._read(read)
@@ -145,7 +145,7 @@ class TaskStore:
             taken = [
                 u for u in uuids if connection.execute(take.where(TASKS.c.task_uuid == u)).rowcount
             ]
-            return [stored for u in taken if (stored := _find(connection, u)) is not None]
+            return [stored for u in taken if (stored := find(connection, u)) is not None]
 
         return await self._write(write)
 
@@ -156,34 +156,34 @@ class TaskStore:
         """
 
         def write(connection: Connection) -> None:
-            if _insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
+            if insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
 
         await self._write(write)
 
     async def succeed(self, task_uuid: str) -> None:
         """End a running task whose images are all stored."""
-        await self._write(lambda connection: _end(connection, task_uuid, SUCCESS, None))
+        await self._write(lambda connection: end(connection, task_uuid, SUCCESS, None))
 
     async def fail(self, row: TaskRow, error: ErrorObject, webhook: Webhook | None = None) -> None:
         """End a running task with an error, unless another server has taken it over."""
         is_held = TASKS.c.holder.is_not_distinct_from(row.holder)
 
         def write(connection: Connection) -> None:
-            if _end(connection, row.task_uuid, FAILED, error, is_held) and webhook is not None:
+            if end(connection, row.task_uuid, FAILED, error, is_held) and webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
 
         await self._write(write)
 
     async def release(self, task_uuid: str) -> None:
         """Delete a task, so that its UUID can be used again."""
-        await self._write(lambda c: _forget(c, TASKS.c.task_uuid == task_uuid))
+        await self._write(lambda c: forget(c, TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
         """Delete tasks that ended long ago; return the names of their images."""
         before = time.time() - retention_s
         old = sa.and_(TASKS.c.status != RUNNING, TASKS.c.created_at <= before)
-        return await self._write(lambda connection: _forget(connection, old))
+        return await self._write(lambda connection: forget(connection, old))
 
     async def list_expired_images(self, now: float) -> list[str]:
         """Return the names of expired images whose bytes may still be stored."""
@@ -234,65 +234,17 @@ class TaskStore:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        except SQLAlchemyError:
-            raise _unreachable() from None
+        except SQLAlchemyError as e:
+            raise _unreachable(e) from None
 
     async def _write(self, operation: Callable[[Connection], Result]) -> Result:
         try:
             return await self._writer.run(operation)
-        except SQLAlchemyError:
-            raise _unreachable() from None
+        except SQLAlchemyError as e:
+            raise _unreachable(e) from None
 
 
-def _unreachable() -> TaskError:
-    """Return the error for a database that does not work; log the database's error."""
-    log.exception("the task store does not work")
+def _unreachable(error: SQLAlchemyError) -> TaskError:
+    """Return the error for a database that does not work; log the database's own in one line."""
+    log.error("the task store does not work: %s", str(error).partition("\n")[0])
     return TaskError("serviceUnavailable", "The task store cannot be reached; try again later.")
-
-
-def _find(connection: Connection, task_uuid: str) -> StoredTask | None:
-    row = (
-        connection.execute(sa.select(TASKS).where(TASKS.c.task_uuid == task_uuid))
-        .mappings()
-        .first()
-    )
-    if row is None:
-        return None
-    images = sa.select(IMAGES).where(IMAGES.c.task_uuid == task_uuid)
-    found = connection.execute(images.order_by(IMAGES.c.position)).mappings()
-    return StoredTask(TaskRow(**row), tuple(ImageRow(**image) for image in found))
-
-
-def _insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) -> bool:
-    """Insert a row unless its key is taken; return whether it was inserted.
-
-    Without an exception, which would undo the other writes of the transaction.
-    """
-    if connection.dialect.name == "postgresql":
-        statement: Any = insert_postgresql(table).on_conflict_do_nothing()
-    else:
-        statement = insert_sqlite(table).on_conflict_do_nothing()
-    return connection.execute(statement.returning(*table.primary_key), values).first() is not None
-
-
-def _end(
-    connection: Connection,
-    task_uuid: str,
-    status: str,
-    error: ErrorObject | None,
-    *conditions: sa.ColumnElement[bool],
-) -> bool:
-    """End a running task; one that has ended stays as it ended. Return whether it was running."""
-    running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING, *conditions)
-    change = sa.update(TASKS).where(running).values(status=status, error=error)
-    return connection.execute(change).rowcount == 1
-
-
-def _forget(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
-    """Delete tasks and their images' rows; return the images' names."""
-    uuids = sa.select(TASKS.c.task_uuid).where(which).scalar_subquery()
-    belonging = IMAGES.c.task_uuid.in_(uuids)
-    names = list(connection.scalars(sa.select(IMAGES.c.name).where(belonging)))
-    connection.execute(sa.delete(IMAGES).where(belonging))
-    connection.execute(sa.delete(TASKS).where(which))
-    return names

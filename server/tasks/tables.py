@@ -6,6 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from server.runware.envelope import ErrorObject
+from server.settings import Durability
 
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
 UPLOAD = "upload"  # the task_uuid of images that clients uploaded
@@ -123,10 +124,10 @@ class StoredTask:
     images: tuple[ImageRow, ...]
 
 
-def prepare_database(engine: sa.Engine) -> None:
+def prepare_database(engine: sa.Engine, durability: Durability) -> None:
     """Create missing tables and columns; new columns may be null, so old databases still work."""
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "connect", lambda raw, _: _prepare_sqlite(raw, durability))
     METADATA.create_all(engine)
     _add_missing_columns(engine)
 
@@ -144,13 +145,15 @@ def _add_missing_columns(engine: sa.Engine) -> None:
                     )
 
 
-def _prepare_sqlite(connection: Any, _: object) -> None:
+def _prepare_sqlite(connection: Any, durability: Durability) -> None:
     """Write ahead, so that readers never wait, and survive the death of any process.
 
-    NORMAL does not wait for the disk at each commit: what a killed process wrote is safe with the
-    kernel; a power cut may cost the last moments. FULL costs a flush for each group of commits.
+    FULL flushes the disk for each group of commits, so that a power cut costs nothing that was
+    answered. NORMAL does not: what a killed process wrote is safe with the kernel, and a power cut
+    may cost the last moments.
     """
+    synchronous = "FULL" if durability == "power" else "NORMAL"
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=10000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

@@ -5,7 +5,6 @@ often enough; so it survives a restart and is not made again after it succeeded.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import time
@@ -73,13 +72,25 @@ class WebhookSender:
     async def run(self) -> None:
         """Send webhooks until stopped."""
         while not self._is_stopping:
-            due: list[DueWebhook] = []
-            with contextlib.suppress(TaskError):  # the store logs its errors
-                due = await self._store.list_due_webhooks(time.time(), BATCH)
-                await asyncio.gather(*(self._call(row) for row in due))
-            if not due:
+            if not await self._send_due():
                 await self._sleep()
             self._wakeup.clear()
+
+    async def _send_due(self) -> bool:
+        """Make the calls that are due; return whether there may be more of them.
+
+        With a store that does not take what became of a call there are none for a while: it would
+        be made again at once, and again.
+        """
+        try:
+            due = await self._store.list_due_webhooks(time.time(), BATCH)
+        except TaskError:  # the store logs its errors
+            return False
+        ends = await asyncio.gather(*map(self._call, due), return_exceptions=True)
+        for end in ends:
+            if end is not None and not isinstance(end, TaskError):
+                raise end
+        return bool(due) and not any(ends)
 
     async def _sleep(self) -> None:
         try:
