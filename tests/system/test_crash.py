@@ -45,7 +45,6 @@ def server(server_factory: Callable[..., ServerProcess], tiny_checkpoint: Path) 
     server = server_factory(
         tiny_checkpoint,
         HYIMAGE_EGRESS__ALLOWED_NETWORKS='["127.0.0.0/8"]',
-        HYIMAGE_EGRESS__WEBHOOK_FIRST_DELAY_S="0.2",
         HYIMAGE_SERVER__DRAIN_S="0",  # so that SIGTERM leaves something to do
     )
     server.start()
