@@ -39,7 +39,9 @@ def prepare_device(settings: PipelineSettings) -> None:
         )
     fused.enable_compilation(not reason)
     if reason:
-        log.warning("small operations are not fused (%s): a step has twice the kernels", reason)
+        log.warning(
+            "small operations are not fused (%s): a step has two to three times the kernels", reason
+        )
     device = (settings.layer_devices or (settings.device,))[0]
     for sentence in slow_paths(settings, torch.cuda.get_device_capability(device)):
         log.warning("%s", sentence)
