@@ -1,7 +1,7 @@
 """The recordings hold through the CUDA code path, on one device and on several.
 
-The vision tower is transformers' code, whose masks are data-dependent in ways that the pretending
-CUDA does not follow; a real one checks it (`hyimage verify --device cuda`).
+Left out: `wide_cfg75_cjk_sys`, for time, and `vit`: transformers' code reaches torch's own CUDA calls
+there ("PyTorch is not linked with support for cuda devices"). `hyimage verify --device cuda` has both.
 """
 
 from pathlib import Path
