@@ -1,7 +1,8 @@
 """The recordings hold through the CUDA code path, on one device and on several.
 
-Left out: `wide_cfg75_cjk_sys`, for time, and `vit`: transformers' code reaches torch's own CUDA calls
-there ("PyTorch is not linked with support for cuda devices"). `hyimage verify --device cuda` has both.
+Left out: `wide_cfg75_cjk_sys`, for time, and `vit`, where transformers' code reaches torch's own
+CUDA calls ("PyTorch is not linked with support for cuda devices"). `hyimage verify --device cuda`
+checks both.
 """
 
 from pathlib import Path
