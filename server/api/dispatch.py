@@ -4,6 +4,9 @@ The answer is a stream of lists of items: HTTP puts them all into one response, 
 each list as a frame of its own.
 """
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, cast, get_args
@@ -15,11 +18,13 @@ from server.runware.envelope import Item, echo_uuid, http_status
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import json_type
 from server.runware.validation import parse_image_inference
-from server.tasks.service import Client, TaskService
+from server.tasks.reader import Client
+
+log = logging.getLogger(__name__)
 
 SingleItemType = Literal[
     "getTaskDetails", "authentication", "ping", "imageUpload", "mediaStorage", "modelSearch",
-    "accountManagement",
+    "accountManagement", "cancelTask",
 ]  # fmt: skip
 TaskType = Literal["imageInference", "getResponse"] | SingleItemType
 TASK_TYPES: tuple[TaskType, ...] = ("imageInference", "getResponse", *get_args(SingleItemType))
@@ -48,10 +53,10 @@ async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterat
     task, task_type = _checked(body)
     match task_type:
         case "imageInference":
-            async for items in _generate(state.tasks, task, caller):
+            async for items in _generate(state, task, caller):
                 yield items
         case "getResponse":
-            polled = await state.tasks.poll(_task_uuid(task), caller.client)
+            polled = await state.tasks.reader.poll(_task_uuid(task), caller.client)
             if polled.items:
                 yield polled.items
             if polled.failure is not None:
@@ -66,7 +71,9 @@ async def _single_item(
     """Return the one item of a task that generates nothing."""
     match task_type:
         case "getTaskDetails":
-            return await state.tasks.details(_task_uuid(task), client)
+            return await state.tasks.reader.details(_task_uuid(task), client)
+        case "cancelTask":
+            return await cancel_task(state, _task_uuid(task), client)
         case "ping":
             return {"taskType": "ping", "pong": True} | echo_uuid(task)
         case "imageUpload":
@@ -85,6 +92,13 @@ async def _single_item(
             )
         case _:
             assert_never(task_type)
+
+
+async def cancel_abandoned(state: AppState, task_uuid: str, client: Client) -> None:
+    """Cancel a task whose client is gone."""
+    log.info("task %s: its client is gone; it is cancelled", task_uuid)
+    with contextlib.suppress(TaskError):
+        await state.tasks.cancel(task_uuid, client)
 
 
 def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
@@ -108,9 +122,20 @@ def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
     return body, cast(TaskType, task_type)
 
 
+async def cancel_task(state: AppState, task_uuid: str, client: Client) -> dict[str, Any]:
+    """Cancel a task; return the item that says how it ended.
+
+    Raises:
+        TaskError: the task is not known.
+    """
+    status = await state.tasks.cancel(task_uuid, client)
+    return {"taskType": "cancelTask", "taskUUID": task_uuid, "status": status}
+
+
 async def _generate(
-    tasks: TaskService, task: dict[str, Any], caller: Caller
+    state: AppState, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
+    tasks = state.tasks
     parameters = parse_image_inference(
         task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
     )
@@ -128,6 +153,9 @@ async def _generate(
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:
             await tasks.release(task_uuid)
+        raise
+    except asyncio.CancelledError:  # the client is gone, and nobody else waits for the task
+        state.background.spawn(cancel_abandoned(state, task_uuid, caller.client))
         raise
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
+from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_errors import failure
@@ -17,7 +18,7 @@ from server.api.state import AppState, State
 from server.runware.errors import TaskError
 from server.runware.schemas import task_schema
 from server.settings import ApiSettings
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
@@ -39,10 +40,12 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> JS
         task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
         client = Client(owner, base_url)
         caller = Caller(client, repeats_failures=False, has_long_prompts=True)
-        items: list[dict[str, Any]] = []
-        async for batch in run_task(state, task, caller):
-            items += cast(list[dict[str, Any]], batch)
-        size = await state.tasks.generated_size(task["taskUUID"], client)
+        running = _run(state, task, caller)
+        if state.settings.server.cancel_on_disconnect == "never":
+            items = await running
+        else:
+            items = await while_connected(request, running)
+        size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     except TaskError as e:
         return failure(e)
     form, key = ("imageBase64Data", "b64_json") if body.has_base64 else ("imageURL", "url")
@@ -96,6 +99,13 @@ async def get_model_schema(model_id: str, state: State) -> JSONResponse:
     except TaskError as e:
         return failure(e)
     return JSONResponse(task_schema())
+
+
+async def _run(state: AppState, task: dict[str, Any], caller: Caller) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    async for batch in run_task(state, task, caller):
+        items += cast(list[dict[str, Any]], batch)
+    return items
 
 
 def _check_key(request: Request, state: AppState) -> str:

@@ -17,7 +17,7 @@ from server.api.state import AppState, State
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
 from server.tasks.admission import ANYBODY
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 

@@ -13,7 +13,15 @@ from starlette.testclient import WebSocketTestSession
 from pipeline.request import Diagnostics, ImageRequest
 from server.api.state import AppState
 from server.app import create_app
-from server.engine.messages import Job, JobDone, JobEvent, JobFailed, JobImage, JobStep
+from server.engine.messages import (
+    Job,
+    JobCancelled,
+    JobDone,
+    JobEvent,
+    JobFailed,
+    JobImage,
+    JobStep,
+)
 from server.engine.protocol import EngineStatus
 from server.settings import Settings, load_settings
 from server.tasks.service import TaskService
@@ -104,6 +112,7 @@ class FakeEngine:
         self.fault: Exception | None = None
         self.is_held = False
         self.is_stopped = False
+        self.cancelled: set[str] = set()
         self.status = EngineStatus(is_ready=True, description="fake")
 
     async def start(self) -> None:
@@ -112,11 +121,18 @@ class FakeEngine:
     async def stop(self) -> None:
         self.is_stopped = True
 
-    async def cancel(self, job_id: str) -> None: ...
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.add(job_id)
+
+    async def show_previews(self, job_id: str) -> None: ...
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
-        await until(lambda: not self.is_held or self.is_stopped)
+        is_cancelled = lambda: job.job_id in self.cancelled  # noqa: E731
+        await until(lambda: not self.is_held or self.is_stopped or is_cancelled())
+        if is_cancelled():
+            yield JobCancelled(job_id=job.job_id)
+            return
         if self.is_stopped:
             yield JobFailed(job_id=job.job_id, code="serviceUnavailable", message="stopped")
             return
