@@ -28,6 +28,7 @@ def configure_process() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(add_request_id)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # server/tasks/database.py logs a line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # child processes inherit it
     if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         os.environ[_ALLOCATOR_VARIABLES[0]] = CUDA_ALLOCATOR
