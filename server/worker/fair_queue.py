@@ -2,8 +2,8 @@
 
 Each owner has a counter of the work that was started for it, divided by its weight; the owner with
 the smallest counter is next, and within an owner the highest priority, then the oldest job. An
-owner that comes back from idling starts at the smallest counter of those that wait: it cannot save
-up. Source: the virtual token counter of Sheng et al. 2024 (arXiv 2401.00588).
+owner that comes back from idling starts where the others are: it cannot save up. This is
+start-time fair queueing (Goyal, Vin and Cheng 1996), with jobs as packets.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class FairQueue:
     def __init__(self, cost: Callable[[Job], float]) -> None:
         self._cost = cost
         self._owners: dict[str, _Owner] = {}
-        self._floor = 0.0  # the counter of the owner that was served last
+        self._floor = 0.0  # the counter of the owner served last, before that
 
     def __len__(self) -> int:
         return sum(len(owner.jobs) for owner in self._owners.values())
@@ -47,8 +47,7 @@ class FairQueue:
         """Let a job wait, after those of its owner with the same priority."""
         owner = self._owners.setdefault(job.owner, _Owner(self._floor))
         if not owner.jobs:
-            waiting = [other.counter for other in self._owners.values() if other.jobs]
-            owner.counter = max(owner.counter, min(waiting, default=self._floor))
+            owner.counter = max(owner.counter, self._floor)
         place = sum(other.priority >= job.priority for other in owner.jobs)
         owner.jobs.insert(place, job)
 

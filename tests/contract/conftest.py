@@ -1,8 +1,9 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
+import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,11 +98,15 @@ def tasks_of(client: TestClient) -> TaskService:
     return state_of(client).tasks
 
 
+def one_step(job: Job, image: int) -> JobStep:
+    return JobStep(job_id=job.job_id, image=image, step=1, num_steps=job.request.num_steps)
+
+
 class FakeEngine:
     """Generates at once: one step and one image a seed.
 
     `failure` (code, message) fails jobs, `failure_after` fails them after so many images, `fault`
-    raises out of them; `is_held` lets them wait.
+    raises out of them; `is_held` lets them wait; `story` are the events before an image.
     As `Engine` requires, no job is left without an end when it stops.
     """
 
@@ -113,6 +118,8 @@ class FakeEngine:
         self.is_held = False
         self.is_stopped = False
         self.cancelled: set[str] = set()
+        self.previewed: set[str] = set()
+        self.story: Callable[[Job], list[JobEvent]] | None = None
         self.status = EngineStatus(is_ready=True, description="fake")
 
     async def start(self) -> None:
@@ -124,13 +131,13 @@ class FakeEngine:
     async def cancel(self, job_id: str) -> None:
         self.cancelled.add(job_id)
 
-    async def show_previews(self, job_id: str) -> None: ...
+    async def show_previews(self, job_id: str) -> None:
+        self.previewed.add(job_id)
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
-        is_cancelled = lambda: job.job_id in self.cancelled  # noqa: E731
-        await until(lambda: not self.is_held or self.is_stopped or is_cancelled())
-        if is_cancelled():
+        await until(lambda: not self.is_held or self.is_stopped or job.job_id in self.cancelled)
+        if job.job_id in self.cancelled:
             yield JobCancelled(job_id=job.job_id)
             return
         if self.is_stopped:
@@ -146,7 +153,8 @@ class FakeEngine:
             if image == self.failure_after:
                 yield JobFailed(job_id=job.job_id, code="inferenceError", message="died")
                 return
-            yield JobStep(job_id=job.job_id, image=image, step=1, num_steps=request.num_steps)
+            for event in self.story(job) if self.story else [one_step(job, image)]:
+                yield event
             yield JobImage(
                 job_id=job.job_id,
                 image=image,
@@ -188,3 +196,16 @@ def client(settings: Settings, engine: FakeEngine) -> Iterator[TestClient]:
     app: Any = create_app(settings, engine)
     with TestClient(app, base_url="http://example.test:8000", follow_redirects=False) as client:
         yield client
+
+
+@pytest.fixture
+def new_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestClient]]:
+    """Return a function that starts a server with these keys; a test may start several."""
+    with contextlib.ExitStack() as stack:
+
+        def new(settings: Settings, engine: FakeEngine, keys: Sequence[str] = ()) -> TestClient:
+            monkeypatch.setenv("HYIMAGE_API_KEYS", ",".join(keys))
+            app: Any = create_app(settings, engine)
+            return stack.enter_context(TestClient(app, base_url="http://example.test:8000"))
+
+        yield new
