@@ -14,9 +14,10 @@ from typing import Any, Literal, assert_never, cast, get_args
 from server.api.catalog import account_details, search_models
 from server.api.state import AppState
 from server.api.uploads import store_upload
-from server.runware.envelope import Item, echo_uuid, http_status
+from server.runware.envelope import Item, as_task_error, echo_uuid, http_status
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import json_type
+from server.runware.schemas import ImageInference
 from server.runware.validation import parse_image_inference
 from server.tasks.reader import Client
 
@@ -42,6 +43,7 @@ class Caller:
     repeats_failures: bool
     has_long_prompts: bool = False  # the form sets no limit; that of the model holds
     is_dry_run: bool = False  # images are priced, and not generated
+    takes_progress: bool = False  # frames beside the results can reach it
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -132,31 +134,87 @@ async def cancel_task(state: AppState, task_uuid: str, client: Client) -> dict[s
     return {"taskType": "cancelTask", "taskUUID": task_uuid, "status": status}
 
 
+async def admit_task(
+    state: AppState, task: dict[str, Any], caller: Caller
+) -> tuple[ImageInference, str]:
+    """Check, store and start a task; return its parameters and the UUID that stores it.
+
+    Raises:
+        TaskError: the task was refused.
+    """
+    parameters = parse_task(state, task, caller)
+    return parameters, await state.tasks.admit(parameters, task, caller.client)
+
+
+def parse_task(state: AppState, task: dict[str, Any], caller: Caller) -> ImageInference:
+    """Return the checked parameters of a task.
+
+    Raises:
+        TaskError: the first fault.
+    """
+    parameters = parse_image_inference(
+        task, state.tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
+    )
+    if parameters.reportProgress and not caller.takes_progress:
+        raise TaskError(
+            "unsupportedParameter",
+            "Unsupported use of 'reportProgress' parameter. It works on a WebSocket; over HTTP "
+            "follow GET /v1/tasks/{taskUUID}/events.",
+            "reportProgress",
+        )
+    return parameters
+
+
 async def _generate(
     state: AppState, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
-    tasks = state.tasks
-    parameters = parse_image_inference(
-        task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
-    )
     if caller.is_dry_run:
-        yield [tasks.estimate(parameters)]
+        yield [state.tasks.estimate(parse_task(state, task, caller))]
         return
-    task_uuid = await tasks.admit(parameters, task, caller.client)
+    parameters, task_uuid = await admit_task(state, task, caller)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.
         yield [{"taskType": "imageInference", "taskUUID": parameters.taskUUID}]
+    if parameters.is_async and not parameters.reportProgress:
         return
     try:
-        async for item in tasks.follow(task_uuid, caller.client):
-            yield [item]
+        if parameters.reportProgress:
+            async for item in report_progress(state, parameters, caller.client):
+                yield [item]
+            return
+        async for result in state.tasks.follow(task_uuid, caller.client):
+            yield [result]
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:
-            await tasks.release(task_uuid)
+            await state.tasks.release(task_uuid)
         raise
     except asyncio.CancelledError:  # the client is gone, and nobody else waits for the task
         state.background.spawn(cancel_abandoned(state, task_uuid, caller.client))
         raise
+
+
+async def report_progress(
+    state: AppState, parameters: ImageInference, client: Client
+) -> AsyncIterator[Item]:
+    """Yield an item for each event of a task, and its results among them unless they are polled.
+
+    Raises:
+        TaskError: the task failed.
+    """
+    reader = state.tasks.reader
+    stored = await reader.find(parameters.taskUUID, client)
+    events = reader.events(stored, client, "", with_previews=parameters.hunyuan.previews)
+    async for _, kind, values in events:
+        if kind == "done":
+            return
+        if kind in ("failed", "cancelled"):
+            raise as_task_error(values["error"])
+        if kind == "image":
+            if not parameters.is_async:
+                yield {name: value for name, value in values.items() if name != "status"}
+            continue
+        names = {"taskType": "taskProgress", "taskUUID": parameters.taskUUID, "event": kind}
+        yield names | values
 
 
 def _task_uuid(task: dict[str, Any]) -> str:

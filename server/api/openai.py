@@ -7,13 +7,14 @@ import time
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_errors import failure
 from server.api.openai_request import ImageGeneration, parse_generation, to_task
+from server.api.openai_stream import stream_images
 from server.api.state import AppState, State
 from server.runware.errors import TaskError
 from server.runware.schemas import task_schema
@@ -32,7 +33,7 @@ _GENERATION = {
 
 @router.post("/v1/images/generations", openapi_extra=_GENERATION)
 @router.post("/v1/images/generations/", include_in_schema=False)
-async def create_images(request: Request, state: State, base_url: BaseUrl) -> JSONResponse:
+async def create_images(request: Request, state: State, base_url: BaseUrl) -> Response:
     """Generate images; the OpenAI form of an imageInference task."""
     try:
         owner = _check_key(request, state)
@@ -40,6 +41,8 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> JS
         task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
         client = Client(owner, base_url)
         caller = Caller(client, repeats_failures=False, has_long_prompts=True)
+        if body.stream:
+            return await stream_images(state, task, caller, body)
         running = _run(state, task, caller)
         if state.settings.server.cancel_on_disconnect == "never":
             items = await running

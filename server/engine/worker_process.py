@@ -45,6 +45,7 @@ class WorkerProcess:
             target=_run_worker, args=(*self._theirs, settings), name="hyimage-worker"
         )
         self._reader = threading.Thread(target=self._read, name="worker-read", daemon=True)
+        self._starting: asyncio.Future[None] | None = None
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="worker-send")
 
     @property
@@ -56,8 +57,9 @@ class WorkerProcess:
         return self._process.exitcode
 
     async def start(self) -> None:
-        """Start the process."""
-        await asyncio.to_thread(self._process.start)
+        """Start the process; a start that is under way cannot be called off."""
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._process.start))
+        await asyncio.shield(self._starting)
         for end in self._theirs:
             end.close()  # so that our ends see EOF when the worker dies
         self._reader.start()
@@ -78,12 +80,16 @@ class WorkerProcess:
 
     async def stop(self, *, is_loading: bool) -> None:
         """End the worker: close its pipe, then terminate, then kill."""
+        if self._starting is None:
+            return
+        await self._starting
         self._control.close()  # an idle or generating worker sees this and ends
         self._sender.shutdown(wait=False, cancel_futures=True)
         if is_loading:
             self._process.terminate()
         await asyncio.to_thread(_end_process, self._process)
-        await asyncio.to_thread(self._reader.join, STOP_TIMEOUT_S)
+        if self._reader.ident is not None:
+            await asyncio.to_thread(self._reader.join, STOP_TIMEOUT_S)
         self._jobs.close()
 
     def _read(self) -> None:

@@ -211,6 +211,10 @@ class ImageInference(BaseModel):
         None, ge=60, description="Seconds that a URL stays valid; for `URL` alone."
     )
     includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
+    reportProgress: bool = Field(
+        False,
+        description="Extension: on a WebSocket, send a `taskProgress` item for each event.",
+    )
     acceleration: Acceleration | None = Field(
         None,
         description="Preset of the accelerator options, which reuses more from `none`, exact, over "

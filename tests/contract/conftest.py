@@ -1,5 +1,6 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
+import asyncio
 import contextlib
 import json
 import uuid
@@ -27,6 +28,8 @@ from server.engine.protocol import EngineStatus
 from server.settings import Settings, load_settings
 from server.tasks.service import TaskService
 from tests.waiting import until
+
+STORY_PAUSE_S = 0.05
 
 
 def make_task(**changes: Any) -> dict[str, Any]:
@@ -154,6 +157,7 @@ class FakeEngine:
                 yield JobFailed(job_id=job.job_id, code="inferenceError", message="died")
                 return
             for event in self.story(job) if self.story else [one_step(job, image)]:
+                await asyncio.sleep(STORY_PAUSE_S if self.story else 0)  # for those who follow
                 yield event
             yield JobImage(
                 job_id=job.job_id,

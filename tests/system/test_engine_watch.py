@@ -2,11 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from model.loading.fingerprint import fingerprint
 from pipeline.load import Pipeline
+from pipeline.preview import PreviewMap, save_preview_map
 from server.engine.local import LocalEngine
 from server.engine.messages import (
     Job,
@@ -97,12 +102,26 @@ def test_a_worker_that_stands_still_is_replaced_and_its_job_generated_again(
 
 
 def test_previews_come_when_they_are_wanted_and_change_no_pixel(
-    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job, tmp_path: Path
 ) -> None:
     long = variant(job, num_steps=20)
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    channels = tiny_pipeline.transformer.config.vae.latent_channels
+    save_preview_map(
+        checkpoint,
+        PreviewMap(
+            fingerprint=fingerprint(checkpoint),
+            patch=2,
+            weight_PC=torch.randn(12, channels),
+            bias_P=torch.full((12,), 0.5),
+            r2=0.0,
+            n=1,
+        ),
+    )
 
     async def scenario() -> list[JobEvent]:
-        async with running_engine(tiny_checkpoint) as engine:
+        async with running_engine(checkpoint) as engine:
             events = []
             async for event in engine.submit(long):
                 events.append(event)
