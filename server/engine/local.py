@@ -29,7 +29,7 @@ from server.engine.messages import (
     WorkerReady,
 )
 from server.engine.protocol import EngineStatus
-from server.process import configure_process
+from server.process import configure_process, ignore_stop_signals, stop_signals_blocked
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class LocalEngine:
         process = context.Process(
             target=_run_worker, args=(theirs, their_control, self._settings), name="hyimage-worker"
         )
-        await asyncio.to_thread(process.start)
+        await asyncio.to_thread(_start_process, process)
         for end in (theirs, their_control):
             end.close()  # so that our ends see EOF when the worker dies
         reader = threading.Thread(target=self._read, name="worker-read", daemon=True)
@@ -108,7 +108,7 @@ class LocalEngine:
         reader.start()
 
     async def stop(self) -> None:
-        """End the worker: close its pipe, then terminate, then kill."""
+        """End the worker: close its pipe, then kill it. It ignores SIGTERM."""
         self._is_stopping = True
         if self._restart is not None:
             self._restart.cancel()
@@ -117,7 +117,7 @@ class LocalEngine:
         worker.control.close()  # an idle or generating worker sees this and ends
         worker.sender.shutdown(wait=False, cancel_futures=True)
         if not self._status.is_ready:
-            worker.process.terminate()
+            worker.process.kill()  # it sees its pipe only when it has loaded
         await asyncio.to_thread(_end_process, worker.process)
         await asyncio.to_thread(worker.reader.join, STOP_TIMEOUT_S)
         worker.jobs.close()
@@ -247,14 +247,18 @@ class LocalEngine:
 
 def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Run in the child: torch is imported there and nowhere else, hence by name."""
+    ignore_stop_signals()
     configure_process()
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 
 
+def _start_process(process: BaseProcess) -> None:
+    with stop_signals_blocked():
+        process.start()
+
+
 def _end_process(process: BaseProcess) -> None:
     process.join(STOP_TIMEOUT_S)
-    for end in (process.terminate, process.kill):
-        if not process.is_alive():
-            return
-        end()
+    if process.is_alive():
+        process.kill()
         process.join(STOP_TIMEOUT_S)

@@ -1,7 +1,6 @@
 """The worker process: runs jobs step by step, reports their events, obeys cancels."""
 
 import logging
-import signal
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ TINY = 10**9  # parameters; the real checkpoint has 83 times as many
 
 def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Load the checkpoint and run jobs until the server closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     check_imports()
     with started_mesh(settings) as (mesh, followers):
         try:
