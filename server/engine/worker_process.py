@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 
 from pipeline.settings import PipelineSettings
 from server.engine.messages import Control, Job, WorkerEvent
-from server.process import configure_process
+from server.process import configure_process, ignore_stop_signals, stop_signals_blocked
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class WorkerProcess:
 
     async def start(self) -> None:
         """Start the process; a start that is under way cannot be called off."""
-        self._starting = asyncio.ensure_future(asyncio.to_thread(self._process.start))
+        self._starting = asyncio.ensure_future(asyncio.to_thread(_start, self._process))
         await asyncio.shield(self._starting)
         for end in self._theirs:
             end.close()  # so that our ends see EOF when the worker dies
@@ -79,14 +79,14 @@ class WorkerProcess:
                 os.kill(self._process.pid, signal.SIGKILL)
 
     async def stop(self, *, is_loading: bool) -> None:
-        """End the worker: close its pipe, then terminate, then kill."""
+        """End the worker: close its pipe, then kill it. It ignores SIGTERM."""
         if self._starting is None:
             return
         await self._starting
         self._control.close()  # an idle or generating worker sees this and ends
         self._sender.shutdown(wait=False, cancel_futures=True)
         if is_loading:
-            self._process.terminate()
+            self._process.kill()  # it sees its pipe only when it has loaded
         await asyncio.to_thread(_end_process, self._process)
         if self._reader.ident is not None:
             await asyncio.to_thread(self._reader.join, STOP_TIMEOUT_S)
@@ -109,14 +109,18 @@ class WorkerProcess:
 
 def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Run in the child: torch is imported there and nowhere else, hence by name."""
+    ignore_stop_signals()
     configure_process()
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 
 
+def _start(process: BaseProcess) -> None:
+    with stop_signals_blocked():
+        process.start()
+
+
 def _end_process(process: BaseProcess) -> None:
     process.join(STOP_TIMEOUT_S)
-    for end in (process.terminate, process.kill):
-        if not process.is_alive():
-            return
-        end()
+    if process.is_alive():
+        process.kill()
         process.join(STOP_TIMEOUT_S)

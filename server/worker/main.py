@@ -1,7 +1,6 @@
 """The worker process: loads the checkpoint, then runs jobs until the server is gone."""
 
 import logging
-import signal
 from multiprocessing.connection import Connection
 
 from model.errors import ModelError
@@ -20,7 +19,6 @@ TINY = 10**9  # parameters; the real checkpoint has 83 times as many
 
 def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Load the checkpoint and run jobs until the server closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     check_imports()
     with started_mesh(settings) as (mesh, followers):
         try:

@@ -49,14 +49,21 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it, and wait until it generates images."""
+        self.launch()
+        wait_until(self.is_ready, START_TIMEOUT_S, every_s=0.1)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start it, and return its process at once."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*HYIMAGE, "serve", *self.flags],
                 env=self.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
+                start_new_session=True,  # a process group of its own, for signals to the group
             )
-        wait_until(self.is_ready, START_TIMEOUT_S, every_s=0.1)
+        return self.process
 
     def is_ready(self) -> bool:
         """Return whether it generates images; fail if the process has ended."""
