@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -63,6 +63,9 @@ class ServerSettings(BaseModel):
     trust_proxy_headers: bool = Field(
         False, description="Take client address, scheme and Host from X-Forwarded-*"
     )
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = Field(
+        (), description="Origins of web pages that may call the API, as https://a.example, or *"
+    )
 
 
 class CacheSettings(BaseModel):
@@ -83,10 +86,7 @@ class CacheSettings(BaseModel):
         0.65, ge=0, le=1, description="TeaCache of acceleration medium"
     )
     high_tea_distance: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="TeaCache of acceleration high, which also forecasts",
+        0.8, ge=0, le=1, description="TeaCache of acceleration high, which also forecasts"
     )
 
 
@@ -96,6 +96,7 @@ class ImageSettings(BaseModel):
     model_config = _SECTION
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
+    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
 
 
 class TaskSettings(BaseModel):

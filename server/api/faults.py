@@ -1,6 +1,7 @@
 """Answers to requests that no route serves, and to faults of the server, in error envelopes."""
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -12,6 +13,7 @@ from server.runware.errors import TaskError
 def add_fault_handlers(app: FastAPI) -> None:
     """Let unknown paths and methods, and unforeseen errors, be answered as clients read errors."""
     app.add_exception_handler(HTTPException, _answer_http_fault)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(Exception, _answer_server_fault)
 
 
@@ -24,6 +26,14 @@ async def _answer_http_fault(request: Request, fault: Exception) -> Response:
     else:
         error = TaskError("invalidRequest", str(fault.detail))
     return _envelope(error, fault.status_code, dict(fault.headers or {}))
+
+
+async def _answer_invalid_request(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, RequestValidationError)
+    first = fault.errors()[0]
+    name = str(first["loc"][-1])[:80]
+    message = f"Invalid value for '{name}' parameter: {first['msg'].lower()}."
+    return _envelope(TaskError("invalidRequest", message, name), 400, {})
 
 
 async def _answer_server_fault(request: Request, fault: Exception) -> Response:
