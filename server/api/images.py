@@ -36,13 +36,15 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+# The route below is the first and serves both methods, so that `Allow` names both; the one above
+# describes it.
 @router.get(
     "/images/{name}",
     operation_id="getImage",
     response_class=Response,
     responses=_RESPONSES,
 )
-@router.head("/images/{name}", include_in_schema=False)
+@router.api_route("/images/{name}", methods=["GET", "HEAD"], include_in_schema=False)
 async def get_image(name: str, request: Request, state: State) -> Response:
     """Return a finished image; open to whoever knows its name."""
     expires_at = await _expiry(state, name)

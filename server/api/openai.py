@@ -14,7 +14,8 @@ from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_answers import GeneratedImages, OpenAIModel, OpenAIModels
 from server.api.openai_errors import failure
 from server.api.openai_request import parse_generation, to_task
-from server.api.openapi import GENERATION_EXAMPLE, KEY, answers, json_body, name_values, size_pairs
+from server.api.openapi import GENERATION_EXAMPLE, KEY, answers, json_body
+from server.api.schema_values import name_values, size_pairs
 from server.api.state import AppState, State
 from server.runware.errors import TaskError
 from server.runware.json_schema import task_schema

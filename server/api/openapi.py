@@ -3,7 +3,7 @@
 FastAPI lists the routes; the bodies are described here, because the routes read them themselves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 from fastapi import FastAPI
@@ -11,16 +11,15 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from model.resolution import Size
 from server.api.openai_answers import GeneratedImages, OpenAIFailure, OpenAIModel, OpenAIModels
 from server.api.openai_request import ImageGeneration
+from server.api.schema_values import complete_generation, name_values
 from server.api.state import AppState
 from server.runware.answers import Answer, Failure
 from server.runware.envelope import RETRY_AFTER_S
 from server.runware.json_schema import WithoutTitles
 from server.runware.other_tasks import OTHER_TASKS
 from server.runware.schemas import ImageInference
-from server.settings import ApiSettings
 
 REF = "#/components/schemas/"
 TASKS: tuple[type[Any], ...] = (ImageInference, *OTHER_TASKS)
@@ -84,9 +83,10 @@ def json_body(name: str, example: object) -> dict[str, Any]:
 
 
 def flag(place: str, name: str, description: str) -> dict[str, Any]:
-    """Return a parameter that is on with `1` or `true`, in the header or the query."""
-    schema = {"type": "string", "enum": ["0", "1", "true"]}
-    return {"in": place, "name": name, "description": description, "schema": schema}
+    """Return a parameter that `1` or `true` turns on, in the header or the query."""
+    text = f"{description} On with `1` or `true`."
+    schema = {"type": "string", "examples": ["1"]}
+    return {"in": place, "name": name, "description": text, "schema": schema}
 
 
 def answers(name: str, failure: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -111,7 +111,9 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
         for operation in path.values():
             operation["responses"].pop("422", None)  # faults.py answers 400 in an envelope
     schemas |= body_schemas()
-    name_values(schemas["ImageInference"], state.settings.api, state.tasks.checkpoint.sizes)
+    api, sizes = state.settings.api, state.tasks.checkpoint.sizes
+    name_values(schemas["ImageInference"], api, sizes)
+    complete_generation(schemas["ImageGeneration"], schemas["ImageInference"], api, sizes)
     components["securitySchemes"] = {
         "apiKey": {
             "type": "http",
@@ -149,32 +151,6 @@ def body_schemas() -> dict[str, Any]:
         "anyOf": [{"$ref": REF + "Tasks"}, {"$ref": REF + "Task"}],
     }
     return schemas
-
-
-def name_values(schema: dict[str, Any], api: ApiSettings, sizes: Sequence[Size]) -> None:
-    """Add to the schema of a task what settings and checkpoint decide: models and sizes."""
-    properties = schema["properties"]
-    properties["model"]["enum"] = [api.model, *api.model_aliases]
-    pairs = ", ".join(map(str, sizes))
-    for name, values in (
-        ("width", {size.width_px for size in sizes}),
-        ("height", {size.height_px for size in sizes}),
-    ):
-        properties[name]["anyOf"][0]["enum"] = sorted(values)
-        properties[name]["description"] += f" Together one of: {pairs}."
-
-
-def size_pairs(sizes: Sequence[Size]) -> dict[str, Any]:
-    """Return a schema of tasks that give no size, or one of these."""
-    none = {"properties": {"width": {"type": "null"}, "height": {"type": "null"}}}
-    pairs = [
-        {
-            "properties": {"width": {"const": size.width_px}, "height": {"const": size.height_px}},
-            "required": ["width", "height"],
-        }
-        for size in sizes
-    ]
-    return {"anyOf": [none, *pairs]}
 
 
 def _task_type(schema: Mapping[str, Any]) -> str:

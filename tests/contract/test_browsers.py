@@ -61,6 +61,7 @@ def test_the_head_of_an_image_is_its_headers(client: TestClient, url: str) -> No
     for name in ("content-length", "content-type", "etag", "accept-ranges"):
         assert head.headers[name] == whole.headers[name]
     assert client.head(url.replace(".jpg", ".png")).status_code == 404
+    assert set(client.post(url).headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize(
