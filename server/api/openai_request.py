@@ -78,9 +78,15 @@ class ImageGeneration(BaseModel):
         return self.response_format == "b64_json"
 
     @property
-    def drawn_quality(self) -> str:
+    def drawn_quality(self) -> Literal["low", "medium", "high"]:
         """The quality that the answer names: one of OpenAI's three."""
-        return {"low": "low", "high": "high", "hd": "high"}.get(self.quality, "medium")
+        match self.quality:
+            case "low":
+                return "low"
+            case "high" | "hd":
+                return "high"
+            case _:
+                return "medium"
 
 
 def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
