@@ -28,6 +28,7 @@ router = APIRouter()
 
 _GENERATION = json_body("ImageGeneration", GENERATION_EXAMPLE)
 _IMAGES = answers("GeneratedImages", "OpenAIFailure", 400, 401, 413, 429, 500, 503)
+_IMAGES[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}  # with `stream`
 
 
 @router.post(

@@ -111,6 +111,10 @@ def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
             parsed.partial_images > 0 and not parsed.stream,
             "partial images are streamed; send stream: true, or 0.",
         ),
+        "response_format": (
+            parsed.stream and parsed.response_format == "url",
+            "streamed images are base64; leave it out, or send 'b64_json'.",
+        ),
         "model": (
             parsed.model is not None and parsed.model not in models,
             f"'{(parsed.model or '')[:80]}'. It must be one of: {', '.join(map(repr, models))}.",

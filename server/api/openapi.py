@@ -114,6 +114,10 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
     for path in page["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # faults.py answers 400 in an envelope
+            for answer in operation["responses"].values():
+                if (stream := answer.get("content", {}).get("text/event-stream")) is not None:
+                    stream.pop("itemSchema", None)  # of OpenAPI 3.2; this page is 3.1
+                    stream["schema"] = {"type": "string", "description": "Server-sent events."}
     schemas |= body_schemas()
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)
