@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import http, openai, websocket
+from server.api import http, openai, page, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
@@ -73,6 +73,7 @@ def create_app(
     app.include_router(http.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)
+    app.include_router(page.router)
     add_fault_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(AccessLog)
