@@ -176,7 +176,7 @@ export class Composer extends EventTarget {
     chosen.checked = true;
     this.#shape = chosen.value;
     byId("shape-note").textContent =
-      this.#shape === "auto" ? "Automatic: the checkpoint chooses by the prompt" : this.#shape.replace("x", " × ");
+      this.#shape === "auto" ? "chosen by the checkpoint" : this.#shape.replace("x", " × ");
   }
 
   #buildNumbers() {

@@ -137,7 +137,7 @@ export class Library extends EventTarget {
       case "preview":
         return this.#update([image], { preview: data.dataURI });
       case "image":
-        return this.#finish(open[0], data);
+        return this.#finish(open.find((entry) => entry.seed === data.seed), data);
       case "cancelled":
         return this.#update(open, { state: "cancelled" });
       case "failed":
@@ -148,7 +148,7 @@ export class Library extends EventTarget {
   }
 
   async #finish(entry, item) {
-    if (!entry) return; // an event that a reconnection brought once more
+    if (!entry) return; // finished already: the server started again, and sends all events of the task
     const blob = toBlob(item.imageBase64Data, entry.task.outputFormat);
     const size = await measure(blob);
     const seconds = entry.startedAt ? (Date.now() - entry.startedAt) / 1000 : null;

@@ -82,6 +82,7 @@ result = client.images.generate(
     prompt=${quote(task.positivePrompt)},
     size="${task.width}x${task.height}",
     output_format="${format}",
+    output_compression=95,
     response_format="url",
     extra_body=${indent(pythonLiteral(extra), 4)},
 )
