@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import (
+from playwright.sync_api import (, ViewportSize
     Browser,
     BrowserContext,
     ConsoleMessage,
