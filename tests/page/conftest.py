@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import (, ViewportSize
+from playwright.sync_api import (
     Browser,
     BrowserContext,
     ConsoleMessage,
     Locator,
     Page,
     Response,
+    ViewportSize,
     expect,
     sync_playwright,
 )
@@ -24,7 +25,8 @@ CHROMIUM = next(
 )
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
 KEY = "a-key-of-the-page-tests"
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 DRAWN_MS = 60_000  # an image takes 2 s on idle cores
 
 # Puts the key where the page keeps it, as its dialog does.
