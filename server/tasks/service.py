@@ -23,7 +23,7 @@ from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.admission import check_limits, check_targets, check_task, conflict
+from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
 from server.tasks.control import EndStatus, TaskControl
 from server.tasks.leases import Leases
 from server.tasks.reader import Client, TaskReader
@@ -198,10 +198,12 @@ class TaskService:
         running = self._runner.running
         if parameters.taskUUID.lower() in running:
             raise conflict(parameters.taskUUID)
-        num_queued = sum(task.num_images for task in running.values())
-        num_of_owner = sum(task.row.owner == owner for task in running.values())
-        limits = self._settings.server
-        check_limits(limits, parameters.numberResults, num_queued, owner, num_of_owner)
+        load = Load(
+            num_images=sum(task.num_images for task in running.values()),
+            num_of_owner=sum(task.row.owner == owner for task in running.values()),
+            room_in_s=running.seconds_until_room,
+        )
+        check_limits(self._settings.server, parameters.numberResults, owner, load)
         return size
 
     # --- housekeeping ---
