@@ -50,8 +50,9 @@ class ServerSettings(BaseModel):
     authentication_timeout_s: float = Field(
         10.0, gt=0, description="A WebSocket that has not authenticated by then is closed"
     )
-    socket_idle_s: float = Field(
-        120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
+    socket_idle_s: float = Field(120.0, gt=0, description="Then a silent WebSocket is closed")
+    cancel_on_disconnect: Literal["openai", "always", "never"] = Field(
+        "openai", description="Which form's synchronous tasks end when their client hangs up"
     )
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
     drain_s: float = Field(
@@ -60,9 +61,7 @@ class ServerSettings(BaseModel):
     allow_unauthenticated: bool = Field(
         False, description="Listen beyond loopback although no API key is configured"
     )
-    trust_proxy_headers: bool = Field(
-        False, description="Take client address, scheme and Host from X-Forwarded-*"
-    )
+    trust_proxy_headers: bool = Field(False, description="Take addresses from X-Forwarded-*")
     cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = Field(
         (), description="Origins of web pages that may call the API, as https://a.example, or *"
     )

@@ -91,8 +91,12 @@ def flag(place: str, name: str, description: str) -> dict[str, Any]:
 
 def answers(name: str, failure: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the answers of a route: its own, and failures with these statuses."""
-    documented = {200: _answer("What was requested.", name)}
-    documented |= {status: _answer(_REASONS[status], failure) for status in statuses}
+    return {200: _answer("What was requested.", name), **failures(failure, *statuses)}
+
+
+def failures(failure: str, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the failures of a route with these statuses."""
+    documented = {status: _answer(_REASONS[status], failure) for status in statuses}
     for status in {429, 503} & set(statuses):
         documented[status]["headers"] = {"Retry-After": _RETRY_AFTER}
     return cast(dict[int | str, dict[str, Any]], documented)
@@ -110,6 +114,10 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
     for path in page["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # faults.py answers 400 in an envelope
+            for answer in operation["responses"].values():
+                if (stream := answer.get("content", {}).get("text/event-stream")) is not None:
+                    stream.pop("itemSchema", None)  # of OpenAPI 3.2; this page is 3.1
+                    stream["schema"] = {"type": "string", "description": "Server-sent events."}
     schemas |= body_schemas()
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)

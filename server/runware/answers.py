@@ -48,6 +48,14 @@ class TaskDetailsItem(TypedDict):
     response: TaskResponse
 
 
+class CancelItem(TypedDict):
+    """How a task ended; `cancelling` if it is about to, on another server."""
+
+    taskType: Literal["cancelTask"]
+    taskUUID: str
+    status: Literal["cancelled", "success", "failed", "cancelling"]
+
+
 class PingItem(TypedDict):
     """The answer to a ping."""
 
@@ -132,6 +140,7 @@ class Failure(TypedDict):
 AnyItem = Annotated[
     ImageItem
     | TaskDetailsItem
+    | CancelItem
     | PingItem
     | ImageUploadItem
     | MediaStorageItem

@@ -38,6 +38,14 @@ class GetTaskDetails(BaseModel):
     taskUUID: str = Field(description="UUID of the task.")
 
 
+class CancelTask(BaseModel):
+    """Stop a task after its present step. One that has ended stays as it is."""
+
+    model_config = _OPEN
+    taskType: Literal["cancelTask"]
+    taskUUID: str = Field(description="UUID of the task that is wanted no more.")
+
+
 class Ping(BaseModel):
     """Keep a WebSocket open; over HTTP a test of the connection."""
 
@@ -88,5 +96,5 @@ class AccountManagement(BaseModel):
 
 OTHER_TASKS: tuple[type[BaseModel], ...] = (
     Authentication, GetResponse, GetTaskDetails, Ping, ImageUpload, MediaStorage, ModelSearch,
-    AccountManagement,
+    AccountManagement, CancelTask,
 )  # fmt: skip

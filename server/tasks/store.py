@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
 from server.settings import Durability, SettingsError
+from server.tasks.database import open_database
 from server.tasks.statements import end, find, forget, insert_new
 from server.tasks.tables import (
     FAILED,
@@ -35,7 +35,6 @@ from server.tasks.tables import (
     StoredTask,
     TaskRow,
     Webhook,
-    prepare_database,
 )
 from server.tasks.writer import Writer
 
@@ -57,18 +56,14 @@ class TaskStore:
     """
 
     def __init__(self, url: str, durability: Durability = "power") -> None:
-        """Connect to the database and create missing tables and columns.
+        """Connect to the database and bring its schema up to date.
 
         Raises:
-            SettingsError: the URL is not understood, or the database cannot be used.
+            SettingsError: the URL is not understood, or the database cannot be used, or its schema
+                is newer than this version.
         """
         try:
-            parsed = sa.make_url(url)
-            # Parameters are prompts: they stand in no message.
-            self._engine = sa.create_engine(parsed, hide_parameters=True)
-            if parsed.get_backend_name() == "sqlite":
-                Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
-            prepare_database(self._engine, durability)
+            self._engine = open_database(sa.make_url(url), durability)
         except (SQLAlchemyError, ImportError, OSError) as e:
             shown = url.partition("://")[0]  # the rest may hold a password
             reason = str(e).partition("\n")[0]
@@ -148,6 +143,18 @@ class TaskStore:
             return [stored for u in taken if (stored := find(connection, u)) is not None]
 
         return await self._write(write)
+
+    async def request_cancel(self, task_uuid: str) -> None:
+        """Note that a running task is wanted no more."""
+        running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING)
+        note = sa.update(TASKS).where(running).values(is_cancelled=True)
+        await self._write(lambda connection: connection.execute(note) and None)
+
+    async def list_cancelled(self, holder: str) -> list[str]:
+        """Return the running tasks of a server that are wanted no more."""
+        held = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
+        wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
+        return await self._read(lambda connection: list(connection.scalars(wanted)))
 
     async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
         """Store a finished image and its webhook call.
