@@ -41,7 +41,7 @@ def receive(socket: WebSocketTestSession) -> Any:
 
 def test_the_page_shows_frames_of_every_kind() -> None:
     sent = {task["taskType"] for side, tasks in FRAMES if side == ">" for task in tasks}
-    assert sent == {"authentication", "imageInference", "getResponse", "ping"}
+    assert sent == {"authentication", "imageInference", "getResponse", "ping", "cancelTask"}
     assert len(FRAMES) > 14
 
 
