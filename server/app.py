@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import http, openai, websocket
+from server.api import http, openai, task_routes, websocket
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
@@ -71,6 +71,7 @@ def create_app(
         background=Background(),
     )
     app.include_router(http.router)
+    app.include_router(task_routes.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)
     add_fault_handlers(app)

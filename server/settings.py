@@ -53,6 +53,9 @@ class ServerSettings(BaseModel):
     socket_idle_s: float = Field(
         120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
     )
+    cancel_on_disconnect: Literal["openai", "always", "never"] = Field(
+        "openai", description="Which form's synchronous tasks end when their client hangs up"
+    )
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
     drain_s: float = Field(
         30.0, ge=0, description="How long SIGTERM lets running tasks finish before the server stops"
@@ -83,10 +86,7 @@ class CacheSettings(BaseModel):
         0.65, ge=0, le=1, description="TeaCache of acceleration medium"
     )
     high_tea_distance: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="TeaCache of acceleration high, which also forecasts",
+        0.8, ge=0, le=1, description="TeaCache of acceleration high, which also forecasts"
     )
 
 

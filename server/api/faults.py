@@ -4,14 +4,19 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
-from server.runware.envelope import to_error_object
+from server.runware.envelope import http_status, to_error_object
 from server.runware.errors import TaskError
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's status; the access log alone gets it
 
 
 def add_fault_handlers(app: FastAPI) -> None:
     """Let unknown paths and methods, and unforeseen errors, be answered as clients read errors."""
     app.add_exception_handler(HTTPException, _answer_http_fault)
+    app.add_exception_handler(TaskError, _answer_refusal)
+    app.add_exception_handler(ClientGoneError, _answer_nobody)
     app.add_exception_handler(Exception, _answer_server_fault)
 
 
@@ -24,6 +29,16 @@ async def _answer_http_fault(request: Request, fault: Exception) -> Response:
     else:
         error = TaskError("invalidRequest", str(fault.detail))
     return _envelope(error, fault.status_code, dict(fault.headers or {}))
+
+
+async def _answer_refusal(request: Request, fault: Exception) -> Response:
+    """Answer what a dependency refused, such as a key."""
+    assert isinstance(fault, TaskError)
+    return _envelope(fault, http_status(fault.code), {})
+
+
+async def _answer_nobody(request: Request, fault: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def _answer_server_fault(request: Request, fault: Exception) -> Response:

@@ -5,6 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.state import AppState, State
@@ -21,7 +22,7 @@ from server.runware.envelope import (
 )
 from server.runware.errors import TaskError
 from server.runware.schemas import task_schema
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
@@ -57,13 +58,17 @@ async def run_tasks(
         bodies, key = _take_key(parse_tasks(await request.body()), given)
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
-        return _failure([to_error_object(e)])
+        return failure([to_error_object(e)])
     caller = Caller(client, repeats_failures=True, is_dry_run=is_dry_run)
-    outcomes = await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
+    running = _run_all(state, bodies, caller)
+    if state.settings.server.cancel_on_disconnect == "always":
+        outcomes = await while_connected(request, running)
+    else:
+        outcomes = await running
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
     if errors and not data and not any(map(is_polled, errors)):
-        return _failure(errors)
+        return failure(errors)
     envelope: Envelope = {"data": data}
     if errors:
         envelope["errors"] = errors
@@ -106,6 +111,12 @@ async def metrics(state: State) -> Response:
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
+async def _run_all(
+    state: AppState, bodies: list[object], caller: Caller
+) -> list[tuple[list[Item], ErrorObject | None]]:
+    return await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
+
+
 async def _run_one(
     state: AppState, body: object, caller: Caller
 ) -> tuple[list[Item], ErrorObject | None]:
@@ -129,7 +140,8 @@ def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], st
     return tasks, key
 
 
-def _failure(errors: list[ErrorObject]) -> JSONResponse:
+def failure(errors: list[ErrorObject]) -> JSONResponse:
+    """Return the response to a request whose only outcome is errors."""
     status = http_status(errors[0]["code"])
     headers = {401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
     if status in (429, 503):

@@ -7,17 +7,19 @@ import time
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
+from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_errors import failure
 from server.api.openai_request import ImageGeneration, parse_generation, to_task
+from server.api.openai_stream import stream_images
 from server.api.state import AppState, State
 from server.runware.errors import TaskError
 from server.runware.schemas import task_schema
 from server.settings import ApiSettings
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
@@ -31,7 +33,7 @@ _GENERATION = {
 
 @router.post("/v1/images/generations", openapi_extra=_GENERATION)
 @router.post("/v1/images/generations/", include_in_schema=False)
-async def create_images(request: Request, state: State, base_url: BaseUrl) -> JSONResponse:
+async def create_images(request: Request, state: State, base_url: BaseUrl) -> Response:
     """Generate images; the OpenAI form of an imageInference task."""
     try:
         owner = _check_key(request, state)
@@ -39,10 +41,14 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> JS
         task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
         client = Client(owner, base_url)
         caller = Caller(client, repeats_failures=False, has_long_prompts=True)
-        items: list[dict[str, Any]] = []
-        async for batch in run_task(state, task, caller):
-            items += cast(list[dict[str, Any]], batch)
-        size = await state.tasks.generated_size(task["taskUUID"], client)
+        if body.stream:
+            return await stream_images(state, task, caller, body)
+        running = _run(state, task, caller)
+        if state.settings.server.cancel_on_disconnect == "never":
+            items = await running
+        else:
+            items = await while_connected(request, running)
+        size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     except TaskError as e:
         return failure(e)
     form, key = ("imageBase64Data", "b64_json") if body.has_base64 else ("imageURL", "url")
@@ -96,6 +102,13 @@ async def get_model_schema(model_id: str, state: State) -> JSONResponse:
     except TaskError as e:
         return failure(e)
     return JSONResponse(task_schema())
+
+
+async def _run(state: AppState, task: dict[str, Any], caller: Caller) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    async for batch in run_task(state, task, caller):
+        items += cast(list[dict[str, Any]], batch)
+    return items
 
 
 def _check_key(request: Request, state: AppState) -> str:

@@ -34,5 +34,9 @@ class Engine(Protocol):
         """Stop a job after its current step; unknown ids are ignored."""
         ...
 
+    async def show_previews(self, job_id: str) -> None:
+        """Send previews of a job from its next step on, if its checkpoint has a preview map."""
+        ...
+
     @property
     def status(self) -> EngineStatus: ...

@@ -126,6 +126,13 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
     return cast(ErrorObject, fields)
 
 
+def as_task_error(error: ErrorObject) -> TaskError:
+    """Return the error that an error object was made of; whoever reports it adds the task's."""
+    fields: dict[str, Any] = {k: v for k, v in error.items() if k not in ("taskUUID", "taskType")}
+    code, message = fields.pop("code", "taskFailed"), fields.pop("message", "The task failed.")
+    return TaskError(code, message, fields.pop("parameter", None), fields)
+
+
 def echo_uuid(task: dict[str, Any]) -> dict[str, str]:
     """Return the field that repeats a task's UUID, or nothing if it has none."""
     value = task.get("taskUUID")

@@ -142,6 +142,13 @@ class HunyuanOptions(BaseModel):
         None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
     )
 
+    priority: int = Field(
+        0, ge=-10, le=10, description="Order among the waiting tasks of one key; higher first."
+    )
+    previews: bool = Field(
+        False, description="Make previews from the first step on; see the task's events."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
@@ -204,6 +211,10 @@ class ImageInference(BaseModel):
         None, ge=60, description="Seconds that a URL stays valid; for `URL` alone."
     )
     includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
+    reportProgress: bool = Field(
+        False,
+        description="Extension: on a WebSocket, send a `taskProgress` item for each event.",
+    )
     acceleration: Acceleration | None = Field(
         None,
         description="Preset of the accelerator options, which reuses more from `none`, exact, over "

@@ -10,7 +10,6 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from model.resolution import Size
@@ -18,37 +17,22 @@ from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.engine.protocol import EngineStatus
 from server.process import request_id
-from server.runware.envelope import Envelope, EstimateItem, Item, ResultItem, to_error_object
+from server.runware.envelope import EstimateItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.admission import check_limits, check_targets, check_task, conflict
+from server.tasks.control import EndStatus, TaskControl
 from server.tasks.leases import Leases
-from server.tasks.results import (
-    Poll,
-    estimate_item,
-    load_result_item,
-    processing_items,
-    result_item,
-    stored_failure,
-    with_diagnostics,
-)
+from server.tasks.reader import Client, TaskReader
+from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import DuplicateTaskError
-from server.tasks.tables import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask
+from server.tasks.tables import UPLOAD, ImageRow, StoredTask
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The owner of a task, and the base of the image URLs in its results."""
-
-    owner: str
-    base_url: str
-    has_diagnostics: bool = False
 
 
 class TaskService:
@@ -61,6 +45,8 @@ class TaskService:
         self._settings = settings
         self._services = services
         self._runner = TaskRunner(settings, services, checkpoint.default_steps)
+        self._control = TaskControl(services.store, services.engine, self._runner)
+        self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
         self._background = Background()
         self._is_draining = False
@@ -78,6 +64,7 @@ class TaskService:
         self._background.spawn(
             self._leases.keep(runner.list_progress, runner.start, self._stopping)
         )
+        self._background.spawn(self._leases.watch_cancels(runner.cancel, self._stopping))
         self._background.spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
@@ -169,64 +156,13 @@ class TaskService:
             item = result_item(task, outcome.row, outcome.encoded, self._settings.price)
             yield with_diagnostics(item, outcome.row, client.has_diagnostics)
 
-    async def poll(self, task_uuid: str, client: Client) -> Poll:
-        """Return what has become of a task: its images, all `processing` or those finished.
-
-        Raises:
-            TaskError: the task is not known, or its images have expired.
-        """
-        stored = await self._find(task_uuid, client.owner)
-        row = stored.row
-        if row.status == RUNNING:
-            progress, texts = row.progress or 0, dict[int, str]()
-            if (running := self._runner.running.get(row.task_uuid)) is not None:
-                progress, texts = running.progress, running.texts
-            waiting = processing_items(row, progress, texts if client.has_diagnostics else {})
-            return Poll([{**item, "taskUUID": task_uuid} for item in waiting])
-        failure = stored_failure(row) if row.status == FAILED else None
-        items: list[Item] = []
-        try:
-            task = AcceptedTask.from_row(row, self.checkpoint.default_steps)
-            for image in stored.images:
-                item = await load_result_item(
-                    task, image, self._services.images, self._settings.price
-                )
-                item = {**item, "taskUUID": task_uuid, "status": "success"}
-                items.append(with_diagnostics(item, image, client.has_diagnostics))
-        except TaskError:
-            if failure is None:
-                raise
-        return Poll(items, failure)
-
-    async def details(self, task_uuid: str, client: Client) -> dict[str, Any]:
-        """Return a task as it was sent, with its present response.
+    async def cancel(self, task_uuid: str, client: Client) -> EndStatus:
+        """Stop a task after its present step; return how it ended.
 
         Raises:
             TaskError: the task is not known.
         """
-        stored = await self._find(task_uuid, client.owner)
-        response: Envelope = {}
-        try:
-            polled = await self.poll(task_uuid, client)
-            items, failure = polled.items, polled.failure
-        except TaskError as e:
-            items, failure = [], e
-        if items or failure is None:
-            response["data"] = items
-        if failure is not None:
-            response["errors"] = [to_error_object(failure, stored.row.request)]
-        return {
-            "taskType": "getTaskDetails",
-            "taskUUID": task_uuid,
-            "request": [stored.row.request],
-            "response": response,
-        }
-
-    async def generated_size(self, task_uuid: str, client: Client) -> str | None:
-        """Return WIDTHxHEIGHT of a task's first finished image."""
-        for image in (await self._find(task_uuid, client.owner)).images:
-            return f"{image.width}x{image.height}"
-        return None
+        return await self._control.cancel(await self.reader.find(task_uuid, client))
 
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
         """Keep an image that a client sent, as long as images are kept."""
@@ -267,14 +203,6 @@ class TaskService:
         limits = self._settings.server
         check_limits(limits, parameters.numberResults, num_queued, owner, num_of_owner)
         return size
-
-    async def _find(self, task_uuid: str, owner: str) -> StoredTask:
-        stored = await self._services.store.find(task_uuid.lower())
-        if stored is None or stored.row.owner != owner:
-            raise TaskError(
-                "taskFailedOrNotFound", f"There is no task '{task_uuid[:80]}'.", "taskUUID"
-            )
-        return stored
 
     # --- housekeeping ---
 

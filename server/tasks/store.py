@@ -144,6 +144,18 @@ class TaskStore:
 
         return await self._write(write)
 
+    async def request_cancel(self, task_uuid: str) -> None:
+        """Note that a running task is wanted no more."""
+        running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING)
+        note = sa.update(TASKS).where(running).values(is_cancelled=True)
+        await self._write(lambda connection: connection.execute(note) and None)
+
+    async def list_cancelled(self, holder: str) -> list[str]:
+        """Return the running tasks of a server that are wanted no more."""
+        held = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
+        wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
+        return await self._read(lambda connection: list(connection.scalars(wanted)))
+
     async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
         """Store a finished image and its webhook call.
 

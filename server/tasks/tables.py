@@ -34,6 +34,7 @@ TASKS = sa.Table(
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
     sa.Column("request_id", sa.Text),
+    sa.Column("is_cancelled", sa.Boolean),
 )
 IMAGES = sa.Table(
     "images",
@@ -81,6 +82,7 @@ class TaskRow:
     width: int | None = None  # of a task whose size admission chose
     height: int | None = None
     request_id: str | None = None  # of the request that brought it, for the log
+    is_cancelled: bool | None = None  # wanted no more; whoever generates it ends it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -179,7 +179,7 @@ def test_quality_is_a_number_of_steps_except_on_a_distilled_checkpoint(
         ({"n": True}, "n", "invalid_type"),
         ({"colour": "red"}, "colour", "unknown_parameter"),
         ({"background": "transparent"}, "background", "invalid_value"),
-        ({"stream": True}, "stream", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
         ({"partial_images": 2}, "partial_images", "invalid_value"),
         ({"output_compression": 101}, "output_compression", "invalid_value"),
         ({"seed": -1}, "seed", "invalid_value"),

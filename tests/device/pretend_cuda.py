@@ -9,7 +9,9 @@ caused it. It has no kernels of its own, no races and no allocator.
 
 import sys
 import threading
+import warnings
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tests.device.pretend_memory import PretendMemory
 from tests.device.pretend_rules import (
     DATA_DEPENDENT,
     GROUPED_FAST,
@@ -36,6 +39,8 @@ from tests.device.pretend_rules import (
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cli", "tools", "server", "training", "pipeline", "model", "schedulers", "cache")
+
+Products = Mapping[Any, Callable[..., Tensor]]  # of operators whose results differ from a CPU's
 
 current = threading.local()  # the mode in force, and the number of the current device
 
@@ -106,6 +111,7 @@ class PretendTensor(Tensor):
             requires_grad=False,
         )
         wrapper.data_on_cpu = data
+        active().memory.hold(data, device)
         return wrapper
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -173,10 +179,13 @@ class PretendCuda(TorchDispatchMode):
     # As torch's own fake tensors do: factories with a device then reach this mode.
     _mode_key = torch._C._TorchDispatchModeKey.FAKE
 
-    def __init__(self, capability: tuple[int, int] = HOPPER) -> None:
+    def __init__(self, capability: tuple[int, int] = HOPPER, products: Products = PRODUCTS) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.capability = capability
         self.record = Record()
+        self.memory = PretendMemory()
+        self.warns_of_syncs = False
+        self._products = products
         self._pinned: set[int] = set()
 
     def __enter__(self) -> "PretendCuda":
@@ -191,6 +200,10 @@ class PretendCuda(TorchDispatchMode):
 
     def sync(self, what: str) -> None:
         self.record.syncs.append(Event(what, where()))
+        if self.warns_of_syncs:
+            warnings.warn(
+                f"called a synchronizing CUDA operation: {what} at {where()}", stacklevel=2
+            )
 
     def hazard(self, what: str) -> None:
         self.record.hazards.append(Event(what, where()))
@@ -222,7 +235,7 @@ class PretendCuda(TorchDispatchMode):
         bare_args, bare_kwargs = tree_map(bare, (args, kwargs))
         if device is not None:
             self._note_cost(func, bare_args, bare_kwargs)
-        compute = func if device is None else PRODUCTS.get(func, func)
+        compute = func if device is None else self._products.get(func, func)
         result = compute(*bare_args, **bare_kwargs)
         if is_pinned:
             self._pinned |= {t.untyped_storage().data_ptr() for t in tree_leaves(result)}

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,15 +22,19 @@ from tests.device.pretend_cuda import (
     Event,
     PretendCuda,
     PretendTensor,
+    Products,
     active,
     bare,
     current,
+    full_device,
     where,
 )
-from tests.device.pretend_rules import HOPPER, aten, is_mask
+from tests.device.pretend_rules import HOPPER, PRODUCTS, aten, is_mask
 
 MAX_FLASH_WIDTH = 256
 MAX_CUDNN_WIDTH = 128
+DEVICE_COUNT = 4
+DEVICE_BYTES = 80 * 2**30
 
 
 class PretendFunctions(TorchFunctionMode):
@@ -222,28 +227,56 @@ def submit_inline(
     return future
 
 
+def index_of(device: Any = None) -> int:
+    """Return the number of a device as torch.cuda's functions take it; None is the current one."""
+    if isinstance(device, int):
+        return device
+    index: int = full_device("cuda" if device is None else device).index
+    return index
+
+
+def set_sync_debug_mode(mode: str) -> None:
+    """Warn of every sync from now on, or of none; torch warns of the mode itself, too."""
+    warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+    active().warns_of_syncs = mode == "warn"
+
+
+def set_device(device: Any) -> None:
+    current.index = index_of(device)
+
+
+CUDA_FUNCTIONS: dict[str, Any] = {
+    "Stream": PretendStream,
+    "default_stream": lambda device=None: PretendStream(device),
+    "Event": PretendEvent,
+    "current_stream": lambda device=None: PretendStream(device),
+    "stream": lambda stream: contextlib.nullcontext(),
+    "set_stream": lambda stream: None,
+    "get_device_capability": lambda device=None: active().capability,
+    "set_device": set_device,
+    "current_device": lambda: getattr(current, "index", 0),
+    "device_count": lambda: DEVICE_COUNT,
+    "synchronize": lambda device=None: active().sync("synchronize"),
+    "set_sync_debug_mode": set_sync_debug_mode,
+    "memory_allocated": lambda device=None: active().memory.live(index_of(device)),
+    "max_memory_allocated": lambda device=None: active().memory.peak(index_of(device)),
+    "reset_peak_memory_stats": lambda device=None: active().memory.reset_peak(index_of(device)),
+    "mem_get_info": lambda device=None: (DEVICE_BYTES, DEVICE_BYTES),
+}
+
+
 @contextlib.contextmanager
-def pretended_cuda(capability: tuple[int, int] = HOPPER) -> Iterator[PretendCuda]:
-    """Run the block as on a machine with CUDA devices of one compute capability."""
-    mode = PretendCuda(capability)
+def pretended_cuda(
+    capability: tuple[int, int] = HOPPER, products: Products = PRODUCTS
+) -> Iterator[PretendCuda]:
+    """Run the block as on a machine with CUDA devices of one compute capability.
+
+    `products` computes operators otherwise than a CPU does, as a device may.
+    """
+    mode = PretendCuda(capability, products)
     torch._C._ensureCUDADeviceGuardSet()
-
-    def set_device(device: Any) -> None:
-        current.index = device if isinstance(device, int) else torch.device(device).index or 0
-
-    replaced = {
-        "Stream": PretendStream,
-        "default_stream": lambda device=None: PretendStream(device),
-        "Event": PretendEvent,
-        "current_stream": lambda device=None: PretendStream(device),
-        "stream": lambda stream: contextlib.nullcontext(),
-        "set_stream": lambda stream: None,
-        "get_device_capability": lambda device=None: capability,
-        "set_device": set_device,
-        "current_device": lambda: getattr(current, "index", 0),
-    }
     with contextlib.ExitStack() as stack:
-        for name, value in replaced.items():
+        for name, value in CUDA_FUNCTIONS.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(ThreadPoolExecutor, "submit", submit_inline))
         current.mode, current.index = mode, 0

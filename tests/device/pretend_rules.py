@@ -1,5 +1,6 @@
 """Rules of CUDA's operations: which wait for the host, and which layouts their kernels take."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ def scaled_grouped_product(
 
 
 # Float8 products, which a CPU computes otherwise or not at all.
-PRODUCTS = {
+PRODUCTS: Mapping[Any, Callable[..., Tensor]] = {
     aten._scaled_mm.default: scaled_product,
     aten._scaled_grouped_mm.default: scaled_grouped_product,
 }

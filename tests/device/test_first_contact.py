@@ -1,39 +1,17 @@
 """The first contact with a GPU, rehearsed under the pretending CUDA."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import torch
 
-from tests.device.pretend_cuda import PretendCuda
 from tests.device.pretend_functions import pretended_cuda
 from tools.first_contact.parts import PARTS
 from tools.first_contact.run import run_first_contact, run_here
 from tools.first_contact.settings import FirstContact, Part
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MEMORY = {
-    "synchronize": None,
-    "reset_peak_memory_stats": None,
-    "memory_allocated": 0,
-    "max_memory_allocated": 0,
-    "mem_get_info": (80 * 2**30, 80 * 2**30),
-}
-
-
-@contextlib.contextmanager
-def pretended_card() -> Iterator[PretendCuda]:
-    """A pretending CUDA with the memory functions that measurements call."""
-    with contextlib.ExitStack() as stack:
-        cuda = stack.enter_context(pretended_cuda())
-        for name, value in MEMORY.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
-        yield cuda
 
 
 def ignore(part: Part, result: Any) -> None:
@@ -42,7 +20,7 @@ def ignore(part: Part, result: Any) -> None:
 
 def test_every_part_runs_on_a_device(tmp_path: Path) -> None:
     contact = FirstContact(device="cuda:0", output=tmp_path, recording=GOLDEN, is_quick=True)
-    with pretended_card() as cuda:
+    with pretended_cuda() as cuda:
         results = run_first_contact(contact, ignore, run_here)
         assert cuda.record.hazards == []
     assert {
@@ -63,7 +41,7 @@ def test_every_part_runs_on_a_device(tmp_path: Path) -> None:
 def test_the_whole_architecture_is_planned_by_the_free_memory(tmp_path: Path, part: Part) -> None:
     rows: list[dict[str, Any]] = []
     contact = FirstContact(device="cuda:0", output=tmp_path, recording=GOLDEN)
-    with pretended_card():
+    with pretended_cuda():
         part.run(contact, rows.append)
     assert {row["format"]: row["fits"] for row in rows} == {
         "bfloat16": False, "fp8": False, "int8": False, "int4": True,

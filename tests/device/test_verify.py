@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from model.mesh import leave_mesh
 from pipeline.load import load_pipeline
 from pipeline.ranks import join_settings_mesh, settings_of_rank
 from tests.device.pretend_functions import pretended_cuda
-from tests.device.pretend_mesh import pretended_mesh
+from tests.device.pretend_mesh import pretended_mesh, spawn_pretending
 from tools.verify.checks import Check
 from tools.verify.recording import Recording
 from tools.verify.run import list_groups
-from tools.verify.verify import Event, Request, verify_recording
+from tools.verify.verify import Event, Request, verify_as_rank, verify_recording
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GROUPS = ("noise", "vae", "ar", "square_cfg5_en", "tall_nocfg", "e2e_auto")  # what a device changes
@@ -57,8 +58,39 @@ def test_the_recordings_hold_with_layers_on_two_devices(group: str) -> None:
     assert failures(group, mode="layers2") == []
 
 
-def test_checks_of_a_rank_run_on_its_own_device(tmp_path: Path) -> None:
-    """The sums of a mocked mesh are not sums, so only devices are looked at, not numbers."""
+def verify_rank(rank: int, request: Request, folder: Path) -> None:
+    """Run the checks of one rank of a mesh; the first rank writes down those that failed."""
+    mesh = join_settings_mesh(request.settings, rank, folder / "rendezvous")
+    failed = Failures()
+    is_ok = verify_as_rank(request, mesh, failed)
+    if mesh.is_first:
+        (folder / "failed.txt").write_text("" if is_ok else f"{len(failed)} failed: {failed}")
+    leave_mesh()
+
+
+@pytest.mark.parametrize(
+    ("mode", "group"),
+    [
+        ("tensor2", "ar"),
+        ("tensor2-expert", "tall_nocfg"),
+        ("cfg2xtensor2", "square_cfg5_en"),
+    ],
+)
+def test_the_recordings_hold_on_ranks_that_exchange(mode: str, group: str, tmp_path: Path) -> None:
+    """Each rank is a process with a pretending CUDA; NCCL's calls exchange over gloo."""
+    request = Request(
+        checkpoint=GOLDEN / "model",
+        recording=GOLDEN,
+        only=frozenset({group}),
+        mode=mode,
+        device="cuda",
+    )
+    spawn_pretending(verify_rank, (request, tmp_path), nprocs=request.settings.num_ranks)
+    assert (tmp_path / "failed.txt").read_text() == ""
+
+
+def test_checks_of_a_rank_without_the_others_run_on_its_own_device_and_fail(tmp_path: Path) -> None:
+    """Its sums lack the others' parts, which the checks must notice."""
     request = Request(checkpoint=GOLDEN / "model", recording=GOLDEN, mode="tensor2", device="cuda")
     with pretended_cuda() as cuda, pretended_mesh() as nccl:
         mesh = join_settings_mesh(request.settings, 1, tmp_path / "rendezvous")
@@ -66,6 +98,6 @@ def test_checks_of_a_rank_run_on_its_own_device(tmp_path: Path) -> None:
         wanted: set[str] = {"vae", "tall_nocfg"}
         groups = list_groups(pipeline, Recording(GOLDEN), wanted)
         checks: list[Any] = [check for group in groups for check in group.checks]
-        assert checks
+        assert not all(check.is_ok for check in checks)
         assert {collective.device for collective in nccl.collectives} == {"cuda:1"}
         assert cuda.record.hazards == []

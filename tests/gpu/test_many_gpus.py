@@ -1,18 +1,26 @@
 """Two GPUs generate what one generates. NCCL takes the calls that gloo takes in tests/parallel."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from model.kv_cache import prefill
 from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from model.mesh import join_mesh, leave_mesh
-from tests.gpu.conftest import ROUGHLY
+from tests.gpu.agreement import (
+    BFLOAT16_COSINE,
+    FLOAT32_ERROR,
+    hidden,
+    largest_error,
+    smallest_cosine,
+)
+from tests.gpu.rehearsal import cuda_at_hand, nccl_at_hand
 
-IDS = list(range(60))
+ON_ONE = LoadOptions(device="cuda:0", dtype=torch.float32)
+ON_TWO = replace(ON_ONE, layer_devices=("cuda:0", "cuda:1"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,30 +29,35 @@ def _two_gpus() -> None:
         pytest.skip("needs two CUDA devices")
 
 
-def hidden(checkpoint: Path, options: LoadOptions) -> torch.Tensor:
-    with torch.inference_mode():
-        return prefill(load_model(checkpoint, options), IDS).hidden_1SD.float().cpu()
-
-
-def run_rank(rank: int, checkpoint: Path, folder: Path) -> None:
-    device = f"cuda:{rank}"
-    torch.cuda.set_device(rank)
-    mesh = join_mesh(rank, 1, 2, folder / "rendezvous", device)
-    transformer = load_model(checkpoint, LoadOptions(device=device), mesh=mesh)
-    with torch.inference_mode():
-        own = prefill(transformer, IDS).hidden_1SD.float().cpu()
-    torch.save(own, folder / f"{rank}.pt")
-    leave_mesh()
+def run_rank(
+    rank: int, checkpoint: Path, folder: Path, dtype: torch.dtype, expert_parallel: bool
+) -> None:
+    with cuda_at_hand(), nccl_at_hand():
+        mesh = join_mesh(rank, 1, 2, folder / "rendezvous", f"cuda:{rank}", expert_parallel)
+        options = LoadOptions(device=f"cuda:{rank}", dtype=dtype)
+        torch.save(hidden(load_model(checkpoint, options, mesh=mesh)), folder / f"{rank}.pt")
+        leave_mesh()
 
 
 def test_layers_on_two_devices_give_the_same_numbers(wide_checkpoint: Path) -> None:
-    one = LoadOptions(device="cuda:0")
-    two = LoadOptions(device="cuda:0", layer_devices=("cuda:0", "cuda:1"))
-    assert torch.equal(hidden(wide_checkpoint, two), hidden(wide_checkpoint, one))
+    ours, alone = (hidden(load_model(wide_checkpoint, options)) for options in (ON_TWO, ON_ONE))
+    assert largest_error(ours, alone) <= FLOAT32_ERROR
 
 
-def test_two_tensor_ranks_give_the_numbers_of_one(wide_checkpoint: Path, tmp_path: Path) -> None:
-    spawn(run_rank, args=(wide_checkpoint, tmp_path), nprocs=2)
-    alone = hidden(wide_checkpoint, LoadOptions(device="cuda:0"))
+@pytest.mark.parametrize("expert_parallel", [False, True])
+def test_two_tensor_ranks_give_the_numbers_of_one(
+    wide_checkpoint: Path, tmp_path: Path, expert_parallel: bool
+) -> None:
+    spawn(run_rank, (wide_checkpoint, tmp_path, torch.float32, expert_parallel), nprocs=2)
+    alone = hidden(load_model(wide_checkpoint, ON_ONE))
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), alone, **ROUGHLY)
+        assert largest_error(torch.load(tmp_path / f"{rank}.pt"), alone) <= FLOAT32_ERROR
+
+
+def test_two_tensor_ranks_in_bfloat16_are_near_one_in_float32(
+    unrouted_checkpoint: Path, tmp_path: Path
+) -> None:
+    spawn(run_rank, (unrouted_checkpoint, tmp_path, torch.bfloat16, False), nprocs=2)
+    alone = hidden(load_model(unrouted_checkpoint, ON_ONE))
+    for rank in range(2):
+        assert smallest_cosine(torch.load(tmp_path / f"{rank}.pt"), alone) >= BFLOAT16_COSINE

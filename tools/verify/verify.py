@@ -109,31 +109,36 @@ def verify_recording(request: Request, report: Report = ignore) -> bool:
             f"there are: {', '.join(known)}"
         )
     if settings.num_ranks == 1:
-        return _verify(request, SINGLE, report)
+        return verify_as_rank(request, SINGLE, report)
     check_divisible(load_config(request.checkpoint), settings.tensor_parallel_size)
     with tempfile.TemporaryDirectory(prefix="hyimage-verify-") as folder:
         verdict = Path(folder) / "verdict"
         spawn(
-            _verify_as_rank,
+            _verify_in_process,
             args=(request, Path(folder) / "rendezvous", verdict, report),
             nprocs=settings.num_ranks,
         )
         return verdict.read_text() == "True"
 
 
-def _verify_as_rank(
+def _verify_in_process(
     rank: int, request: Request, rendezvous: Path, verdict: Path, report: Report
 ) -> None:
     """Run all checks along with the other ranks; the first one reports them."""
     torch.set_num_threads(1)
     mesh = join_settings_mesh(request.settings, rank, rendezvous)
-    is_ok = _verify(request, mesh, report if mesh.is_first else ignore)
+    is_ok = verify_as_rank(request, mesh, report if mesh.is_first else ignore)
     if mesh.is_first:
         verdict.write_text(str(is_ok))
     leave_mesh()
 
 
-def _verify(request: Request, mesh: Mesh, report: Report) -> bool:
+def verify_as_rank(request: Request, mesh: Mesh, report: Report) -> bool:
+    """Run the checks along with the other ranks of a mesh; return whether all of them hold.
+
+    Raises:
+        ModelError: the checkpoint or the recording cannot be read.
+    """
     settings = settings_of_rank(request.settings, mesh.rank)
     pipeline = load_pipeline(settings, skip=(), mesh=mesh)
     groups = list(list_groups(pipeline, Recording(request.recording), set(request.only)))
