@@ -42,7 +42,7 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file or the database cannot be used.
+        SettingsError: the key file, the database or the content checker cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -51,7 +51,7 @@ def create_app(
         engine,
         egress,
         images or ImageStore(settings.images.store),
-        safety or SafetyChecker(settings.safety),
+        safety or SafetyChecker.from_settings(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
