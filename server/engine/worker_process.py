@@ -58,7 +58,7 @@ class WorkerProcess:
 
     async def start(self) -> None:
         """Start the process; a start that is under way cannot be called off."""
-        self._starting = asyncio.ensure_future(asyncio.to_thread(_start_process, self._process))
+        self._starting = asyncio.ensure_future(asyncio.to_thread(_start, self._process))
         await asyncio.shield(self._starting)
         for end in self._theirs:
             end.close()  # so that our ends see EOF when the worker dies
@@ -86,7 +86,7 @@ class WorkerProcess:
         self._control.close()  # an idle or generating worker sees this and ends
         self._sender.shutdown(wait=False, cancel_futures=True)
         if is_loading:
-            self.kill()  # it sees its pipe only when it has loaded
+            self._process.kill()  # it sees its pipe only when it has loaded
         await asyncio.to_thread(_end_process, self._process)
         if self._reader.ident is not None:
             await asyncio.to_thread(self._reader.join, STOP_TIMEOUT_S)
@@ -114,7 +114,7 @@ def _run_worker(jobs: Connection, control: Connection, settings: PipelineSetting
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 
 
-def _start_process(process: BaseProcess) -> None:
+def _start(process: BaseProcess) -> None:
     with stop_signals_blocked():
         process.start()
 
