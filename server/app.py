@@ -45,7 +45,8 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file, the database or the image store cannot be used.
+        SettingsError: the key file, the database, the image store or the content checker cannot
+            be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -54,7 +55,7 @@ def create_app(
         engine,
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
-        safety or SafetyChecker(settings.safety),
+        safety or SafetyChecker.from_settings(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
