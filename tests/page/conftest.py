@@ -22,7 +22,7 @@ from tests.system.conftest import ServerProcess
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
+CHECKPOINT = Path("checkpoints/tiny")  # shown on the page, so without the folder it is in
 KEY = "a-key-of-the-page-tests"
 DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 DRAWN_MS = 60_000  # an image takes 2 s on idle cores
