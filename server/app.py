@@ -8,11 +8,14 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import http, openai, page, task_routes, websocket
+from server.api import docs, http, openai, page, task_routes, websocket
+from server.api import images as image_routes
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
+from server.api.cors import Cors
 from server.api.faults import add_fault_handlers
+from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
 from server.background import Background
@@ -42,7 +45,7 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file or the database cannot be used.
+        SettingsError: the key file, the database or the image store cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -50,14 +53,14 @@ def create_app(
         settings,
         engine,
         egress,
-        images or ImageStore(settings.images.store),
+        images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
         safety or SafetyChecker(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
-    app = FastAPI(
+    app = DescribedApp(
         title="hyimage",
-        description="HunyuanImage-3.0 behind Runware's API.",
+        openapi_url=None,  # server/api/docs.py has the page, without files from elsewhere
         lifespan=lambda _: _running(services, tasks, egress),
     )
     app.router.redirect_slashes = False  # some clients follow no redirect
@@ -65,6 +68,7 @@ def create_app(
         settings=settings,
         keys=Keys.load(Path(settings.keys.file)),
         tasks=tasks,
+        store=services.store,
         images=services.images,
         metrics=services.metrics,
         sessions=Sessions(),
@@ -72,11 +76,15 @@ def create_app(
     )
     app.include_router(http.router)
     app.include_router(task_routes.router)
+    app.include_router(image_routes.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)
+    app.include_router(docs.router)
+    app.mount(docs.FILES_PATH, docs.FILES)
     app.include_router(page.router)
     add_fault_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
+    app.add_middleware(Cors, origins=settings.server.cors_origins)
     app.add_middleware(AccessLog)
     return app
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -50,9 +50,7 @@ class ServerSettings(BaseModel):
     authentication_timeout_s: float = Field(
         10.0, gt=0, description="A WebSocket that has not authenticated by then is closed"
     )
-    socket_idle_s: float = Field(
-        120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
-    )
+    socket_idle_s: float = Field(120.0, gt=0, description="Then a silent WebSocket is closed")
     cancel_on_disconnect: Literal["openai", "always", "never"] = Field(
         "openai", description="Which form's synchronous tasks end when their client hangs up"
     )
@@ -63,8 +61,9 @@ class ServerSettings(BaseModel):
     allow_unauthenticated: bool = Field(
         False, description="Listen beyond loopback although no API key is configured"
     )
-    trust_proxy_headers: bool = Field(
-        False, description="Take client address, scheme and Host from X-Forwarded-*"
+    trust_proxy_headers: bool = Field(False, description="Take addresses from X-Forwarded-*")
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = Field(
+        (), description="Origins of web pages that may call the API, as https://a.example, or *"
     )
 
 
@@ -96,6 +95,7 @@ class ImageSettings(BaseModel):
     model_config = _SECTION
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
+    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
 
 
 class TaskSettings(BaseModel):

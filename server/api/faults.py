@@ -1,6 +1,7 @@
 """Answers to requests that no route serves, and to faults of the server, in error envelopes."""
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -17,6 +18,7 @@ def add_fault_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http_fault)
     app.add_exception_handler(TaskError, _answer_refusal)
     app.add_exception_handler(ClientGoneError, _answer_nobody)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(Exception, _answer_server_fault)
 
 
@@ -39,6 +41,14 @@ async def _answer_refusal(request: Request, fault: Exception) -> Response:
 
 async def _answer_nobody(request: Request, fault: Exception) -> Response:
     return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _answer_invalid_request(request: Request, fault: Exception) -> Response:
+    assert isinstance(fault, RequestValidationError)
+    first = fault.errors()[0]
+    name = str(first["loc"][-1])[:80]
+    message = f"Invalid value for '{name}' parameter: {first['msg'].lower()}."
+    return _envelope(TaskError("invalidRequest", message, name), 400, {})
 
 
 async def _answer_server_fault(request: Request, fault: Exception) -> Response:

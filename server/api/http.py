@@ -1,15 +1,17 @@
 """The HTTP endpoints: one function each, a few lines each."""
 
 import asyncio
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
+from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
 from server.api.state import AppState, State
-from server.delivery.images import media_type
 from server.runware.envelope import (
     RETRY_AFTER_S,
     Envelope,
@@ -21,29 +23,35 @@ from server.runware.envelope import (
     to_error_object,
 )
 from server.runware.errors import TaskError
-from server.runware.schemas import task_schema
 from server.tasks.reader import Client
 
 router = APIRouter()
 
-_TASK_ARRAY = {
-    "requestBody": {
-        "required": True,
-        "description": "An array of tasks, or one task. The first may be an authentication.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": task_schema(),
-                }
-            }
-        },
-    }
-}
+
+class Health(TypedDict):
+    """The server lives."""
+
+    status: Literal["ok"]
 
 
-@router.post("/v1", openapi_extra=_TASK_ARRAY)
+class Readiness(TypedDict):
+    """Whether images can be generated, and by what or why not."""
+
+    ready: bool
+    worker: str
+
+
+_TASKS = json_body("TaskRequest", [TASK_EXAMPLE])
+_TASKS["parameters"] = [
+    flag("header", "X-Runware-Dry-Run", "Check and price the tasks; generate nothing."),
+    flag("query", "dryRun", "The same as the header."),
+    flag("header", "X-Diagnostics", "Return how images were generated, as `diagnostics`."),
+    flag("query", "diagnostics", "The same as the header."),
+]
+_ANSWERS = answers("Answer", "Failure", 400, 401, 404, 413, 429, 500, 503)
+
+
+@router.post("/v1", operation_id="runTasks", openapi_extra=_TASKS, responses=_ANSWERS)
 @router.post("/v1/", include_in_schema=False)
 async def run_tasks(
     request: Request,
@@ -75,29 +83,22 @@ async def run_tasks(
     return JSONResponse(envelope)
 
 
-@router.get("/images/{name}", include_in_schema=False)
-async def get_image(name: str, state: State) -> Response:
-    """Return a finished image; open to whoever knows its name."""
-    try:
-        content = await state.images.load(name)
-    except TaskError as e:
-        return JSONResponse({"detail": e.message}, 503, {"Retry-After": str(RETRY_AFTER_S)})
-    if content is None:
-        return JSONResponse({"detail": "there is no such image, or it has expired"}, 404)
-    return Response(content, media_type=media_type(name))
-
-
-@router.get("/health")
-async def health() -> dict[str, str]:
+@router.get("/health", operation_id="getHealth")
+async def health() -> Health:
     """Return whether the server lives."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get(
+    "/ready",
+    operation_id="getReadiness",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready."}},
+)
 async def ready(state: State) -> JSONResponse:
     """Return whether images can be generated, and with what; 503 if not."""
     status = state.tasks.status
-    body = {"ready": status.is_ready, "worker": status.description}
+    body: Readiness = {"ready": status.is_ready, "worker": status.description}
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 

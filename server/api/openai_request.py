@@ -78,9 +78,15 @@ class ImageGeneration(BaseModel):
         return self.response_format == "b64_json"
 
     @property
-    def drawn_quality(self) -> str:
+    def drawn_quality(self) -> Literal["low", "medium", "high"]:
         """The quality that the answer names: one of OpenAI's three."""
-        return {"low": "low", "high": "high", "hd": "high"}.get(self.quality, "medium")
+        match self.quality:
+            case "low":
+                return "low"
+            case "high" | "hd":
+                return "high"
+            case _:
+                return "medium"
 
 
 def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
@@ -104,6 +110,10 @@ def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
         "partial_images": (
             parsed.partial_images > 0 and not parsed.stream,
             "partial images are streamed; send stream: true, or 0.",
+        ),
+        "response_format": (
+            parsed.stream and parsed.response_format == "url",
+            "streamed images are base64; leave it out, or send 'b64_json'.",
         ),
         "model": (
             parsed.model is not None and parsed.model not in models,

@@ -13,6 +13,7 @@ from server.delivery.images import ImageStore
 from server.metrics import Metrics
 from server.settings import Settings
 from server.tasks.service import TaskService
+from server.tasks.store import TaskStore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +23,7 @@ class AppState:
     settings: Settings
     keys: Keys
     tasks: TaskService
+    store: TaskStore
     images: ImageStore
     metrics: Metrics
     sessions: Sessions

@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from server.api.dispatch import cancel_task
 from server.api.frames import BaseUrl, WantsDiagnostics, bearer_key
 from server.api.http import failure
+from server.api.openapi import KEY, answers, failures
 from server.api.state import State
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
@@ -46,7 +47,13 @@ async def known_task(task_uuid: str, state: State, client: Caller) -> StoredTask
     return await state.tasks.reader.find(task_uuid, client)
 
 
-@router.get("/v1/tasks/{task_uuid}/events", response_class=EventSourceResponse)
+@router.get(
+    "/v1/tasks/{task_uuid}/events",
+    operation_id="followTask",
+    openapi_extra=KEY,
+    response_class=EventSourceResponse,
+    responses=failures("Failure", 401, 404),
+)
 async def follow_events(
     state: State,
     client: Caller,
@@ -63,7 +70,12 @@ async def follow_events(
         yield ServerSentEvent(id=event_id or None, event=kind, data=values)
 
 
-@router.delete("/v1/tasks/{task_uuid}")
+@router.delete(
+    "/v1/tasks/{task_uuid}",
+    operation_id="cancelTask",
+    openapi_extra=KEY,
+    responses=answers("Answer", "Failure", 401, 404, 503),
+)
 async def delete_task(task_uuid: str, state: State, client: Caller) -> JSONResponse:
     """Cancel a task: it stops after its present step. One that has ended stays as it is."""
     try:

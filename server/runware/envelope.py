@@ -1,6 +1,9 @@
 """Response bodies: result items, error objects, envelopes, and the HTTP status of an error code."""
 
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, cast
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import reference
@@ -69,12 +72,21 @@ class EstimateItem(TypedDict):
 
 
 class ErrorObject(TypedDict, total=False):
-    """One error. A code may bring further fields, such as `min`, `max` and `allowedValues`."""
+    """One error. A code may bring fields beside those that are listed."""
 
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        json_schema_extra={"required": ["code", "message"]}
+    )
     code: str
     message: str
     parameter: str | list[str]
     documentation: str
+    type: str
+    min: float
+    max: float
+    multiplier: float
+    allowedValues: list[Any]
+    imageUUIDs: list[str]
     taskUUID: str
     taskType: str
     status: Literal["error"]

@@ -168,6 +168,13 @@ class TaskStore:
 
         await self._write(write)
 
+    async def image_expiry(self, name: str) -> float | None:
+        """Return when an image expires, 0 if it is deleted, or None if it is not known."""
+        wanted = sa.select(IMAGES.c.expires_at)
+        wanted = wanted.where(IMAGES.c.image_uuid == name[:36], IMAGES.c.name == name)
+        found = await self._read(lambda connection: connection.scalar(wanted))
+        return 0.0 if found == FOREVER else found
+
     async def succeed(self, task_uuid: str) -> None:
         """End a running task whose images are all stored."""
         await self._write(lambda connection: end(connection, task_uuid, SUCCESS, None))

@@ -94,6 +94,12 @@ def test_a_streamed_failure_is_an_error_event_and_a_refusal_has_its_status(
     assert refused.json()["error"]["param"] == "size"
 
 
+def test_a_stream_of_urls_is_refused(client: TestClient) -> None:
+    body = {"prompt": "a red fox", "stream": True, "response_format": "url"}
+    error = client.post("/v1/images/generations", json=body).json()["error"]
+    assert error["param"] == "response_format"
+
+
 def test_partial_images_without_a_stream_are_refused(client: TestClient) -> None:
     body = {"prompt": "a red fox", "partial_images": 2}
     error = client.post("/v1/images/generations", json=body).json()["error"]

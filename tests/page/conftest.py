@@ -13,6 +13,7 @@ from playwright.sync_api import (
     Locator,
     Page,
     Response,
+    ViewportSize,
     expect,
     sync_playwright,
 )
@@ -24,7 +25,8 @@ CHROMIUM = next(
 )
 CHECKPOINT = Path("checkpoints/tiny")  # shown on the page, so without the folder it is in
 KEY = "a-key-of-the-page-tests"
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 DRAWN_MS = 60_000  # an image takes 2 s on idle cores
 
 # Puts the key where the page keeps it, as its dialog does.
