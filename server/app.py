@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import docs, http, openai, page, task_routes, websocket
+from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
@@ -77,6 +77,7 @@ def create_app(
     )
     app.include_router(http.router)
     app.include_router(task_routes.router)
+    app.include_router(status.router)
     app.include_router(image_routes.router)
     app.include_router(websocket.router)
     app.include_router(openai.router)

@@ -29,6 +29,7 @@ from server.tasks.leases import Leases
 from server.tasks.reader import Client, TaskReader
 from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
+from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
 from server.tasks.tables import UPLOAD, ImageRow, StoredTask
 
@@ -86,6 +87,11 @@ class TaskService:
         if self._is_draining:
             return EngineStatus(is_ready=False, description="the server is stopping")
         return self._services.engine.status
+
+    @property
+    def running(self) -> RunningTasks:
+        """The tasks that this process has accepted and not ended."""
+        return self._runner.running
 
     @property
     def num_running_tasks(self) -> int:
