@@ -190,7 +190,8 @@ class TaskRunner:
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
         await services.store.add_image(image, webhook)
-        services.webhooks.wake()
+        if webhook is not None:
+            services.webhooks.wake()
         services.metrics.images.inc()
         return image
 
@@ -245,7 +246,8 @@ class TaskRunner:
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
-        self._services.webhooks.wake()
+        if webhook is not None:
+            self._services.webhooks.wake()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         try:
