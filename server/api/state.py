@@ -10,12 +10,12 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from server.api.auth import Keys
 from server.api.sessions import Sessions
 from server.background import Background
 from server.delivery.images import ImageStore
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 
