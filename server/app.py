@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import docs, http, openai, page, task_routes, websocket
+from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
 from server.api.auth import Keys
@@ -45,7 +45,8 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file, the database or the image store cannot be used.
+        SettingsError: the key file, the database, the image store or the content checker cannot
+            be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -54,7 +55,7 @@ def create_app(
         engine,
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
-        safety or SafetyChecker(settings.safety),
+        safety or SafetyChecker.from_settings(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
@@ -74,14 +75,9 @@ def create_app(
         sessions=Sessions(),
         background=Background(),
     )
-    app.include_router(http.router)
-    app.include_router(task_routes.router)
-    app.include_router(image_routes.router)
-    app.include_router(websocket.router)
-    app.include_router(openai.router)
-    app.include_router(docs.router)
+    for module in (http, task_routes, status, image_routes, websocket, openai, docs, page):
+        app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
-    app.include_router(page.router)
     add_fault_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)

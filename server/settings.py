@@ -4,30 +4,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.settings import PipelineSettings
+from server.cluster_settings import ClusterSettings
+from server.settings_faults import describe_fault
 
 Durability = Literal["power", "process"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
-
-# Old names, and the new ones that their refusal names.
-_RENAMED = {
-    "server.is_open": "server.allow_unauthenticated",
-    "server.trusts_proxy_headers": "server.trust_proxy_headers",
-    "images.folder": "images.store",
-    "worker.memory_gb": "worker.device_memory_gb",
-    "worker.cfg_ranks": "worker.cfg_parallel_size",
-    "worker.tensor_ranks": "worker.tensor_parallel_size",
-    "worker.compile_experts": 'worker.compile_kernels ("auto", "on" or "off")',
-    "worker.expert_split": 'worker.expert_parallel (true for "expert", false for "width")',
-}
-_GONE = {
-    "egress.webhook_first_delay_s": "tries follow the hosted service's times, 250 ms and doubling",
-}
 
 
 class SettingsError(ValueError):
@@ -119,35 +105,6 @@ class TaskSettings(BaseModel):
     )
 
 
-class ClusterSettings(BaseModel):
-    """How many replicas `hyimage serve --cluster` requests of Ray Serve; see docs/cluster.md."""
-
-    model_config = _SECTION
-    ingresses: int = Field(2, ge=1, description="Replicas that speak the API")
-    engines: int = Field(1, ge=0, description="Replicas that generate; with max_engines the least")
-    max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
-    tasks_per_engine: float = Field(
-        4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
-    )
-    cpus_per_engine: float = Field(4.0, ge=0)
-    cpus_per_ingress: float = Field(1.0, ge=0)
-    engine_resources: dict[str, float] = Field(
-        default_factory=dict, description="Other resources of Ray that an engine needs"
-    )
-    drain_s: float = Field(
-        300.0, ge=0, description="How long an engine that is replaced may finish its tasks"
-    )
-
-    @model_validator(mode="after")
-    def _some_engine(self) -> Self:
-        if self.max_engines < max(1, self.engines) and (self.max_engines or not self.engines):
-            raise ValueError(
-                f"max_engines is {self.max_engines} and engines is {self.engines}: let max_engines "
-                "be 0 for a fixed number of engines, or at least as large as both engines and 1"
-            )
-        return self
-
-
 class KeySettings(BaseModel):
     """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
@@ -173,6 +130,11 @@ class SafetySettings(BaseModel):
     """What content checking reports as NSFWContent."""
 
     model_config = _SECTION
+    checker: str = Field(
+        "nudenet",
+        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
+        description="nudenet (extra safety), none, or your own as package.module:function",
+    )
     threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
     labels: tuple[str, ...] = Field(
         (
@@ -285,15 +247,6 @@ def load_settings(file: Path | None, **flags: Any) -> Settings:
                 checked = type(getattr(settings, section)).model_validate(merged)
                 settings = settings.model_copy(update={section: checked})
     except ValidationError as e:
-        faults = "; ".join(_describe(fault) for fault in e.errors())
+        faults = "; ".join(describe_fault(fault) for fault in e.errors())
         raise SettingsError(f"settings from {file or 'flags and environment'}: {faults}") from None
     return settings
-
-
-def _describe(fault: ErrorDetails) -> str:
-    name = ".".join(map(str, fault["loc"]))
-    if name in _RENAMED:
-        return f"{name} is called {_RENAMED[name]} now; rename it"
-    if name in _GONE:
-        return f"{name} is gone ({_GONE[name]}); remove it"
-    return f"{name}: {fault['msg']} (got {fault['input']!r})"

@@ -8,13 +8,10 @@ kernels to a budget.
 """
 
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,10 +24,9 @@ from torch.utils._pytree import tree_leaves
 from model.fused import FusedKernel
 from model.planning.cards import Card
 from model.planning.meta_step import silent_all_gather, silent_all_reduce
+from model.planning.product_line import product_line
 
 aten = torch.ops.aten
-_ROOT = Path(__file__).resolve().parents[2]
-_SEEN_THROUGH = ("model/planning/", "model/fused.py", "model/mesh.py", "tests/")
 
 EXCHANGES = ("all_reduce", "all_gather")
 LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
@@ -86,14 +82,17 @@ class StepCost:
 
 
 @contextmanager
-def count_cost(card: Card, share_of_rows: float = 1.0) -> Iterator[StepCost]:
+def count_cost(
+    card: Card, share_of_rows: float = 1.0, is_compiled: bool = True
+) -> Iterator[StepCost]:
     """Count the launches of the block, which runs on meta tensors.
 
-    `share_of_rows` is the part of the experts' rows that belongs to this rank's experts.
+    `share_of_rows` is the part of the experts' rows that belongs to this rank's experts. What is
+    not compiled launches a kernel for every operation of a fused function, under its name.
     """
     cost = StepCost()
     counter = _Counter(card, cost, share_of_rows)
-    with counter, _Functions(counter):
+    with counter, _Functions(counter, is_compiled):
         yield cost
 
 
@@ -106,11 +105,13 @@ class _Counter(TorchDispatchMode):
         self._cost = cost
         self._share_of_rows = share_of_rows
         self._is_paused = False
+        self._function = ""
 
     def add(self, name: str, bytes_moved: int, *, floor_s: float = LAUNCH_S) -> None:
         """Add a kernel whose time is that of the bytes it moves."""
+        name = self._function or name
         seconds = max(bytes_moved / self.card.bandwidth, floor_s)
-        self._cost.kernels.append(Kernel(name, _where(), bytes_moved, 0, seconds))
+        self._cost.kernels.append(Kernel(name, product_line(), bytes_moved, 0, seconds))
 
     def add_product(
         self, name: str, bytes_moved: int, flops: int, rate: float, *, launches: int = 1
@@ -118,18 +119,20 @@ class _Counter(TorchDispatchMode):
         """Add a kernel that multiplies, at a rate that its units reach."""
         seconds = max(flops / rate, bytes_moved / self.card.bandwidth, launches * LAUNCH_S)
         peak = self.card.peak * (2 if name.startswith("_scaled") else 1)
-        kernel = Kernel(name, _where(), bytes_moved, flops, seconds, launches, flops / peak)
+        kernel = Kernel(name, product_line(), bytes_moved, flops, seconds, launches, flops / peak)
         self._cost.kernels.append(kernel)
 
     def add_all_reduce(self, num_bytes: int, size: int) -> None:
         """Add a sum over the ranks, by a ring: each byte passes twice."""
         seconds = self.card.link_latency_s + 2 * num_bytes * (size - 1) / size / self.card.link
-        self._cost.kernels.append(Kernel("all_reduce", _where(), num_bytes, 0, seconds))
+        self._cost.kernels.append(Kernel("all_reduce", product_line(), num_bytes, 0, seconds))
 
     def add_all_gather(self, num_bytes: int, size: int) -> None:
         """Add a gather of tensors of this size from every rank."""
         seconds = self.card.link_latency_s + num_bytes * (size - 1) / self.card.link
-        self._cost.kernels.append(Kernel("all_gather", _where(), num_bytes * size, 0, seconds))
+        self._cost.kernels.append(
+            Kernel("all_gather", product_line(), num_bytes * size, 0, seconds)
+        )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -138,6 +141,15 @@ class _Counter(TorchDispatchMode):
             yield
         finally:
             self._is_paused = before
+
+    @contextmanager
+    def inside(self, function: str) -> Iterator[None]:
+        """Add the block's operations under the name of a function."""
+        self._function = function
+        try:
+            yield
+        finally:
+            self._function = ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -207,14 +219,18 @@ def _bytes_moved(given: list[Tensor], made: list[Tensor]) -> int:
 class _Functions(TorchFunctionMode):
     """Sees what is one kernel as one: fused functions, attention, norms; and the ranks' sums."""
 
-    def __init__(self, counter: _Counter) -> None:
+    def __init__(self, counter: _Counter, is_compiled: bool) -> None:
         super().__init__()
         self._counter = counter
+        self._is_compiled = is_compiled
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, FusedKernel) and not self._is_compiled:
+            with self._counter.inside(func.name), self:
+                return func.eager(*args, **kwargs)
         if isinstance(func, FusedKernel):
             with self._counter.paused():
                 out = func.eager(*args, **kwargs)
@@ -269,23 +285,3 @@ def _is_free(func: Any) -> bool:
 
 def _tensors(values: Any) -> Iterable[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-
-
-def _where() -> str:
-    """Return the line of the product that caused an operation."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = _product_file(frame.f_code.co_filename)
-        if file is not None:
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "elsewhere"
-
-
-@cache
-def _product_file(filename: str) -> str | None:
-    path = Path(filename)
-    if not path.is_relative_to(_ROOT) or "site-packages" in path.parts:
-        return None
-    relative = str(path.relative_to(_ROOT))
-    return None if relative.startswith(_SEEN_THROUGH) else relative

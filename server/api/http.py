@@ -13,13 +13,13 @@ from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, p
 from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
 from server.api.state import AppState, State
 from server.runware.envelope import (
-    RETRY_AFTER_S,
     Envelope,
     ErrorObject,
     Item,
     error_envelope,
     http_status,
     is_polled,
+    retry_after_s,
     to_error_object,
 )
 from server.runware.errors import TaskError
@@ -152,5 +152,5 @@ def failure(errors: list[ErrorObject]) -> JSONResponse:
     status = http_status(errors[0]["code"])
     headers = {401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
     if status in (429, 503):
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        headers = {"Retry-After": str(retry_after_s(errors[0]))}
     return JSONResponse(error_envelope(errors), status, headers)

@@ -28,6 +28,7 @@ from server.engine.messages import (
     WorkerFailed,
     WorkerReady,
 )
+from server.engine.process_memory import tree_bytes
 from server.engine.protocol import EngineStatus
 from server.engine.restarts import MAX_FAILED_STARTS, RestartPolicy, StallWatch
 from server.engine.worker_process import WorkerProcess
@@ -85,7 +86,8 @@ class LocalEngine:
 
     @property
     def status(self) -> EngineStatus:
-        return self._status
+        pid = self.worker_pid
+        return replace(self._status, memory_bytes=None if pid is None else tree_bytes(pid))
 
     @property
     def worker_pid(self) -> int | None:

@@ -9,10 +9,14 @@ from server.engine.messages import Job, JobEvent
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether images can be generated now, and by what; otherwise the reason why not."""
+    """Whether images can be generated now, and by what; otherwise the reason why not.
+
+    `memory_bytes` of the processes that generate, where that is known.
+    """
 
     is_ready: bool
     description: str
+    memory_bytes: int | None = None
 
 
 class Engine(Protocol):

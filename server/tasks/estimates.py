@@ -54,6 +54,14 @@ class Estimates:
         before = self._means.get(key, seconds)
         self._means[key] = before + NEWEST * (seconds - before)
 
+    def modes(self) -> set[Mode]:
+        """Return the modes of which anything is known."""
+        return {mode for _, mode in self._means}
+
+    def mean(self, stage: Stage, mode: Mode) -> float | None:
+        """Return the learned seconds of exactly this mode, None if it did not run."""
+        return self._means.get((stage, mode))
+
     def seconds(self, stage: Stage, mode: Mode) -> float | None:
         """Return the expected seconds, from the most similar mode that ran; None if none did."""
         if (stage, mode) in self._means:

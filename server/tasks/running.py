@@ -155,6 +155,11 @@ class RunningTasks(dict[str, RunningTask]):
         ends = self._ends()
         return None if ends is None else ends.get(task_uuid)
 
+    def seconds_until_idle(self) -> float | None:
+        """Return the seconds until the last task will have ended, None if unknown."""
+        ends = self._ends()
+        return None if ends is None else max(ends.values(), default=0.0)
+
     def seconds_until_room(self) -> float | None:
         """Return the seconds until the first task will have ended, None if unknown."""
         ends = self._ends()

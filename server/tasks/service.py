@@ -23,12 +23,13 @@ from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.admission import check_limits, check_targets, check_task, conflict
+from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
 from server.tasks.control import EndStatus, TaskControl
 from server.tasks.leases import Leases
 from server.tasks.reader import Client, TaskReader
 from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
+from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
 from server.tasks.tables import UPLOAD, ImageRow, StoredTask
 
@@ -86,6 +87,11 @@ class TaskService:
         if self._is_draining:
             return EngineStatus(is_ready=False, description="the server is stopping")
         return self._services.engine.status
+
+    @property
+    def running(self) -> RunningTasks:
+        """The tasks that this process has accepted and not ended."""
+        return self._runner.running
 
     @property
     def num_running_tasks(self) -> int:
@@ -198,10 +204,12 @@ class TaskService:
         running = self._runner.running
         if parameters.taskUUID.lower() in running:
             raise conflict(parameters.taskUUID)
-        num_queued = sum(task.num_images for task in running.values())
-        num_of_owner = sum(task.row.owner == owner for task in running.values())
-        limits = self._settings.server
-        check_limits(limits, parameters.numberResults, num_queued, owner, num_of_owner)
+        load = Load(
+            num_images=sum(task.num_images for task in running.values()),
+            num_of_owner=sum(task.row.owner == owner for task in running.values()),
+            room_in_s=running.seconds_until_room,
+        )
+        check_limits(self._settings.server, parameters.numberResults, owner, load)
         return size
 
     # --- housekeeping ---
