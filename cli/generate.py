@@ -88,7 +88,7 @@ def generate(
 ) -> None:
     """Generate one image without a server; checks and defaults are the server's.
 
-    Example: hyimage generate "a penguin on the beach" -o penguin.png --size 1280x768
+    Example: hyimage generate "a cat and a dog in a meadow" -o pets.png --size 1280x768
     """
     options = GenerateOptions(
         prompt=prompt,
