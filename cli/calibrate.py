@@ -1,4 +1,4 @@
-"""`hyimage calibrate`: step_cache.json of a checkpoint, measured."""
+"""`hyimage calibrate`: step_cache.json and latent_preview.json of a checkpoint, measured."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def calibrate(
     prompts: Annotated[Path | None, typer.Option(help="Your own prompts, one a line.")] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Measure how steps change, so that the step caches reuse the right ones.
+    """Measure how steps change, for the step caches, and how latents look, for previews.
 
     Generates the prompts without reuse, fits the output's change to TeaCache's signal, then
-    generates eight of them with rising thresholds. Writes step_cache.json, and a chart of it,
-    into the checkpoint's folder. Takes as long as some 170 images of 30 steps.
+    generates eight of them with rising thresholds. Writes step_cache.json with a chart, and
+    latent_preview.json, into the checkpoint's folder. Takes as long as some 170 images of 30 steps.
 
     Example: hyimage calibrate --checkpoint checkpoints/tiny
     """
@@ -66,7 +66,12 @@ def _print(result: CalibrationResult) -> None:
         f"teaCacheDistance {DEFAULT_DISTANCE} = {calibration.tea_scale * DEFAULT_DISTANCE:.4f}, "
         f"default fbCacheThreshold = {calibration.fb_threshold:.4f}"
     )
-    stdout.print(f"{result.path} and {result.chart.name}")
+    preview = result.preview
+    stdout.print(
+        f"previews: a linear map of {preview.n} latent cells to {preview.patch}x{preview.patch} "
+        f"pixels each, R2 {preview.r2:.3f}; one takes {result.preview_share:.2%} of a step"
+    )
+    stdout.print(f"{result.path}, {result.chart.name} and {result.preview_path.name}")
     changes = list(result.changes.items())
     shown = changes[:: max(1, len(changes) // NUM_SHOWN_CHANGES)]
     line = ", ".join(f"{change:.3f} at {sigma:.2f}" for sigma, change in shown)

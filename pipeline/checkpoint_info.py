@@ -10,6 +10,7 @@ from model.config_file import load_config, read_json
 from model.errors import TokenizerError
 from model.generation_config import TemplateName, load_generation_config
 from model.resolution import Size, list_offered_sizes
+from pipeline.vocabulary import Vocabulary, read_vocabulary
 
 # Control tokens, role names and the like around a prompt.
 TEMPLATE_TOKENS = 64
@@ -24,9 +25,12 @@ class CheckpointInfo:
     template: TemplateName
     is_distilled: bool
     default_steps: int | None  # of a distilled checkpoint; None: the API's default
+    own_steps: int  # of generation_config.json, as is the guidance
+    own_guidance: float
     max_positions: int
     pixels_per_token: int
     tokenizer: Tokenizer
+    vocabulary: Vocabulary | None  # None: it draws anything
 
     def excess_tokens(self, text: str, size: Size | None) -> int:
         """Return by how many tokens a prompt is too long for an image of a size; 0 if it fits.
@@ -42,7 +46,7 @@ class CheckpointInfo:
 
 
 def read_checkpoint_info(folder: Path) -> CheckpointInfo:
-    """Read config.json, generation_config.json and tokenizer.json of `folder`.
+    """Read config.json, generation_config.json, tokenizer.json and any vocabulary.json of `folder`.
 
     Raises:
         ModelError: a file is missing or not usable.
@@ -54,9 +58,12 @@ def read_checkpoint_info(folder: Path) -> CheckpointInfo:
         template=generation.template,
         is_distilled=is_distilled,
         default_steps=generation.num_steps if is_distilled else None,
+        own_steps=generation.num_steps,
+        own_guidance=generation.guidance,
         max_positions=config.max_positions,
         pixels_per_token=config.pixels_per_token,
         tokenizer=_load_tokenizer(folder / "tokenizer.json"),
+        vocabulary=read_vocabulary(folder),
     )
 
 

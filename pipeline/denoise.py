@@ -20,6 +20,7 @@ from cache.protocol import (
     StepCache,
     StepContext,
 )
+from cache.residual_cache import ResidualCache
 from model.attention import AttentionGroup
 from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
 from model.mesh import SINGLE, RankGroup
@@ -53,6 +54,11 @@ class ImageRun:
     def next_sigma(self) -> float:
         """Return the noise level at the end of the present step."""
         return self.trajectory.sigmas[self.trajectory.step + 1]
+
+    def is_reused(self, step: int) -> bool:
+        """Return whether the step cache stood in for the layers at a step that is done."""
+        cache = self.step_cache
+        return isinstance(cache, ResidualCache) and step in cache.reused_steps[-1:]
 
     @property
     def context(self) -> StepContext:
@@ -98,6 +104,16 @@ class Denoised:
     step: int
     latent_BCYX: Tensor
     velocity_BCYX: Tensor
+
+
+@torch.inference_mode()
+def estimate_image(run: ImageRun, done: Denoised) -> Tensor:
+    """Return the latent of the image that a finished step points to.
+
+    On the straight path of a flow, x(sigma) = image + sigma * velocity. Shapes: -> latent_BCYX.
+    """
+    sigma = run.trajectory.sigmas[done.step + 1]
+    return done.latent_BCYX.float() - sigma * apply_guidance(done.velocity_BCYX, run.guidance)
 
 
 @torch.inference_mode()

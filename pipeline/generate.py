@@ -2,28 +2,41 @@
 
     prompt   --rewrite-->  prompt  --choose a size-->  rows  --prefill-->  KV cache
     noise    --denoising steps: layers or step cache, guidance, solver-->  latent
-    latent   --VAE-->  pixels
+    latent   --VAE-->  pixels; between steps a linear map makes previews
 
 Everything is a generator: progress is `yield`, cancelling is `close()`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
+
 from model.resolution import Size
-from pipeline.denoise import ImageRun, denoise, start_run
+from pipeline.denoise import Denoised, ImageRun, denoise, estimate_image, start_run
 from pipeline.load import Pipeline
 from pipeline.noise import NoiseStream, image_noise, to_device
 from pipeline.prompt import PreparedPrompt, choose_size, rewrite_prompts
 from pipeline.report import report_run
-from pipeline.request import Event, ImageDone, ImageRequest, StepDone
+from pipeline.request import Event, ImageDone, ImageRequest, PromptPrefilled, StepDone
 from pipeline.step_cache import new_step_cache
 from schedulers.build import Scheduler, build_scheduler
 from schedulers.trajectory import Trajectory
 
 
-def generate(pipeline: Pipeline, request: ImageRequest) -> Generator[Event, None, None]:
+def no_previews() -> bool:
+    """Return that no preview is wanted."""
+    return False
+
+
+def generate(
+    pipeline: Pipeline, request: ImageRequest, wants_preview: Callable[[], bool] = no_previews
+) -> Generator[Event, None, None]:
     """Generate the images of a request; yield after each piece of text, each step and each image.
+
+    After each step `wants_preview` decides whether its event has a preview; pixels do not depend
+    on it.
 
     Raises:
         ModelError: the checkpoint cannot rewrite prompts, the size is not a trained one, or a
@@ -38,12 +51,21 @@ def generate(pipeline: Pipeline, request: ImageRequest) -> Generator[Event, None
         is_distilled=pipeline.transformer.config.is_meanflow,
     )
     for batch in _list_batches(sizes, pipeline.batch_size):
-        runs = [
-            _start_image(pipeline, request, scheduler, prompts[i], sizes[i], request.seeds[i])
-            for i in batch
-        ]
+        runs: list[ImageRun] = []
+        for i in batch:
+            runs.append(
+                _start_image(pipeline, request, scheduler, prompts[i], sizes[i], request.seeds[i])
+            )
+            yield PromptPrefilled(image=i)
         for done in denoise(pipeline.transformer, runs):
-            yield StepDone(image=batch[done.image], step=done.step + 1, num_steps=request.num_steps)
+            run = runs[done.image]
+            yield StepDone(
+                image=batch[done.image],
+                step=done.step + 1,
+                num_steps=request.num_steps,
+                is_reused=run.is_reused(done.step),
+                preview_yx3=_preview(pipeline, run, done) if wants_preview() else None,
+            )
         for i, run in zip(batch, runs, strict=True):
             yield ImageDone(
                 image=i,
@@ -76,6 +98,12 @@ def _start_image(
     return start_run(
         pipeline.transformer, rows, trajectory, request.guidance, step_cache, prompt.prompt_cache
     )
+
+
+def _preview(pipeline: Pipeline, run: ImageRun, done: Denoised) -> npt.NDArray[np.uint8] | None:
+    if pipeline.preview_map is None:
+        return None
+    return pipeline.preview_map.render(estimate_image(run, done))
 
 
 def _list_batches(sizes: Sequence[Size], batch_size: int) -> Iterator[list[int]]:

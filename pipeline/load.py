@@ -36,6 +36,8 @@ from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 from model.vae import to_uint8
 from pipeline.device import prepare_device
+from pipeline.preview import FILE_NAME as PREVIEW_FILE_NAME
+from pipeline.preview import PreviewMap, load_preview_map
 from pipeline.settings import PipelineSettings
 
 
@@ -54,6 +56,7 @@ class Pipeline:
     max_rewrite_tokens: int = 2048
     system_prompt: str = "auto"
     system_prompts: dict[str, str] = field(default_factory=dict)
+    preview_map: PreviewMap | None = None
 
     @property
     def offered_sizes(self) -> tuple[Size, ...]:
@@ -118,8 +121,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
-    `skip` names parts of the model that are checked but not held. Without calibration the folder's
-    step_cache.json is not read.
+    `skip` names parts of the model that are checked but not held. Without calibration neither
+    step_cache.json nor latent_preview.json is read.
 
     Raises:
         ModelError: anything about the checkpoint is wrong.
@@ -132,8 +135,9 @@ def load_pipeline(
         torch.set_num_threads(settings.num_threads)
     scheme = resolve_scheme(folder, settings.quantization).scheme
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
+    preview_map = _read_preview_map(folder, config) if with_calibration else None
     system_prompts = read_system_prompts(folder)
-    options = _build_options(settings, skip)
+    options = build_options(settings, skip)
     if settings.device_memory_gb:
         # On a CPU oneDNN builds kernels for each number of tokens of an expert; a thousand of them,
         # its default cache, take 0.3 GB.
@@ -154,10 +158,12 @@ def load_pipeline(
         max_rewrite_tokens=settings.max_rewrite_tokens,
         system_prompt=settings.system_prompt,
         system_prompts=system_prompts,
+        preview_map=preview_map,
     )
 
 
-def _build_options(settings: PipelineSettings, skip: tuple[str, ...]) -> LoadOptions:
+def build_options(settings: PipelineSettings, skip: tuple[str, ...]) -> LoadOptions:
+    """Return how the settings load a checkpoint, without the parts that `skip` names."""
     return LoadOptions(
         device=settings.layer_devices[0] if settings.layer_devices else settings.device,
         layer_devices=settings.layer_devices,
@@ -194,3 +200,9 @@ def _read_calibration(folder: Path) -> Calibration:
         return load_calibration(folder, fingerprint(folder))
     except CalibrationError as e:
         raise ConfigError(str(e)) from None
+
+
+def _read_preview_map(folder: Path, config: ModelConfig) -> PreviewMap | None:
+    if not (folder / PREVIEW_FILE_NAME).is_file():
+        return None
+    return load_preview_map(folder, fingerprint(folder), config.vae.latent_channels)

@@ -145,10 +145,9 @@ class Followers:
             pipe.close()
         for process in self._processes:
             process.join(STOP_TIMEOUT_S)
-            for end in (process.terminate, process.kill):
-                if process.is_alive():
-                    end()
-                    process.join(STOP_TIMEOUT_S)
+            if process.is_alive():
+                process.kill()  # a server's ranks ignore SIGTERM, as its worker does
+                process.join(STOP_TIMEOUT_S)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

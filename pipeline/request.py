@@ -68,12 +68,25 @@ class TextWritten:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PromptPrefilled:
+    """The prompts of one image are in its KV cache; its denoising begins."""
+
+    image: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StepDone:
-    """One denoising step of one image is finished; `step` counts from 1."""
+    """One denoising step of one image is finished; `step` counts from 1.
+
+    `is_reused`: a step cache stood in for the layers. `preview_yx3` (uint8) is what the image would
+    be if the model were sure of it now, small; only where previews are wanted.
+    """
 
     image: int
     step: int
     num_steps: int
+    is_reused: bool = False
+    preview_yx3: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -94,4 +107,4 @@ class ImageDone:
         return int(self.pixels_yx3.shape[0])
 
 
-Event = TextWritten | StepDone | ImageDone
+Event = TextWritten | PromptPrefilled | StepDone | ImageDone

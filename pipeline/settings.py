@@ -51,6 +51,11 @@ class PipelineSettings(BaseModel):
         False,
         description="Expert parallel: tensor ranks hold some experts whole, not slices of all",
     )
+    stall_timeout_s: float = Field(
+        120.0,
+        gt=0,
+        description="A worker silent for longer, and for 10 times its longest step, is replaced",
+    )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
         "auto", description="auto: the checkpoint's own; none; or the text itself"

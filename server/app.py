@@ -8,11 +8,13 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from pipeline.checkpoint_info import read_checkpoint_info
-from server.api import http, openai, websocket
+from server.api import docs, http, openai, page, status, task_routes, websocket
+from server.api import images as image_routes
 from server.api.access_log import AccessLog
-from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
+from server.api.cors import Cors
 from server.api.faults import add_fault_handlers
+from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
 from server.background import Background
@@ -23,6 +25,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -42,7 +45,8 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file or the database cannot be used.
+        SettingsError: the key file, the database, the image store or the content checker cannot
+            be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -50,31 +54,33 @@ def create_app(
         settings,
         engine,
         egress,
-        images or ImageStore(settings.images.store),
-        safety or SafetyChecker(settings.safety),
+        images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
+        safety or SafetyChecker.from_settings(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
-    app = FastAPI(
+    app = DescribedApp(
         title="hyimage",
-        description="HunyuanImage-3.0 behind Runware's API.",
+        openapi_url=None,  # server/api/docs.py has the page, without files from elsewhere
         lifespan=lambda _: _running(services, tasks, egress),
     )
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
         settings=settings,
-        keys=Keys.load(Path(settings.keys.file)),
+        keys=services.keys,
         tasks=tasks,
+        store=services.store,
         images=services.images,
         metrics=services.metrics,
         sessions=Sessions(),
         background=Background(),
     )
-    app.include_router(http.router)
-    app.include_router(websocket.router)
-    app.include_router(openai.router)
+    for module in (http, task_routes, status, image_routes, websocket, openai, docs, page):
+        app.include_router(module.router)
+    app.mount(docs.FILES_PATH, docs.FILES)
     add_fault_handlers(app)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
+    app.add_middleware(Cors, origins=settings.server.cors_origins)
     app.add_middleware(AccessLog)
     return app
 
@@ -104,6 +110,7 @@ def _build_services(
     return RunnerServices(
         engine=engine,
         store=store,
+        keys=Keys.load(Path(settings.keys.file)),
         images=images,
         webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
         uploader=Uploader(settings.egress, egress),

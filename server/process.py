@@ -1,7 +1,10 @@
-"""Per-process set-up: logging with request ids, and how torch allocates memory."""
+"""Per-process set-up: logging with request ids, how torch allocates memory, signals."""
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 # The request that the current coroutine serves, for the log; coroutines inherit it.
@@ -12,6 +15,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 # 192. Source: both keys are in the libc10 of torch 2.13; never run on a GPU.
 CUDA_ALLOCATOR = "expandable_segments:True,pinned_max_round_threshold_mb:1"
 _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
 
@@ -28,6 +33,7 @@ def configure_process() -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(add_request_id)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # server/tasks/database.py logs a line
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # child processes inherit it
     if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         os.environ[_ALLOCATOR_VARIABLES[0]] = CUDA_ALLOCATOR
@@ -38,3 +44,27 @@ def add_request_id(record: logging.LogRecord) -> bool:
     if not hasattr(record, "request_id"):
         record.request_id = request_id.get()
     return True
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Block SIGTERM and SIGINT for this thread, and for the processes that it starts meanwhile.
+
+    Without it, a signal to the process group would end a child that cannot ignore signals yet.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_stop_signals() -> None:
+    """Leave SIGTERM and SIGINT to the server: this process ends when its pipe ends.
+
+    systemd, supervisors and terminals signal the whole process group, and a server that drains
+    still needs its worker. Processes that this one starts ignore them too.
+    """
+    for one in STOP_SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

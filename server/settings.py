@@ -2,32 +2,18 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.settings import PipelineSettings
+from server.cluster_settings import ClusterSettings
+from server.settings_faults import describe_fault
 
 Durability = Literal["power", "process"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
-
-# Old names, and the new ones that their refusal names.
-_RENAMED = {
-    "server.is_open": "server.allow_unauthenticated",
-    "server.trusts_proxy_headers": "server.trust_proxy_headers",
-    "images.folder": "images.store",
-    "worker.memory_gb": "worker.device_memory_gb",
-    "worker.cfg_ranks": "worker.cfg_parallel_size",
-    "worker.tensor_ranks": "worker.tensor_parallel_size",
-    "worker.compile_experts": 'worker.compile_kernels ("auto", "on" or "off")',
-    "worker.expert_split": 'worker.expert_parallel (true for "expert", false for "width")',
-}
-_GONE = {
-    "egress.webhook_first_delay_s": "tries follow the hosted service's times, 250 ms and doubling",
-}
 
 
 class SettingsError(ValueError):
@@ -50,8 +36,9 @@ class ServerSettings(BaseModel):
     authentication_timeout_s: float = Field(
         10.0, gt=0, description="A WebSocket that has not authenticated by then is closed"
     )
-    socket_idle_s: float = Field(
-        120.0, gt=0, description="A WebSocket that sends nothing and waits for no task is closed"
+    socket_idle_s: float = Field(120.0, gt=0, description="Then a silent WebSocket is closed")
+    cancel_on_disconnect: Literal["openai", "always", "never"] = Field(
+        "openai", description="Which form's synchronous tasks end when their client hangs up"
     )
     max_tasks_per_key: int = Field(100, ge=1, description="Running tasks of one API key")
     drain_s: float = Field(
@@ -60,8 +47,9 @@ class ServerSettings(BaseModel):
     allow_unauthenticated: bool = Field(
         False, description="Listen beyond loopback although no API key is configured"
     )
-    trust_proxy_headers: bool = Field(
-        False, description="Take client address, scheme and Host from X-Forwarded-*"
+    trust_proxy_headers: bool = Field(False, description="Take addresses from X-Forwarded-*")
+    cors_origins: tuple[Annotated[str, Field(pattern=r"^(\*|https?://[^/*]+)$")], ...] = Field(
+        (), description="Origins of web pages that may call the API, as https://a.example, or *"
     )
 
 
@@ -83,10 +71,7 @@ class CacheSettings(BaseModel):
         0.65, ge=0, le=1, description="TeaCache of acceleration medium"
     )
     high_tea_distance: float = Field(
-        0.8,
-        ge=0,
-        le=1,
-        description="TeaCache of acceleration high, which also forecasts",
+        0.8, ge=0, le=1, description="TeaCache of acceleration high, which also forecasts"
     )
 
 
@@ -96,6 +81,7 @@ class ImageSettings(BaseModel):
     model_config = _SECTION
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
+    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
 
 
 class TaskSettings(BaseModel):
@@ -117,35 +103,6 @@ class TaskSettings(BaseModel):
     lease_s: float = Field(
         30.0, ge=1, description="How long a dead server's tasks wait before another generates them"
     )
-
-
-class ClusterSettings(BaseModel):
-    """How many replicas `hyimage serve --cluster` requests of Ray Serve; see docs/cluster.md."""
-
-    model_config = _SECTION
-    ingresses: int = Field(2, ge=1, description="Replicas that speak the API")
-    engines: int = Field(1, ge=0, description="Replicas that generate; with max_engines the least")
-    max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
-    tasks_per_engine: float = Field(
-        4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
-    )
-    cpus_per_engine: float = Field(4.0, ge=0)
-    cpus_per_ingress: float = Field(1.0, ge=0)
-    engine_resources: dict[str, float] = Field(
-        default_factory=dict, description="Other resources of Ray that an engine needs"
-    )
-    drain_s: float = Field(
-        300.0, ge=0, description="How long an engine that is replaced may finish its tasks"
-    )
-
-    @model_validator(mode="after")
-    def _some_engine(self) -> Self:
-        if self.max_engines < max(1, self.engines) and (self.max_engines or not self.engines):
-            raise ValueError(
-                f"max_engines is {self.max_engines} and engines is {self.engines}: let max_engines "
-                "be 0 for a fixed number of engines, or at least as large as both engines and 1"
-            )
-        return self
 
 
 class KeySettings(BaseModel):
@@ -173,6 +130,11 @@ class SafetySettings(BaseModel):
     """What content checking reports as NSFWContent."""
 
     model_config = _SECTION
+    checker: str = Field(
+        "nudenet",
+        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
+        description="nudenet (extra safety), none, or your own as package.module:function",
+    )
     threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
     labels: tuple[str, ...] = Field(
         (
@@ -285,15 +247,6 @@ def load_settings(file: Path | None, **flags: Any) -> Settings:
                 checked = type(getattr(settings, section)).model_validate(merged)
                 settings = settings.model_copy(update={section: checked})
     except ValidationError as e:
-        faults = "; ".join(_describe(fault) for fault in e.errors())
+        faults = "; ".join(describe_fault(fault) for fault in e.errors())
         raise SettingsError(f"settings from {file or 'flags and environment'}: {faults}") from None
     return settings
-
-
-def _describe(fault: ErrorDetails) -> str:
-    name = ".".join(map(str, fault["loc"]))
-    if name in _RENAMED:
-        return f"{name} is called {_RENAMED[name]} now; rename it"
-    if name in _GONE:
-        return f"{name} is gone ({_GONE[name]}); remove it"
-    return f"{name}: {fault['msg']} (got {fault['input']!r})"

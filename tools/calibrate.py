@@ -1,5 +1,9 @@
-"""Calibration of a checkpoint's step caches: how its steps change, written as step_cache.json."""
+"""Calibration of a checkpoint: its step caches and its previews, written beside its weights.
 
+step_cache.json says how its steps change, latent_preview.json how a latent looks without the VAE.
+"""
+
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +22,7 @@ from model.template import Prompt
 from pipeline.denoise import denoise, start_run
 from pipeline.load import Pipeline, load_pipeline
 from pipeline.noise import image_noise
+from pipeline.preview import PreviewMap, fit_preview_map, patch_side, save_preview_map
 from pipeline.request import ImageRequest
 from pipeline.settings import PipelineSettings
 from pipeline.step_cache import teacache_signal
@@ -72,6 +77,9 @@ class CalibrationResult:
     """What was written and where, the sweep behind it, and the mean output change by sigma."""
 
     calibration: Calibration
+    preview: PreviewMap
+    preview_path: Path
+    preview_share: float  # seconds of a preview over those of a step
     swept: tuple[Swept, ...]
     path: Path
     chart: Path
@@ -81,7 +89,7 @@ class CalibrationResult:
 def calibrate_checkpoint(
     settings: PipelineSettings, texts: Sequence[str], report: Report = ignore
 ) -> CalibrationResult:
-    """Record, fit, sweep, and write step_cache.json and step_cache.png beside the weights.
+    """Record, fit, sweep; write step_cache.json and .png and latent_preview.json to the folder.
 
     Raises:
         ModelError: the checkpoint is not usable.
@@ -94,13 +102,18 @@ def calibrate_checkpoint(
     requests = list(_list_requests(pipeline, texts))
     changes: list[StepDelta] = []
     first_changes: list[float] = []
+    latents: list[Tensor] = []
+    started = time.perf_counter()
     for index, request in enumerate(requests):
         report("recording", index, len(requests))
-        recorder = record(pipeline, request)
+        recorder, latent_BCYX = record(pipeline, request)
         changes += recorder.changes
         first_changes += recorder.first_changes
+        latents.append(latent_BCYX)
     report("recording", len(requests), len(requests))
-    calibration = replace(_fit(pipeline, changes), fingerprint=fingerprint(folder), signal="input")
+    step_s = (time.perf_counter() - started) / sum(request.num_steps for request in requests)
+    preview = _fit_previews(pipeline, latents, fingerprint(folder), report)
+    calibration = replace(_fit(pipeline, changes), fingerprint=preview.fingerprint, signal="input")
     square = _three_shapes(pipeline.sizes)[0]
     swept = sweep_thresholds(
         pipeline,
@@ -117,6 +130,9 @@ def calibrate_checkpoint(
     plot_curve(chart, swept)
     return CalibrationResult(
         calibration=calibration,
+        preview=preview,
+        preview_path=save_preview_map(folder, preview),
+        preview_share=_time_previews(preview, latents) / step_s,
         swept=tuple(swept),
         path=save_calibration(folder, calibration),
         chart=chart,
@@ -124,8 +140,8 @@ def calibrate_checkpoint(
     )
 
 
-def record(pipeline: Pipeline, request: ImageRequest) -> Recorder:
-    """Generate an image's steps without its pixels, and return what was noted."""
+def record(pipeline: Pipeline, request: ImageRequest) -> tuple[Recorder, Tensor]:
+    """Generate an image's steps without its pixels; return what was noted, and its latent_BCYX."""
     transformer = pipeline.transformer
     size = find_size(pipeline.sizes, request.width_px or 0, request.height_px or 0)
     shape = pipeline.latent_shape(size)
@@ -142,7 +158,29 @@ def record(pipeline: Pipeline, request: ImageRequest) -> Recorder:
     )
     for _ in denoise(transformer, [run]):
         pass
-    return recorder
+    return recorder, run.trajectory.latent_BCYX
+
+
+def _fit_previews(
+    pipeline: Pipeline, latents: Sequence[Tensor], fingerprint_: str, report: Report
+) -> PreviewMap:
+    """Return the map from latents to previews, fitted to what the VAE makes of them."""
+    images: list[Tensor] = []
+    for index, latent_BCYX in enumerate(latents):
+        report("decoding", index, len(latents))
+        images.append(pipeline.decode(latent_BCYX).cpu())
+    report("decoding", len(latents), len(latents))
+    patch = patch_side(pipeline.transformer.config.pixels_per_token)
+    return fit_preview_map(latents, images, patch, fingerprint_)
+
+
+def _time_previews(preview: PreviewMap, latents: Sequence[Tensor]) -> float:
+    """Return the mean seconds of a preview, its copy to the host included."""
+    preview.render(latents[0])  # the first one is slower
+    started = time.perf_counter()
+    for latent_BCYX in latents:
+        preview.render(latent_BCYX)
+    return (time.perf_counter() - started) / len(latents)
 
 
 def _list_requests(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[ImageRequest]:

@@ -1,6 +1,7 @@
 """Training batches: scenes of one grid, with captions of about one length, as ids and latents."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.template import Prompt, Template
+from model.template import Prompt, Section, Template
 from model.tokenizer import Tokenizer
 from training.captions import Caption, choose_shape, describe_facts, write_caption
 from training.filler import choose_length, hide_facts, write_prose
@@ -44,12 +45,16 @@ class StepPlan:
 class Batch:
     """One process's part of a step.
 
+    `unconditional` are the same prompts as guidance has them: every masked token is `<cfg>`.
     `first_ratio` is the id from which on all tokens are shapes.
-    Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED,
-    layout_BS4 int64 for the layout probe.
+    Shapes: is_dropped_B bool: rows whose prompt is the unconditional one, latent_BCYX float32,
+    targets_BS int64: the next token at each position, or IGNORED, layout_BS4 int64 for the layout
+    probe.
     """
 
     sequences: Sequences
+    unconditional: Sequences
+    is_dropped_B: Tensor
     latent_BCYX: Tensor
     targets_BS: Tensor
     layout_BS4: Tensor
@@ -66,6 +71,25 @@ def plan_step(
     grid = SQUARE_GRID if rng.random() < square_share else rng.choice(OFFERED_GRIDS)
     is_wordy = rng.random() < wordy_share
     return StepPlan(grid, is_wordy, choose_length(rng) if is_wordy else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One prompt: its ids, those that guidance compares it with, and the target of each."""
+
+    ids: list[int]
+    unconditional: list[int]
+    targets: list[int]
+
+
+def _join(sections: Sequence[Section]) -> list[int]:
+    return [token for section in sections for token in section.ids]
+
+
+def _pad(rows: Sequence[list[int]], value: int) -> Tensor:
+    """Return rows as one tensor, filled on the right to the longest. Shapes: -> rows_BS int64."""
+    length = max(map(len, rows))
+    return torch.tensor([row + [value] * (length - len(row)) for row in rows])
 
 
 class BatchMaker:
@@ -90,20 +114,23 @@ class BatchMaker:
         latents = load_latents(self._folder, plan.grid)
         latent_BCYX = torch.from_numpy(latents[indices].astype(np.float32))
         scenes = [train_scene(plan.grid, index) for index in indices]
-        pairs = [self._encode(scene, plan, rng) for scene in scenes]
-        length = max(len(ids) for ids, _ in pairs)
+        encoded = [self._encode(scene, plan, rng) for scene in scenes]
         pad = self._tokenizer.control_id("<pad>")
-        ids_BS = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in pairs])
-        targets_BS = torch.tensor([t + [IGNORED] * (length - len(t)) for _, t in pairs])
-        lengths_B = torch.tensor([len(ids) for ids, _ in pairs])
-        first_ratio = self._tokenizer.control_id("<img_ratio_0>")
-        sequences = Sequences(ids_BS, lengths_B, (rows, columns))
-        return Batch(sequences, latent_BCYX, targets_BS, probe_targets(scenes), first_ratio)
+        lengths_B = torch.tensor([len(row.ids) for row in encoded])
+        ids_BS = _pad([row.ids for row in encoded], pad)
+        unconditional_BS = _pad([row.unconditional for row in encoded], pad)
+        return Batch(
+            sequences=Sequences(ids_BS, lengths_B, (rows, columns)),
+            unconditional=Sequences(unconditional_BS, lengths_B, (rows, columns)),
+            is_dropped_B=torch.tensor([row.ids == row.unconditional for row in encoded]),
+            latent_BCYX=latent_BCYX,
+            targets_BS=_pad([row.targets for row in encoded], IGNORED),
+            layout_BS4=probe_targets(scenes),
+            first_ratio=self._tokenizer.control_id("<img_ratio_0>"),
+        )
 
-    def _encode(
-        self, scene: Scene, plan: StepPlan, rng: random.Random
-    ) -> tuple[list[int], list[int]]:
-        """Return the ids before <timestep> and the target of each.
+    def _encode(self, scene: Scene, plan: StepPlan, rng: random.Random) -> _Row:
+        """Return the ids before <timestep>, and the target of each.
 
         The image's shape stands in the ids; the target is the shape that the caption asks
         for, square when it names none: so `auto` is learnt whatever the shapes of the images.
@@ -112,17 +139,16 @@ class BatchMaker:
         template = self._templates[plan.grid]
         ratio = self._ratio_index(scene)
         sections = template.image_head(Prompt(text=caption.text), ratio)
+        ids = _join(sections)
+        unconditional = _join(template.unconditional(sections))
         is_dropped = rng.random() < DROPPED
-        if is_dropped:
-            sections = template.unconditional(sections)
-        ids = [token for section in sections for token in section.ids]
         targets = [*ids[1:], IGNORED]
         targets[-2] = self._tokenizer.control_id(f"<img_ratio_{caption.ratio_index}>")
         if is_dropped:
-            targets = [IGNORED] * len(ids)
-        elif plan.is_wordy:  # a model of the filler is of no use
+            return _Row(unconditional, unconditional, [IGNORED] * len(ids))
+        if plan.is_wordy:  # a model of the filler is of no use
             targets[:-3] = [IGNORED] * (len(ids) - 3)
-        return ids, targets
+        return _Row(ids, unconditional, targets)
 
     def _ratio_index(self, scene: Scene) -> int:
         shape = (scene.columns, scene.rows)

@@ -14,6 +14,7 @@ from torch import Tensor
 from model.loading.checkpoint import INDEX_NAME
 from model.loading.weight_map import list_slots
 from model.transformer import HunyuanImage
+from pipeline.vocabulary import FILE_NAME
 from training.architecture import FIELDS, build_config
 from training.random_checkpoint import GENERATION_CONFIG
 from training.state import load_state
@@ -21,6 +22,7 @@ from training.tokenizer import build_tokenizer
 from training.transformer import STATE_NAME
 from training.transformer_start import start_transformer
 from training.vae import load_ema_vae
+from training.vocabulary import build_vocabulary
 
 NUM_SHARDS = 2
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -64,6 +66,7 @@ def export_checkpoint(run: Path, folder: Path) -> None:
     _write_shards(partial, transformer)
     _write_json(partial / "generation_config.json", GENERATION_FIELDS)
     _write_json(partial / "config.json", FIELDS)
+    _write_json(partial / FILE_NAME, build_vocabulary().model_dump())
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

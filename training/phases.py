@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of steps with one mixture; the learning rate goes from one factor to another."""
+    """A stretch of steps with one mixture; the learning rate goes from one factor to another.
+
+    `guidance` is the scale at which guided sampling is to predict the data.
+    """
 
     num_steps: int
     small_share: float
@@ -14,6 +17,7 @@ class Phase:
     square_share: float = 0.4
     rate_from: float = 1.0
     rate_to: float = 1.0
+    guidance: float = 1.0
 
 
 # Small images first: sprites are learnt four times as fast there. Then all offered sizes, at

@@ -15,16 +15,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ModelConfig
 from model.transformer import HunyuanImage
 from training.architecture import build_config
-from training.batches import IGNORED, Batch, BatchMaker, plan_step
-from training.forward import predict
+from training.batches import Batch, BatchMaker, plan_step
 from training.latents import SMALL_GRID
 from training.layout_probe import LayoutProbe
+from training.losses import StepLosses, compute_losses
 from training.muon import Muon
 from training.phases import PHASES, Phase, rate_and_phase
 from training.plot import METRICS_NAME
@@ -37,14 +36,7 @@ STATE_NAME = "transformer.pt"
 TOKEN_BUDGET = 2300  # of one process and step
 MUON_RATE, ADAM_RATE = 0.02, 1.5e-3
 MAX_GRADIENT_NORM = 1.5
-TEXT_WEIGHT, BALANCE_WEIGHT, LAYOUT_WEIGHT = 0.03, 0.01, 0.3
-RATIO_WEIGHT = 6.0
 EMA_SHARE = 0.1  # of the run so far, over which weights are averaged
-# Logit-normal sigmas, towards noise: what stands where follows from the caption alone only
-# there. At location 0.8 a seventh of the images lay above 0.9; after 2,800 steps the loss at 0.5
-# was 0.03, and yet half of all objects could not be predicted from their captions.
-# Source of the form: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
-SIGMA_LOCATION, SIGMA_SCALE = 1.6, 1.4
 SAVE_EVERY_S, REPORT_EVERY = 120.0, 50
 NICENESS = 10
 HAS_BFLOAT16: bool = torch.cpu._is_avx512_bf16_supported()
@@ -127,16 +119,15 @@ class TransformerTrainer:
         self.step, self.num_images = state["step"], state["num_images"]
         self.seconds = state["seconds"]
 
-    def run_step(self, batch: Batch, rate: float) -> tuple[float, float, float, float]:
-        """Train on one batch; return its flow, text, balance and layout losses."""
+    def run_step(self, batch: Batch, rate: float, guidance: float = 1.0) -> StepLosses:
+        """Train on one batch, for sampling at a guidance scale; return its losses."""
         torch.manual_seed(self.step * 64 + self._rank)
         # A third faster where the processor multiplies bfloat16, with the same loss to 0.2 %.
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
-            flow, text, balance, layout = compute_losses(self.transformer, self._probe, batch)
-        loss = flow + TEXT_WEIGHT * text + BALANCE_WEIGHT * balance + LAYOUT_WEIGHT * layout
+            losses = compute_losses(self.transformer, self._probe, batch, guidance)
         for parameter in self._all_parameters():
             parameter.grad = None
-        loss.backward()
+        losses.total.backward()
         self._share_gradients()
         for group in self._adam.param_groups:
             group["lr"] = ADAM_RATE * rate
@@ -147,7 +138,7 @@ class TransformerTrainer:
         decay = 1 - 1 / (1 + EMA_SHARE * self.step)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.trained.values()), 1 - decay)
-        return flow.item(), text.item(), balance.item(), layout.item()
+        return losses
 
     def _all_parameters(self) -> list[Tensor]:
         return [*self.trained.values(), *self._probe.parameters()]
@@ -167,28 +158,6 @@ class TransformerTrainer:
             parameters, flat.split([p.numel() for p in parameters]), strict=True
         ):
             parameter.grad = part.view_as(parameter)
-
-
-def compute_losses(
-    transformer: HunyuanImage, probe: LayoutProbe, batch: Batch
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the flow, text, balance and layout losses at random noise levels."""
-    latent_BCYX = batch.latent_BCYX
-    sigma_B = torch.sigmoid(SIGMA_LOCATION + SIGMA_SCALE * torch.randn(len(latent_BCYX)))
-    sigma_B111 = sigma_B[:, None, None, None]
-    noise_BCYX = torch.randn_like(latent_BCYX)
-    noisy_BCYX = (1 - sigma_B111) * latent_BCYX + sigma_B111 * noise_BCYX
-    predictions = predict(transformer, batch.sequences, noisy_BCYX, sigma_B * 1000)
-    flow = (predictions.velocity_BCYX - (noise_BCYX - latent_BCYX)).square().mean()
-    targets = batch.targets_BS.flatten()
-    losses = F.cross_entropy(
-        predictions.logits_BSV.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none"
-    )
-    # The shape is one token among many, and the only one that the model ever samples.
-    weights = torch.where(targets >= batch.first_ratio, RATIO_WEIGHT, 1.0)
-    text = (losses * weights).sum() / (targets != IGNORED).sum().clamp_min(1)
-    layout = probe(predictions.features_BSD, batch.layout_BS4)
-    return flow, text, predictions.balance, layout
 
 
 def train_transformer(
@@ -213,12 +182,12 @@ def train_transformer(
         rate, phase = rate_and_phase(trainer.step, phases)
         plan = plan_step(trainer.step, phase.small_share, phase.wordy_share, phase.square_share)
         batch = maker.make(plan, trainer.step, rank)
-        flow, text, balance, layout = trainer.run_step(batch, rate)
+        step_losses = trainer.run_step(batch, rate, phase.guidance)
         trainer.seconds += min(time.monotonic() - start, 60.0)  # a paused step counts no more
-        (losses.small if plan.grid == SMALL_GRID else losses.flow).append(flow)
-        losses.text.append(text)
-        losses.balance.append(balance)
-        losses.layout.append(layout)
+        (losses.small if plan.grid == SMALL_GRID else losses.flow).append(step_losses.flow.item())
+        losses.text.append(step_losses.text.item())
+        losses.balance.append(step_losses.balance.item())
+        losses.layout.append(step_losses.layout.item())
         if rank == 0 and trainer.step % REPORT_EVERY == 0:
             _report(folder, trainer, losses, rate, time.monotonic() - reported)
             losses, reported = Losses([], [], [], [], []), time.monotonic()

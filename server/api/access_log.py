@@ -12,6 +12,7 @@ from server.process import request_id
 log = logging.getLogger("hyimage.access")
 
 HEADER = b"x-request-id"
+PROBES = ("/health", "/ready", "/metrics")  # called every few seconds: lines at debug level
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -54,7 +55,8 @@ class AccessLog:
         try:
             await self._app(scope, receive_and_note, send_with_id)
         finally:
-            log.info(
+            log.log(
+                logging.DEBUG if scope["path"] in PROBES else logging.INFO,
                 "%s id=%s method=%s path=%s status=%d seconds=%.3f",
                 "request" if scope["type"] == "http" else "socket",
                 header.decode(),

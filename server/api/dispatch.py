@@ -4,6 +4,9 @@ The answer is a stream of lists of items: HTTP puts them all into one response, 
 each list as a frame of its own.
 """
 
+import asyncio
+import contextlib
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, cast, get_args
@@ -11,15 +14,18 @@ from typing import Any, Literal, assert_never, cast, get_args
 from server.api.catalog import account_details, search_models
 from server.api.state import AppState
 from server.api.uploads import store_upload
-from server.runware.envelope import Item, echo_uuid, http_status
+from server.runware.envelope import Item, as_task_error, echo_uuid, http_status
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import json_type
+from server.runware.schemas import ImageInference
 from server.runware.validation import parse_image_inference
-from server.tasks.service import Client, TaskService
+from server.tasks.reader import Client
+
+log = logging.getLogger(__name__)
 
 SingleItemType = Literal[
     "getTaskDetails", "authentication", "ping", "imageUpload", "mediaStorage", "modelSearch",
-    "accountManagement",
+    "accountManagement", "cancelTask",
 ]  # fmt: skip
 TaskType = Literal["imageInference", "getResponse"] | SingleItemType
 TASK_TYPES: tuple[TaskType, ...] = ("imageInference", "getResponse", *get_args(SingleItemType))
@@ -37,6 +43,7 @@ class Caller:
     repeats_failures: bool
     has_long_prompts: bool = False  # the form sets no limit; that of the model holds
     is_dry_run: bool = False  # images are priced, and not generated
+    takes_progress: bool = False  # frames beside the results can reach it
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -48,10 +55,10 @@ async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterat
     task, task_type = _checked(body)
     match task_type:
         case "imageInference":
-            async for items in _generate(state.tasks, task, caller):
+            async for items in _generate(state, task, caller):
                 yield items
         case "getResponse":
-            polled = await state.tasks.poll(_task_uuid(task), caller.client)
+            polled = await state.tasks.reader.poll(_task_uuid(task), caller.client)
             if polled.items:
                 yield polled.items
             if polled.failure is not None:
@@ -66,7 +73,9 @@ async def _single_item(
     """Return the one item of a task that generates nothing."""
     match task_type:
         case "getTaskDetails":
-            return await state.tasks.details(_task_uuid(task), client)
+            return await state.tasks.reader.details(_task_uuid(task), client)
+        case "cancelTask":
+            return await cancel_task(state, _task_uuid(task), client)
         case "ping":
             return {"taskType": "ping", "pong": True} | echo_uuid(task)
         case "imageUpload":
@@ -76,7 +85,8 @@ async def _single_item(
         case "modelSearch":
             return search_models(state.tasks.checkpoint, state.settings.api, task)
         case "accountManagement":
-            return account_details(task)
+            daily = await state.store.usage(client.owner)
+            return account_details(task, state.keys.record(client.owner), daily)
         case "authentication":  # the transports take those that stand where they belong
             raise TaskError(
                 "unsupportedAuthentication",
@@ -85,6 +95,13 @@ async def _single_item(
             )
         case _:
             assert_never(task_type)
+
+
+async def cancel_abandoned(state: AppState, task_uuid: str, client: Client) -> None:
+    """Cancel a task whose client is gone."""
+    log.info("task %s: its client is gone; it is cancelled", task_uuid)
+    with contextlib.suppress(TaskError):
+        await state.tasks.cancel(task_uuid, client)
 
 
 def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
@@ -108,27 +125,97 @@ def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
     return body, cast(TaskType, task_type)
 
 
-async def _generate(
-    tasks: TaskService, task: dict[str, Any], caller: Caller
-) -> AsyncIterator[list[Item]]:
+async def cancel_task(state: AppState, task_uuid: str, client: Client) -> dict[str, Any]:
+    """Cancel a task; return the item that says how it ended.
+
+    Raises:
+        TaskError: the task is not known.
+    """
+    status = await state.tasks.cancel(task_uuid, client)
+    return {"taskType": "cancelTask", "taskUUID": task_uuid, "status": status}
+
+
+async def admit_task(
+    state: AppState, task: dict[str, Any], caller: Caller
+) -> tuple[ImageInference, str]:
+    """Check, store and start a task; return its parameters and the UUID that stores it.
+
+    Raises:
+        TaskError: the task was refused.
+    """
+    parameters = parse_task(state, task, caller)
+    return parameters, await state.tasks.admit(parameters, task, caller.client)
+
+
+def parse_task(state: AppState, task: dict[str, Any], caller: Caller) -> ImageInference:
+    """Return the checked parameters of a task.
+
+    Raises:
+        TaskError: the first fault.
+    """
     parameters = parse_image_inference(
-        task, tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
+        task, state.tasks.checkpoint.default_steps, has_long_prompts=caller.has_long_prompts
     )
+    if parameters.reportProgress and not caller.takes_progress:
+        raise TaskError(
+            "unsupportedParameter",
+            "Unsupported use of 'reportProgress' parameter. It works on a WebSocket; over HTTP "
+            "follow GET /v1/tasks/{taskUUID}/events.",
+            "reportProgress",
+        )
+    return parameters
+
+
+async def _generate(
+    state: AppState, task: dict[str, Any], caller: Caller
+) -> AsyncIterator[list[Item]]:
     if caller.is_dry_run:
-        yield [tasks.estimate(parameters)]
+        yield [state.tasks.estimate(parse_task(state, task, caller))]
         return
-    task_uuid = await tasks.admit(parameters, task, caller.client)
+    parameters, task_uuid = await admit_task(state, task, caller)
     if parameters.is_async:
         # Nothing more: a client would take an imageUUID here for the finished image.
         yield [{"taskType": "imageInference", "taskUUID": parameters.taskUUID}]
+    if parameters.is_async and not parameters.reportProgress:
         return
     try:
-        async for item in tasks.follow(task_uuid, caller.client):
-            yield [item]
+        if parameters.reportProgress:
+            async for item in report_progress(state, parameters, caller.client):
+                yield [item]
+            return
+        async for result in state.tasks.follow(task_uuid, caller.client):
+            yield [result]
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:
-            await tasks.release(task_uuid)
+            await state.tasks.release(task_uuid)
         raise
+    except asyncio.CancelledError:  # the client is gone, and nobody else waits for the task
+        state.background.spawn(cancel_abandoned(state, task_uuid, caller.client))
+        raise
+
+
+async def report_progress(
+    state: AppState, parameters: ImageInference, client: Client
+) -> AsyncIterator[Item]:
+    """Yield an item for each event of a task, and its results among them unless they are polled.
+
+    Raises:
+        TaskError: the task failed.
+    """
+    reader = state.tasks.reader
+    stored = await reader.find(parameters.taskUUID, client)
+    events = reader.events(stored, client, "", with_previews=parameters.hunyuan.previews)
+    async for _, kind, values in events:
+        if kind == "done":
+            return
+        if kind in ("failed", "cancelled"):
+            raise as_task_error(values["error"])
+        if kind == "image":
+            if not parameters.is_async:
+                yield {name: value for name, value in values.items() if name != "status"}
+            continue
+        names = {"taskType": "taskProgress", "taskUUID": parameters.taskUUID, "event": kind}
+        yield names | values
 
 
 def _task_uuid(task: dict[str, Any]) -> str:

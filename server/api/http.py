@@ -1,48 +1,61 @@
 """The HTTP endpoints: one function each, a few lines each."""
 
 import asyncio
+from typing import Literal, NotRequired
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
+from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
+from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
 from server.api.state import AppState, State
-from server.delivery.images import media_type
 from server.runware.envelope import (
-    RETRY_AFTER_S,
     Envelope,
     ErrorObject,
     Item,
     error_envelope,
     http_status,
     is_polled,
+    retry_after_s,
     to_error_object,
 )
 from server.runware.errors import TaskError
-from server.runware.schemas import task_schema
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
-_TASK_ARRAY = {
-    "requestBody": {
-        "required": True,
-        "description": "An array of tasks, or one task. The first may be an authentication.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": task_schema(),
-                }
-            }
-        },
-    }
-}
+
+class Health(TypedDict):
+    """The server lives."""
+
+    status: Literal["ok"]
 
 
-@router.post("/v1", openapi_extra=_TASK_ARRAY)
+class Readiness(TypedDict):
+    """Whether images can be generated, and by what or why not.
+
+    `vocabulary` is there if the checkpoint draws only some things: its words by kind.
+    """
+
+    ready: bool
+    worker: str
+    vocabulary: NotRequired[dict[str, list[str]]]
+
+
+_TASKS = json_body("TaskRequest", [TASK_EXAMPLE])
+_TASKS["parameters"] = [
+    flag("header", "X-Runware-Dry-Run", "Check and price the tasks; generate nothing."),
+    flag("query", "dryRun", "The same as the header."),
+    flag("header", "X-Diagnostics", "Return how images were generated, as `diagnostics`."),
+    flag("query", "diagnostics", "The same as the header."),
+]
+_ANSWERS = answers("Answer", "Failure", 400, 401, 404, 413, 429, 500, 503)
+
+
+@router.post("/v1", operation_id="runTasks", openapi_extra=_TASKS, responses=_ANSWERS)
 @router.post("/v1/", include_in_schema=False)
 async def run_tasks(
     request: Request,
@@ -57,42 +70,41 @@ async def run_tasks(
         bodies, key = _take_key(parse_tasks(await request.body()), given)
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
-        return _failure([to_error_object(e)])
+        return failure([to_error_object(e)])
     caller = Caller(client, repeats_failures=True, is_dry_run=is_dry_run)
-    outcomes = await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
+    running = _run_all(state, bodies, caller)
+    if state.settings.server.cancel_on_disconnect == "always":
+        outcomes = await while_connected(request, running)
+    else:
+        outcomes = await running
     data = [item for items, _ in outcomes for item in items]
     errors = [error for _, error in outcomes if error is not None]
     if errors and not data and not any(map(is_polled, errors)):
-        return _failure(errors)
+        return failure(errors)
     envelope: Envelope = {"data": data}
     if errors:
         envelope["errors"] = errors
     return JSONResponse(envelope)
 
 
-@router.get("/images/{name}", include_in_schema=False)
-async def get_image(name: str, state: State) -> Response:
-    """Return a finished image; open to whoever knows its name."""
-    try:
-        content = await state.images.load(name)
-    except TaskError as e:
-        return JSONResponse({"detail": e.message}, 503, {"Retry-After": str(RETRY_AFTER_S)})
-    if content is None:
-        return JSONResponse({"detail": "there is no such image, or it has expired"}, 404)
-    return Response(content, media_type=media_type(name))
-
-
-@router.get("/health")
-async def health() -> dict[str, str]:
+@router.get("/health", operation_id="getHealth")
+async def health() -> Health:
     """Return whether the server lives."""
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get(
+    "/ready",
+    operation_id="getReadiness",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready."}},
+)
 async def ready(state: State) -> JSONResponse:
     """Return whether images can be generated, and with what; 503 if not."""
     status = state.tasks.status
-    body = {"ready": status.is_ready, "worker": status.description}
+    body: Readiness = {"ready": status.is_ready, "worker": status.description}
+    if (vocabulary := state.tasks.checkpoint.vocabulary) is not None:
+        body["vocabulary"] = vocabulary.words()
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 
@@ -104,6 +116,12 @@ async def metrics(state: State) -> Response:
     state.metrics.ready.set(state.tasks.status.is_ready)
     content = state.metrics.render()
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _run_all(
+    state: AppState, bodies: list[object], caller: Caller
+) -> list[tuple[list[Item], ErrorObject | None]]:
+    return await asyncio.gather(*(_run_one(state, body, caller) for body in bodies))
 
 
 async def _run_one(
@@ -129,9 +147,10 @@ def _take_key(tasks: list[object], header: str | None) -> tuple[list[object], st
     return tasks, key
 
 
-def _failure(errors: list[ErrorObject]) -> JSONResponse:
+def failure(errors: list[ErrorObject]) -> JSONResponse:
+    """Return the response to a request whose only outcome is errors."""
     status = http_status(errors[0]["code"])
     headers = {401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
     if status in (429, 503):
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        headers = {"Retry-After": str(retry_after_s(errors[0]))}
     return JSONResponse(error_envelope(errors), status, headers)

@@ -7,31 +7,38 @@ import time
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
+from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, bearer_key, parse_json
+from server.api.openai_answers import GeneratedImages, OpenAIModel, OpenAIModels
 from server.api.openai_errors import failure
-from server.api.openai_request import ImageGeneration, parse_generation, to_task
+from server.api.openai_request import parse_generation, to_task
+from server.api.openai_stream import stream_images
+from server.api.openapi import GENERATION_EXAMPLE, KEY, answers, json_body
+from server.api.schema_values import name_values, size_pairs
 from server.api.state import AppState, State
 from server.runware.errors import TaskError
-from server.runware.schemas import task_schema
+from server.runware.json_schema import task_schema
 from server.settings import ApiSettings
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
-_GENERATION = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": ImageGeneration.model_json_schema()}},
-    }
-}
+_GENERATION = json_body("ImageGeneration", GENERATION_EXAMPLE)
+_IMAGES = answers("GeneratedImages", "OpenAIFailure", 400, 401, 413, 429, 500, 503)
+_IMAGES[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}  # with `stream`
 
 
-@router.post("/v1/images/generations", openapi_extra=_GENERATION)
+@router.post(
+    "/v1/images/generations",
+    operation_id="createImages",
+    openapi_extra=_GENERATION,
+    responses=_IMAGES,
+)
 @router.post("/v1/images/generations/", include_in_schema=False)
-async def create_images(request: Request, state: State, base_url: BaseUrl) -> JSONResponse:
+async def create_images(request: Request, state: State, base_url: BaseUrl) -> Response:
     """Generate images; the OpenAI form of an imageInference task."""
     try:
         owner = _check_key(request, state)
@@ -39,22 +46,27 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> JS
         task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
         client = Client(owner, base_url)
         caller = Caller(client, repeats_failures=False, has_long_prompts=True)
-        items: list[dict[str, Any]] = []
-        async for batch in run_task(state, task, caller):
-            items += cast(list[dict[str, Any]], batch)
-        size = await state.tasks.generated_size(task["taskUUID"], client)
+        if body.stream:
+            return await stream_images(state, task, caller, body)
+        running = _run(state, task, caller)
+        if state.settings.server.cancel_on_disconnect == "never":
+            items = await running
+        else:
+            items = await while_connected(request, running)
+        size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     except TaskError as e:
         return failure(e)
-    form, key = ("imageBase64Data", "b64_json") if body.has_base64 else ("imageURL", "url")
     return JSONResponse(
-        {
-            "created": int(time.time()),
-            "data": [{key: item[form]} for item in items],
-            "background": "opaque",
-            "output_format": body.output_format,
-            "quality": body.drawn_quality,
-            "size": size,
-        }
+        GeneratedImages(
+            created=int(time.time()),
+            data=[{"b64_json": item["imageBase64Data"]} for item in items]
+            if body.has_base64
+            else [{"url": item["imageURL"]} for item in items],
+            background="opaque",
+            output_format=body.output_format,
+            quality=body.drawn_quality,
+            size=size,
+        )
     )
 
 
@@ -66,7 +78,12 @@ async def refuse_images() -> JSONResponse:
     return failure(TaskError("unsupported", message))
 
 
-@router.get("/v1/models")
+@router.get(
+    "/v1/models",
+    operation_id="listModels",
+    openapi_extra=KEY,
+    responses=answers("OpenAIModels", "OpenAIFailure", 401),
+)
 async def list_models(request: Request, state: State) -> JSONResponse:
     """Return the names of the served model, in the OpenAI form."""
     try:
@@ -74,10 +91,15 @@ async def list_models(request: Request, state: State) -> JSONResponse:
     except TaskError as e:
         return failure(e)
     names = _names(state.settings.api)
-    return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
+    return JSONResponse(OpenAIModels(object="list", data=[_model(name) for name in names]))
 
 
-@router.get("/v1/models/{model_id}")
+@router.get(
+    "/v1/models/{model_id}",
+    operation_id="getModel",
+    openapi_extra=KEY,
+    responses=answers("OpenAIModel", "OpenAIFailure", 401, 404),
+)
 async def get_model(model_id: str, request: Request, state: State) -> JSONResponse:
     """Return one name of the served model, in the OpenAI form."""
     try:
@@ -88,14 +110,27 @@ async def get_model(model_id: str, request: Request, state: State) -> JSONRespon
     return JSONResponse(_model(model_id))
 
 
-@router.get("/v1/models/{model_id}/schema.json")
+@router.get(
+    "/v1/models/{model_id}/schema.json",
+    operation_id="getModelSchema",
+    responses=answers("JSONSchema", "OpenAIFailure", 404),
+)
 async def get_model_schema(model_id: str, state: State) -> JSONResponse:
     """Return the JSON schema of an imageInference task, open to everybody as `/docs` is."""
     try:
         _check_name(model_id, state.settings.api)
     except TaskError as e:
         return failure(e)
-    return JSONResponse(task_schema())
+    schema = task_schema()
+    name_values(schema, state.settings.api, state.tasks.checkpoint.sizes)
+    return JSONResponse(schema | {"allOf": [size_pairs(state.tasks.checkpoint.sizes)]})
+
+
+async def _run(state: AppState, task: dict[str, Any], caller: Caller) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    async for batch in run_task(state, task, caller):
+        items += cast(list[dict[str, Any]], batch)
+    return items
 
 
 def _check_key(request: Request, state: AppState) -> str:
@@ -112,5 +147,5 @@ def _names(api: ApiSettings) -> tuple[str, ...]:
     return (api.model, *api.model_aliases, *api.openai_models)
 
 
-def _model(name: str) -> dict[str, Any]:
+def _model(name: str) -> OpenAIModel:
     return {"id": name, "object": "model", "created": 0, "owned_by": "tencent"}

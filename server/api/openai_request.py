@@ -55,8 +55,10 @@ class ImageGeneration(BaseModel):
     background: Literal["auto", "opaque", "transparent"] = Field(
         "auto", description="`transparent` is refused: images have no alpha channel."
     )
-    stream: bool = Field(False, description="Only false.")
-    partial_images: int = Field(0, ge=0, le=3, description="Only 0.")
+    stream: bool = Field(False, description="Send events: partial images, then the image.")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="With `stream`: so many small images on the way, as base64."
+    )
     moderation: str | None = Field(None, description="Ignored.")
     style: str | None = Field(None, description="Ignored.")
     user: str | None = Field(None, description="Ignored.")
@@ -69,14 +71,22 @@ class ImageGeneration(BaseModel):
     @property
     def has_base64(self) -> bool:
         """Whether images are returned in the answer, and not as URLs."""
+        if self.stream:
+            return True
         if self.response_format is None:
             return (self.model or "").startswith(BASE64_MODELS)
         return self.response_format == "b64_json"
 
     @property
-    def drawn_quality(self) -> str:
+    def drawn_quality(self) -> Literal["low", "medium", "high"]:
         """The quality that the answer names: one of OpenAI's three."""
-        return {"low": "low", "high": "high", "hd": "high"}.get(self.quality, "medium")
+        match self.quality:
+            case "low":
+                return "low"
+            case "high" | "hd":
+                return "high"
+            case _:
+                return "medium"
 
 
 def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
@@ -97,8 +107,14 @@ def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
             parsed.background == "transparent",
             "'transparent' is not supported: images have no alpha channel.",
         ),
-        "stream": (parsed.stream, "images are not streamed; send false."),
-        "partial_images": (parsed.partial_images > 0, "there are no partial images; send 0."),
+        "partial_images": (
+            parsed.partial_images > 0 and not parsed.stream,
+            "partial images are streamed; send stream: true, or 0.",
+        ),
+        "response_format": (
+            parsed.stream and parsed.response_format == "url",
+            "streamed images are base64; leave it out, or send 'b64_json'.",
+        ),
         "model": (
             parsed.model is not None and parsed.model not in models,
             f"'{(parsed.model or '')[:80]}'. It must be one of: {', '.join(map(repr, models))}.",
@@ -136,6 +152,7 @@ def to_task(body: ImageGeneration, model: str, info: CheckpointInfo) -> dict[str
         "CFGScale": body.guidance_scale,
         "width": width_px,
         "height": height_px,
+        "hunyuan": {"previews": body.partial_images > 0},
     }
 
 

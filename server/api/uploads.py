@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from server.runware.envelope import echo_uuid
 from server.runware.errors import TaskError
-from server.tasks.service import Client, TaskService
+from server.tasks.reader import Client
+from server.tasks.service import TaskService
 
 _DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,", re.IGNORECASE)
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}

@@ -17,7 +17,7 @@ from server.api.state import AppState, State
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
 from server.tasks.admission import ANYBODY
-from server.tasks.service import Client
+from server.tasks.reader import Client
 
 router = APIRouter()
 
@@ -94,7 +94,7 @@ class Connection:
         self._has_diagnostics = has_diagnostics
         self._is_dry_run = is_dry_run
         self._session: Session | None = None
-        self._num_running = 0
+        self._running: set[asyncio.Task[None]] = set()
         self._opened_at = time.monotonic()
         self.is_refused = False
 
@@ -114,10 +114,13 @@ class Connection:
     @property
     def is_waited_for(self) -> bool:
         """Return whether a task that came over this socket is still running."""
-        return self._num_running > 0
+        return bool(self._running)
 
     def leave(self) -> None:
-        """Detach the session; it outlives the socket."""
+        """Detach the session; it outlives the socket, and so do its tasks unless set otherwise."""
+        if self._state.settings.server.cancel_on_disconnect == "always":
+            for task in self._running:
+                task.cancel()
         if self._session is not None:
             self._session.detach(self._socket)
             self._count(self._session.owner, -1)
@@ -139,13 +142,21 @@ class Connection:
                     "missingApiKey", "Authenticate first; this task was not run.", "apiKey"
                 )
                 await self._send_error(refusal, body)
+            elif await self._is_refused_now(self._session, body):
+                return
             else:  # a task outlives its socket
-                self._num_running += 1
                 task = self._state.background.spawn(self._run(body, self._session))
-                task.add_done_callback(self._note_end)
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
 
-    def _note_end(self, _: asyncio.Task[None]) -> None:
-        self._num_running -= 1
+    async def _is_refused_now(self, session: Session, body: object) -> bool:
+        """Return whether the session's key was removed or has expired; then the socket ends."""
+        try:
+            self._state.keys.check_owner(session.owner)
+        except TaskError as e:
+            self.is_refused = True
+            await self._send_error(e, body)
+        return self.is_refused
 
     async def _authenticate(self, body: dict[str, Any]) -> None:
         key = body.get("apiKey")
@@ -174,7 +185,7 @@ class Connection:
         if previous is session:
             return
         previous.detach(self._socket)
-        is_needed = previous.socket or previous.undelivered or self._num_running
+        is_needed = previous.socket or previous.undelivered or self._running
         if not is_needed:
             self._state.sessions.forget(previous)
 
@@ -201,7 +212,9 @@ class Connection:
 
     async def _run(self, body: object, session: Session) -> None:
         client = Client(session.owner, self._base_url, self._has_diagnostics)
-        caller = Caller(client, repeats_failures=False, is_dry_run=self._is_dry_run)
+        caller = Caller(
+            client, repeats_failures=False, is_dry_run=self._is_dry_run, takes_progress=True
+        )
         try:
             async for items in run_task(self._state, body, caller):
                 await session.send({"data": items})

@@ -104,6 +104,12 @@ class ClusterEngine:
         if (stream := self._streams.get(job_id)) is not None:
             stream.cancel()
 
+    async def show_previews(self, job_id: str) -> None:
+        """Do nothing: a running job's replica cannot be reached beside its stream.
+
+        Tasks that ask for previews when they are sent get them.
+        """
+
     async def _watch(self) -> None:
         reported = ""
         while True:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import fsspec
@@ -24,6 +24,11 @@ _NAME = re.compile(
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
+def is_image_name(name: str) -> bool:
+    """Return whether a name is one that this server gives to images."""
+    return _NAME.fullmatch(name) is not None
+
+
 def media_type(name: str) -> str:
     """Return the Content-Type of a stored image."""
     return MEDIA_TYPES[name.rsplit(".", 1)[-1]]
@@ -35,12 +40,14 @@ class ImageStore:
     Every call raises a TaskError, serviceUnavailable, if the store cannot be reached.
     """
 
-    def __init__(self, url: str) -> None:
-        """Connect to the store.
+    def __init__(self, url: str, *, is_signing: bool = False) -> None:
+        """Connect to the store; one that is signing hands out URLs of its own.
 
         Raises:
-            SettingsError: the URL names a protocol that is not installed or not known.
+            SettingsError: the URL names a protocol that is not installed or not known, or a store
+                that cannot sign.
         """
+        self.is_signing = is_signing
         self._is_local = "://" not in url or url.startswith("file://")
         options = {"auto_mkdir": True} if self._is_local else {}
         try:
@@ -50,6 +57,11 @@ class ImageStore:
                 f"images.store {url!r} cannot be used: {e}; write a folder, or s3://BUCKET/PREFIX "
                 "with the extra s3 installed"
             ) from None
+        if is_signing and type(self._filesystem).sign is fsspec.AbstractFileSystem.sign:
+            raise SettingsError(
+                f"images.redirect needs a store that signs URLs, as s3://BUCKET/PREFIX does, and "
+                f"images.store is {url!r}; set images.redirect = false"
+            )
 
     async def save(self, name: str, encoded: bytes) -> None:
         """Keep an image under `name` = UUID.extension; a reader never sees half of it."""
@@ -57,9 +69,14 @@ class ImageStore:
 
     async def load(self, name: str) -> bytes | None:
         """Return an image's bytes, or None if there is none by that name."""
-        if not _NAME.fullmatch(name):
+        if not is_image_name(name):
             return None
         return await self._run(self._read, name)
+
+    async def sign(self, name: str, seconds: int) -> str:
+        """Return a URL at which the store itself serves an image for a while."""
+        path = f"{self._root}/{name}"
+        return str(await self._run(partial(self._filesystem.sign, path, expiration=seconds)))
 
     async def delete(self, names: Iterable[str]) -> None:
         """Delete images; missing ones are not an error."""

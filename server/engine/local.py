@@ -1,49 +1,52 @@
-"""The engine of one machine: a worker process, watched and restarted.
+"""The engine of one machine: a worker process, watched and replaced.
 
-Pipes block, so one thread reads and one writes; the event loop gets whole messages.
+A job whose worker died runs again, alone; if its worker dies again, the job is taken to be the
+cause. A worker that has been silent for too long is killed, and treated as one that died.
 """
 
 import asyncio
-import contextlib
-import importlib
 import logging
-import multiprocessing
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 
 from pipeline.settings import PipelineSettings
+from server.background import Background
 from server.engine.messages import (
     Cancel,
     Job,
+    JobCancelled,
     JobEnd,
     JobEvent,
     JobFailed,
     JobImage,
+    JobQueued,
+    JobStarted,
+    JobStep,
+    ShowPreviews,
     WorkerEvent,
     WorkerFailed,
     WorkerReady,
 )
+from server.engine.process_memory import tree_bytes
 from server.engine.protocol import EngineStatus
-from server.process import configure_process
+from server.engine.restarts import MAX_FAILED_STARTS, RestartPolicy, StallWatch
+from server.engine.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
 MAX_RUNS = 2  # a job whose worker died is run once more; a second death is the job's own fault
-MAX_FAILED_STARTS = 3  # a worker that dies while loading is started this often in a row
-RESTART_DELAY_S = 1.0
-STOP_TIMEOUT_S = 10.0
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
 class _Running:
     job: Job
-    events: asyncio.Queue[JobEvent]
+    events: asyncio.Queue[JobEvent] = field(default_factory=asyncio.Queue)
     num_runs: int = 1
+    is_sent: bool = False
+    is_started: bool = False
+    is_cancelled: bool = False
     delivered: set[int] = field(default_factory=set)
 
     def pass_on(self, event: JobEvent) -> None:
@@ -52,21 +55,14 @@ class _Running:
             if event.image in self.delivered:
                 return
             self.delivered.add(event.image)
+        self.is_started |= isinstance(event, JobStarted)
         self.events.put_nowait(event)
 
+    def fail(self, code: str, message: str) -> None:
+        self.events.put_nowait(JobFailed(job_id=self.job.job_id, code=code, message=message))
 
-@dataclass(slots=True)
-class _Worker:
-    """One life of the worker process. Control has its own pipe: no job can stand before it."""
-
-    process: BaseProcess
-    jobs: Connection
-    control: Connection
-    reader: threading.Thread
-    loop: asyncio.AbstractEventLoop
-    sender: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="worker-send")
-    )
+    def end_cancelled(self) -> None:
+        self.events.put_nowait(JobCancelled(job_id=self.job.job_id))
 
 
 class LocalEngine:
@@ -79,49 +75,45 @@ class LocalEngine:
         self._settings = settings
         self._on_failed = on_failed
         self._running: dict[str, _Running] = {}
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._status = EngineStatus(is_ready=False, description="the worker has not been started")
         self._failure: tuple[str, str] | None = None  # code and message, once there is no hope
         self._is_stopping = False
-        self._num_failed_starts = 0
-        self._restart: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._policy = RestartPolicy()
+        self._stall = StallWatch(settings.stall_timeout_s)
+        self._tending: list[asyncio.Task[None]] = []  # the watch, and a restart that waits
+        self._background = Background()
 
     @property
     def status(self) -> EngineStatus:
-        return self._status
+        pid = self.worker_pid
+        return replace(self._status, memory_bytes=None if pid is None else tree_bytes(pid))
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the present worker."""
+        return None if self._worker is None else self._worker.pid
+
+    @property
+    def num_deaths(self) -> int:
+        """How often the worker died within the last ten minutes."""
+        return self._policy.num_deaths
 
     async def start(self) -> None:
         """Start the worker; `status` is ready once it has loaded its checkpoint."""
-        self._status = EngineStatus(is_ready=False, description="the worker is loading")
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        control, their_control = context.Pipe()
-        process = context.Process(
-            target=_run_worker, args=(theirs, their_control, self._settings), name="hyimage-worker"
-        )
-        await asyncio.to_thread(process.start)
-        for end in (theirs, their_control):
-            end.close()  # so that our ends see EOF when the worker dies
-        reader = threading.Thread(target=self._read, name="worker-read", daemon=True)
-        self._worker = _Worker(process, ours, control, reader, asyncio.get_running_loop())
-        reader.start()
+        await self._start_worker()
+        self._tending.append(self._background.spawn(self._watch()))
 
     async def stop(self) -> None:
-        """End the worker: close its pipe, then terminate, then kill."""
+        """End the worker; jobs that still run fail."""
         self._is_stopping = True
-        if self._restart is not None:
-            self._restart.cancel()
-        if (worker := self._worker) is None:
+        for task in self._tending:
+            task.cancel()
+        if self._worker is None:
             return
-        worker.control.close()  # an idle or generating worker sees this and ends
-        worker.sender.shutdown(wait=False, cancel_futures=True)
-        if not self._status.is_ready:
-            worker.process.terminate()
-        await asyncio.to_thread(_end_process, worker.process)
-        await asyncio.to_thread(worker.reader.join, STOP_TIMEOUT_S)
-        worker.jobs.close()
-        self._fail_all("serviceUnavailable", "the server was stopped before the task was finished")
+        await self._worker.stop(is_loading=not self._status.is_ready)
+        for running in self._running.values():
+            running.fail("serviceUnavailable", "the server was stopped before the task finished")
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         """Yield the events of a job; a job submitted while the worker loads waits for it."""
@@ -129,12 +121,15 @@ class LocalEngine:
             code, message = self._failure
             yield JobFailed(job_id=job.job_id, code=code, message=message)
             return
-        running = _Running(job, asyncio.Queue())
-        self._running[job.job_id] = running
+        if not self._running:
+            self._stall.restart(time.monotonic())
+        running = self._running[job.job_id] = _Running(job)
         has_ended = False
         try:
             if self._status.is_ready:
-                await self._send_job(job)
+                await self._send_job(running)
+            else:
+                running.pass_on(JobQueued(job_id=job.job_id, position=len(self._running)))
             while not has_ended:
                 event = await running.events.get()
                 has_ended = isinstance(event, JobEnd)
@@ -142,119 +137,117 @@ class LocalEngine:
         finally:
             del self._running[job.job_id]
             if not has_ended:  # its consumer is gone
-                self._spawn(self._send_cancel(job.job_id))
+                self._background.spawn(self._send(Cancel(job_id=job.job_id)))
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job after its current step."""
-        if job_id in self._running:
-            await self._send_cancel(job_id)
+        running = self._running.get(job_id)
+        if running is None or running.is_cancelled:
+            return
+        running.is_cancelled = True
+        if running.is_sent:
+            await self._send(Cancel(job_id=job_id))  # a worker that dies ends it, too
+        else:
+            running.end_cancelled()
 
-    async def _send_job(self, job: Job) -> None:
-        if (worker := self._worker) is not None:
-            await self._send(worker, worker.jobs, job)
+    async def show_previews(self, job_id: str) -> None:
+        """Send previews of a job from its next step on; unknown ids are ignored."""
+        running = self._running.get(job_id)
+        if running is None or running.job.has_previews:
+            return
+        running.job = replace(running.job, has_previews=True)
+        await self._send(ShowPreviews(job_id=job_id))
 
-    async def _send_cancel(self, job_id: str) -> None:
-        if (worker := self._worker) is not None:
-            await self._send(worker, worker.control, Cancel(job_id=job_id))
+    async def _send_job(self, running: _Running) -> None:
+        if not running.is_cancelled:
+            running.is_sent = True
+            await self._send(running.job)
 
-    async def _send(self, worker: _Worker, pipe: Connection, message: Job | Cancel) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(worker.sender, pipe.send, message)
-        except (OSError, RuntimeError):
-            log.info("job %s: the worker is gone; the next one gets it", message.job_id)
+    async def _send(self, message: Job | Cancel | ShowPreviews) -> None:
+        if self._worker is not None and self._status.is_ready:
+            await self._worker.send(message)
 
-    def _read(self) -> None:
-        """Pass on events until the worker's pipe ends. Runs in its own thread."""
-        worker = self._worker
-        assert worker is not None
-        loop = worker.loop
-        try:
-            while True:
-                event: WorkerEvent = worker.jobs.recv()
-                loop.call_soon_threadsafe(self._on_event, event)
-        except (EOFError, OSError):
-            worker.process.join(STOP_TIMEOUT_S)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._on_death, worker)
-        except RuntimeError:
-            log.debug("the event loop is closed; the worker's last events are lost")
+    # --- the worker ---
+
+    async def _start_worker(self) -> None:
+        self._status = EngineStatus(is_ready=False, description="the worker is loading")
+        self._worker = WorkerProcess(self._settings, self._on_event, self._on_death)
+        await self._worker.start()
+
+    async def _restart_worker(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        await self._start_worker()
+
+    async def _watch(self) -> None:
+        """Kill a worker that has jobs and has been silent for too long."""
+        while True:
+            await asyncio.sleep(min(LOOK_EVERY_S, self._stall.limit_s / 4))
+            is_busy = self._status.is_ready and bool(self._running)
+            if is_busy and self._stall.is_stalled(time.monotonic()) and self._worker is not None:
+                log.error("the worker was silent for %.0f s; replacing it", self._stall.limit_s)
+                self._status = EngineStatus(
+                    is_ready=False, description="the worker stalled; replacing it"
+                )
+                self._worker.kill()
 
     def _on_event(self, event: WorkerEvent) -> None:
+        self._stall.note_event(time.monotonic(), is_step=isinstance(event, JobStep))
         if isinstance(event, WorkerReady):
-            self._num_failed_starts = 0
+            self._policy.note_ready()
             self._status = EngineStatus(is_ready=True, description=event.description)
             log.info("worker ready: %s", event.description)
             for running in self._running.values():
                 if running.num_runs <= MAX_RUNS:
-                    self._spawn(self._send_job(running.job))
+                    self._background.spawn(self._send_job(running))
         elif isinstance(event, WorkerFailed):
             self._give_up(event.code, event.message)  # the same files would fail the same way
         elif event.job_id in self._running:
             self._running[event.job_id].pass_on(event)
 
-    def _on_death(self, worker: _Worker) -> None:
-        worker.sender.shutdown(wait=False)
+    def _on_death(self, worker: WorkerProcess) -> None:
         if self._is_stopping or self._failure is not None:
             return
-        code = worker.process.exitcode
-        if self._status.is_ready:
-            self._blame_running_jobs()
-        else:
-            self._num_failed_starts += 1
-        if self._num_failed_starts >= MAX_FAILED_STARTS:
+        was_ready = any(running.is_started for running in self._running.values())
+        was_ready |= self._status.is_ready
+        self._stall.forget()
+        delay_s = self._policy.note_death(time.monotonic(), was_ready=was_ready)
+        self._take_back_jobs()
+        if delay_s is None:
             self._give_up(
                 "workerFailed",
                 f"the worker died {MAX_FAILED_STARTS} times while loading, last with exit code "
-                f"{code}; -9 usually means that memory ran out",
+                f"{worker.exit_code}; -9 usually means that memory ran out",
             )
             return
-        log.error("the worker died with exit code %s; restarting it", code)
-        self._status = EngineStatus(is_ready=False, description="the worker died; restarting it")
-        self._restart = self._spawn(self._start_again())
+        reason = (
+            f"the worker died with exit code {worker.exit_code}, {self._policy.num_deaths} times "
+            f"within ten minutes; it is started again in {delay_s:.0f} s"
+        )
+        log.error("%s", reason)
+        self._status = EngineStatus(is_ready=False, description=reason)
+        self._tending[1:] = [self._background.spawn(self._restart_worker(delay_s))]
 
-    def _blame_running_jobs(self) -> None:
-        for running in self._running.values():
-            running.num_runs += 1
+    def _take_back_jobs(self) -> None:
+        """Let the jobs of a dead worker wait for the next; those that ran are suspects."""
+        for place, running in enumerate(self._running.values(), start=1):
+            running.is_sent = False
+            if running.is_cancelled:
+                running.end_cancelled()
+                continue
+            if running.is_started:
+                running.is_started = False
+                running.num_runs += 1
+                running.job = replace(running.job, runs_alone=True)
             if running.num_runs > MAX_RUNS:
                 message = "the worker died twice while generating this task; try a smaller one"
-                self._end(running, "inferenceError", message)
+                running.fail("inferenceError", message)
+            else:
+                running.pass_on(JobQueued(job_id=running.job.job_id, position=place))
 
     def _give_up(self, code: str, message: str) -> None:
         log.error("the worker cannot generate: %s", message)
         self._failure = (code, message)
         self._status = EngineStatus(is_ready=False, description=message)
-        self._fail_all(code, message)
-        self._on_failed(message)
-
-    async def _start_again(self) -> None:
-        await asyncio.sleep(RESTART_DELAY_S)
-        await self.start()
-
-    def _fail_all(self, code: str, message: str) -> None:
         for running in self._running.values():
-            self._end(running, code, message)
-
-    def _end(self, running: _Running, code: str, message: str) -> None:
-        running.events.put_nowait(JobFailed(job_id=running.job.job_id, code=code, message=message))
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
-
-
-def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
-    """Run in the child: torch is imported there and nowhere else, hence by name."""
-    configure_process()
-    importlib.import_module("server.worker.main").run(jobs, control, settings)
-
-
-def _end_process(process: BaseProcess) -> None:
-    process.join(STOP_TIMEOUT_S)
-    for end in (process.terminate, process.kill):
-        if not process.is_alive():
-            return
-        end()
-        process.join(STOP_TIMEOUT_S)
+            running.fail(code, message)
+        self._on_failed(message)

@@ -9,10 +9,14 @@ from server.engine.messages import Job, JobEvent
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether images can be generated now, and by what; otherwise the reason why not."""
+    """Whether images can be generated now, and by what; otherwise the reason why not.
+
+    `memory_bytes` of the processes that generate, where that is known.
+    """
 
     is_ready: bool
     description: str
+    memory_bytes: int | None = None
 
 
 class Engine(Protocol):
@@ -32,6 +36,10 @@ class Engine(Protocol):
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job after its current step; unknown ids are ignored."""
+        ...
+
+    async def show_previews(self, job_id: str) -> None:
+        """Send previews of a job from its next step on, if its checkpoint has a preview map."""
         ...
 
     @property

@@ -1,6 +1,9 @@
 """Response bodies: result items, error objects, envelopes, and the HTTP status of an error code."""
 
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, cast
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import reference
@@ -10,6 +13,7 @@ from server.runware.parameter_reference import reference
 _STATUS = {
     "invalidApiKey": 401,
     "missingApiKey": 401,
+    "quotaExceeded": 403,
     "taskFailedOrNotFound": 404,
     "requestTooLarge": 413,
     "rateLimitExceeded": 429,
@@ -21,7 +25,7 @@ _STATUS = {
     "workerFailed": 503,
 }
 
-RETRY_AFTER_S = 5  # of answers with 429 and 503
+RETRY_AFTER_S = 5  # of answers with 429 and 503, if it cannot be estimated
 
 OutputForm = Literal["URL", "base64Data", "dataURI"]
 
@@ -69,15 +73,25 @@ class EstimateItem(TypedDict):
 
 
 class ErrorObject(TypedDict, total=False):
-    """One error. A code may bring further fields, such as `min`, `max` and `allowedValues`."""
+    """One error. A code may bring fields beside those that are listed."""
 
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]
+        json_schema_extra={"required": ["code", "message"]}
+    )
     code: str
     message: str
     parameter: str | list[str]
     documentation: str
+    type: str
+    min: float
+    max: float
+    multiplier: float
+    allowedValues: list[Any]
+    imageUUIDs: list[str]
     taskUUID: str
     taskType: str
     status: Literal["error"]
+    retryAfter: int
 
 
 # Items of the other task types have fields of their own, made and read nowhere else.
@@ -124,6 +138,19 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
             if isinstance(task.get(name), str):
                 fields.setdefault(name, task[name])
     return cast(ErrorObject, fields)
+
+
+def retry_after_s(error: TaskError | ErrorObject) -> int:
+    """Return after how many seconds a request that got 429 or 503 is worth sending again."""
+    fields = error.details if isinstance(error, TaskError) else error
+    return int(fields.get("retryAfter") or RETRY_AFTER_S)
+
+
+def as_task_error(error: ErrorObject) -> TaskError:
+    """Return the error that an error object was made of; whoever reports it adds the task's."""
+    fields: dict[str, Any] = {k: v for k, v in error.items() if k not in ("taskUUID", "taskType")}
+    code, message = fields.pop("code", "taskFailed"), fields.pop("message", "The task failed.")
+    return TaskError(code, message, fields.pop("parameter", None), fields)
 
 
 def echo_uuid(task: dict[str, Any]) -> dict[str, str]:

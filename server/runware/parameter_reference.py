@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Any
 
-from server.runware.schemas import parameter_schema
+from server.runware.json_schema import parameter_schema
 
 # Source: wire specification 1.11; the fragment is `request-` and the name, dots as dashes.
 DOCUMENTATION = "https://runware.ai/docs/en/image-inference/api-reference"

@@ -26,13 +26,16 @@ from server.runware.wire_values import (
 )
 
 BLANK_PROMPT = "__BLANK__"
-MAX_PROMPT = 3000
+MIN_PROMPT, MAX_PROMPT = 2, 3000
 LONG_PROMPTS = "long_prompts"  # in the context of a validation: the limit above does not hold
 
 OutputType = Literal["URL", "base64Data", "dataURI"]
 Acceleration = Literal["none", "low", "medium", "high"]
 UUID4 = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}$"
 HTTP_URL = r"^[hH][tT][tT][pP][sS]?://[^\s/]+\S*$"
+
+_FORMS: dict[str, Any] = {"type": "string", "enum": list(get_args(OutputType))}
+_ONE_OR_SEVERAL = {"anyOf": [{"type": "array", "minItems": 1, "items": _FORMS}, _FORMS]}
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -50,7 +53,9 @@ def _short(prompt: str, info: ValidationInfo) -> str:
 
 
 Prompt = Annotated[
-    str, AfterValidator(_short), WithJsonSchema({"type": "string", "maxLength": MAX_PROMPT})
+    str,
+    AfterValidator(_short),
+    WithJsonSchema({"type": "string", "minLength": MIN_PROMPT, "maxLength": MAX_PROMPT}),
 ]
 
 
@@ -142,6 +147,13 @@ class HunyuanOptions(BaseModel):
         None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
     )
 
+    priority: int = Field(
+        0, ge=-10, le=10, description="Order among the waiting tasks of one key; higher first."
+    )
+    previews: bool = Field(
+        False, description="Make previews from the first step on; see the task's events."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
@@ -157,11 +169,13 @@ class ImageInference(BaseModel):
     taskUUID: str = Field(pattern=UUID4, description="UUID v4 that names the task; once only.")
     model: str = Field(description="The model to generate with.", examples=["runware:180@1"])
     positivePrompt: Prompt = Field(
-        min_length=2,
+        min_length=MIN_PROMPT,
         description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
-        examples=["A lighthouse on a cliff at dawn"],
+        examples=["A red car to the left of a panda in the snow"],
     )
-    negativePrompt: Prompt | None = Field(None, min_length=2, description="What to keep away from.")
+    negativePrompt: Prompt | None = Field(
+        None, min_length=MIN_PROMPT, description="What to keep away from."
+    )
     width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
     height: int | None = Field(
         None, description="Height in pixels; needs `width`.", examples=[1024]
@@ -180,8 +194,13 @@ class ImageInference(BaseModel):
         7.0, ge=1.1, le=50, multiple_of=0.01, description="How closely to follow the prompt."
     )
     numberResults: int = Field(1, ge=1, le=20, description="Number of images.")
-    outputType: Annotated[list[OutputType], BeforeValidator(listed)] = Field(
-        ["URL"], min_length=1, description="How images are returned: one form or several."
+    outputType: Annotated[
+        list[OutputType], BeforeValidator(listed), WithJsonSchema(_ONE_OR_SEVERAL)
+    ] = Field(
+        ["URL"],
+        min_length=1,
+        description="How images are returned: one form or several.",
+        json_schema_extra={"default": "URL"},
     )
     outputFormat: Annotated[Literal["JPG", "PNG", "WEBP"], BeforeValidator(format_name)] = Field(
         "JPG", description="File format, in any case; `JPEG` means `JPG`."
@@ -204,6 +223,10 @@ class ImageInference(BaseModel):
         None, ge=60, description="Seconds that a URL stays valid; for `URL` alone."
     )
     includeCost: bool = Field(False, description="Return the cost, in USD, with each image.")
+    reportProgress: bool = Field(
+        False,
+        description="Extension: on a WebSocket, send a `taskProgress` item for each event.",
+    )
     acceleration: Acceleration | None = Field(
         None,
         description="Preset of the accelerator options, which reuses more from `none`, exact, over "
@@ -230,52 +253,3 @@ class ImageInference(BaseModel):
     @property
     def is_checked(self) -> bool:
         return self.safety.is_on or self.checkNSFW
-
-
-def task_schema() -> dict[str, Any]:
-    """Return the JSON schema of a task, whole in itself, for the OpenAPI page."""
-    schema = ImageInference.model_json_schema()
-    parts = schema.pop("$defs")
-
-    def inlined(value: Any) -> Any:
-        if isinstance(value, list):
-            return [inlined(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        part = parts.get(str(value.get("$ref", "")).rpartition("/")[2], {})
-        siblings = {k: v for k, v in value.items() if k != "$ref"}
-        return {k: inlined(v) for k, v in {**part, **siblings}.items()}
-
-    whole: dict[str, Any] = inlined(schema)
-    return whole
-
-
-def parameter_schema(path: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the JSON schema of a parameter given by its path, or None if there is none."""
-    model = _model_holding(path)
-    schema: dict[str, Any] | None = None
-    if model is not None:
-        schema = model.model_json_schema()["properties"].get(path[-1])
-    return schema
-
-
-def sibling_parameters(path: tuple[str, ...]) -> list[str]:
-    """Return the names allowed where the last name of the path stands."""
-    model = _model_holding(path)
-    return sorted(model.model_fields) if model is not None else []
-
-
-def _model_holding(path: tuple[str, ...]) -> type[BaseModel] | None:
-    """Return the model in which the last name of a path stands."""
-    model: type[BaseModel] = ImageInference
-    for name in path[:-1]:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        inner = [t for t in (annotation, *get_args(annotation)) if _is_model(t)]
-        if not inner:
-            return None
-        model = inner[0]
-    return model
-
-
-def _is_model(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

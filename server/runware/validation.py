@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from server.runware.errors import TaskError
+from server.runware.json_schema import sibling_parameters
 from server.runware.parameter_reference import bounds
-from server.runware.schemas import LONG_PROMPTS, ImageInference, sibling_parameters
+from server.runware.schemas import LONG_PROMPTS, ImageInference
 
 MAX_SHOWN = 80  # characters of a faulty value that an error repeats
 

@@ -107,4 +107,7 @@ class AcceptedTask:
             image_format=parameters.outputFormat,
             quality=parameters.outputQuality,
             request_id=self.request_id,
+            owner=self.owner,
+            priority=parameters.hunyuan.priority,
+            has_previews=parameters.hunyuan.previews,
         )

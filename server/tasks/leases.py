@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from server.runware.errors import TaskError
 from server.settings import TaskSettings
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # A server that runs as many tasks claims none.
 MAX_CLAIMED = 8
 RENEWALS_A_LEASE = 3
+CANCELS_EVERY_S = 1.0
 
 
 class Leases:
@@ -63,6 +64,18 @@ class Leases:
                         start(stored)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
+                    await stop.wait()
+
+    async def watch_cancels(
+        self, cancel: Callable[[str], Awaitable[None]], stop: asyncio.Event
+    ) -> None:
+        """Cancel tasks that run here and were cancelled on another server, until stopped."""
+        while self.is_shared and not stop.is_set():
+            with contextlib.suppress(TaskError):
+                for task_uuid in await self._store.list_cancelled(self.holder):
+                    await cancel(task_uuid)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CANCELS_EVERY_S):
                     await stop.wait()
 
     async def give_up(self) -> None:

@@ -3,11 +3,10 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from model.resolution import Size
 from server.delivery.images import ImageStore, media_type
-from server.runware.envelope import EstimateItem, Item, ProcessingItem, ResultItem
+from server.runware.envelope import EstimateItem, Item, ProcessingItem, ResultItem, as_task_error
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.runware.schemas import ImageInference
@@ -128,10 +127,9 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
 
 def stored_failure(row: TaskRow) -> TaskError:
     """Return the error that ended a task, as its polls report it."""
-    known: dict[str, Any] = dict(row.error or {})
-    known.pop("taskUUID", None)  # in the spelling of the poll
-    code, message = known.pop("code", "taskFailed"), known.pop("message", "The task failed.")
-    return TaskError(code, message, known.pop("parameter", None), {**known, "status": "error"})
+    failure = as_task_error(row.error or {})  # without the UUID: in the spelling of the poll
+    failure.details |= {"status": "error", "taskType": "imageInference"}
+    return failure
 
 
 def upload_failure(images: Sequence[ImageRow]) -> TaskError | None:

@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -17,21 +17,27 @@ from server.engine.messages import (
     JobDone,
     JobFailed,
     JobImage,
+    JobPrefilled,
+    JobQueued,
+    JobStarted,
     JobStep,
     JobText,
 )
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.process import request_id
-from server.runware.cache_options import build_cache_plan
-from server.runware.diagnostics import diagnostics_object
+from server.runware.diagnostics import diagnostics_object, list_request_warnings
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
+from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.keys import Keys
 from server.tasks.results import result_item, upload_failure
+from server.tasks.running import RunningTask, RunningTasks
 from server.tasks.store import TaskStore
 from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
+from server.tasks.usage import Charge
 from server.tasks.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
@@ -40,46 +46,13 @@ STORE_RETRY_S, MAX_STORE_RETRY_S = 1.0, 30.0
 UNSTORED = "the end of task %s could not be stored; again later"
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedImage:
-    """An image with its bytes, for followers."""
-
-    row: ImageRow
-    encoded: bytes = field(repr=False)
-
-
-# What followers of a task receive: each image, then a failure, or None for success.
-Outcome = FinishedImage | TaskError | None
-
-
-@dataclass(slots=True)
-class RunningTask:
-    """A task that this process generates. `progress` in percent, `texts` by image position."""
-
-    row: TaskRow
-    num_images: int
-    progress: int = 0
-    texts: dict[int, str] = field(default_factory=dict)
-    followers: list["asyncio.Queue[Outcome]"] = field(default_factory=list)
-
-    def follow(self) -> "asyncio.Queue[Outcome]":
-        """Return a queue that receives every outcome from now on."""
-        outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
-        self.followers.append(outcomes)
-        return outcomes
-
-    def publish(self, outcome: Outcome) -> None:
-        """Put an outcome into the queues of all followers."""
-        for outcomes in self.followers:
-            outcomes.put_nowait(outcome)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunnerServices:
     """The parts of a server that a runner uses."""
 
     engine: Engine
     store: TaskStore
+    keys: Keys
     images: ImageStore
     webhooks: WebhookSender
     uploader: Uploader
@@ -92,12 +65,12 @@ class TaskRunner:
     """Runs tasks on an engine: `run` -> `_generate` -> `_keep` for each image -> `_end`."""
 
     def __init__(
-        self, settings: Settings, services: RunnerServices, default_steps: int | None = None
+        self, settings: Settings, services: RunnerServices, checkpoint: CheckpointInfo
     ) -> None:
-        self.running: dict[str, RunningTask] = {}
+        self.running = RunningTasks(settings.worker.max_active_jobs)
         self._settings = settings
         self._services = services
-        self._default_steps = default_steps
+        self._checkpoint = checkpoint
         self._background = Background()
         self._stopping = asyncio.Event()
 
@@ -112,8 +85,16 @@ class TaskRunner:
     def start(self, stored: StoredTask) -> None:
         """Start to generate the missing images of a stored task."""
         row = stored.row
-        self.running.setdefault(row.task_uuid, RunningTask(row, len(row.seeds)))
+        running = self.running.setdefault(row.task_uuid, RunningTask(row, len(row.seeds)))
+        running.is_cancelled |= bool(row.is_cancelled)
         self._background.spawn(self.run(stored))
+
+    async def cancel(self, task_uuid: str) -> None:
+        """Stop a task that runs here after its present step; others are ignored."""
+        running = self.running.get(task_uuid)
+        if running is not None and not running.is_cancelled:
+            running.is_cancelled = True
+            await self._services.engine.cancel(task_uuid)
 
     async def stop(self) -> None:
         """Stop the engine; tasks that are not finished stay in the store for the next start."""
@@ -146,34 +127,37 @@ class TaskRunner:
             failure = await self._end(row, failure)
         finally:
             running.publish(failure)
-            del self.running[row.task_uuid]
+            running.log.end(row.request, failure)
+            self.running.forget(row.task_uuid)
 
     async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
-        task = AcceptedTask.from_row(stored.row, self._default_steps)
+        task = AcceptedTask.from_row(stored.row, self._checkpoint.default_steps)
         kept = list(stored.images)
         finished = {image.position for image in kept}
         positions = [i for i in range(task.num_images) if i not in finished]
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
-        job = task.to_job(positions, self._settings.cache)
+        weight = self._services.keys.record(task.owner).weight
+        job = replace(task.to_job(positions, self._settings.cache), weight=weight)
+        running.request, running.num_images = job.request, len(positions)
+        if running.is_cancelled:
+            return TaskError("taskCancelled", "The task was cancelled.")
         async for event in self._services.engine.submit(job):
             match event:
-                case JobStep():
-                    self._services.metrics.steps.inc()
-                    running.progress = _percent(event, positions)
-                case JobText():
-                    running.texts[positions[event.image]] = event.text
                 case JobImage():
                     row = await self._keep(task, positions[event.image], event)
                     kept.append(row)
-                    running.publish(FinishedImage(row, event.encoded))
+                    running.note_image(row, event, self.running.estimates)
                 case JobFailed():
                     return TaskError(event.code, event.message)
                 case JobCancelled():
                     return TaskError("taskCancelled", "The task was cancelled.")
                 case JobDone():
                     return upload_failure(kept)
+                case JobQueued() | JobStarted() | JobText() | JobPrefilled() | JobStep():
+                    running.note_progress(event, positions, self.running.estimates)
+                    self._services.metrics.steps.inc(isinstance(event, JobStep))
                 case _:
                     assert_never(event)
         return TaskError("inferenceError", "The engine left the task without an end.")
@@ -210,15 +194,19 @@ class TaskRunner:
             webhook = services.webhooks.new_call(
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
-        await services.store.add_image(image, webhook)
-        services.webhooks.wake()
+        cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
+        await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
+        if webhook is not None:
+            services.webhooks.wake()
         services.metrics.images.inc()
         return image
 
     def _diagnostics(self, task: AcceptedTask, done: JobImage) -> dict[str, Any] | None:
         if done.diagnostics is None:
             return None
-        _, warnings = build_cache_plan(task.parameters, self._settings.cache)
+        warnings = list_request_warnings(
+            task.parameters, self._settings.cache, self._checkpoint.vocabulary
+        )
         return diagnostics_object(done.diagnostics, warnings)
 
     async def _end(self, row: TaskRow, failure: TaskError | None) -> TaskError | None:
@@ -266,7 +254,8 @@ class TaskRunner:
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
-        self._services.webhooks.wake()
+        if webhook is not None:
+            self._services.webhooks.wake()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         try:
@@ -274,8 +263,3 @@ class TaskRunner:
                 return await self._stopping.wait()
         except TimeoutError:
             return False
-
-
-def _percent(step: JobStep, positions: Sequence[int]) -> int:
-    num_done = step.image * step.num_steps + step.step
-    return min(99, 100 * num_done // (step.num_steps * len(positions)))

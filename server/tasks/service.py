@@ -10,7 +10,6 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 from model.resolution import Size
@@ -18,37 +17,24 @@ from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.engine.protocol import EngineStatus
 from server.process import request_id
-from server.runware.envelope import Envelope, EstimateItem, Item, ResultItem, to_error_object
+from server.runware.envelope import EstimateItem, ResultItem
 from server.runware.errors import TaskError
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.admission import check_limits, check_targets, check_task, conflict
+from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
+from server.tasks.control import EndStatus, TaskControl
 from server.tasks.leases import Leases
-from server.tasks.results import (
-    Poll,
-    estimate_item,
-    load_result_item,
-    processing_items,
-    result_item,
-    stored_failure,
-    with_diagnostics,
-)
+from server.tasks.reader import Client, TaskReader
+from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
+from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
-from server.tasks.tables import FAILED, RUNNING, UPLOAD, ImageRow, StoredTask
+from server.tasks.tables import UPLOAD, ImageRow, StoredTask
+from server.tasks.usage import check_quota
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The owner of a task, and the base of the image URLs in its results."""
-
-    owner: str
-    base_url: str
-    has_diagnostics: bool = False
 
 
 class TaskService:
@@ -60,7 +46,9 @@ class TaskService:
         self.checkpoint = checkpoint
         self._settings = settings
         self._services = services
-        self._runner = TaskRunner(settings, services, checkpoint.default_steps)
+        self._runner = TaskRunner(settings, services, checkpoint)
+        self._control = TaskControl(services.store, services.engine, self._runner)
+        self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
         self._background = Background()
         self._is_draining = False
@@ -78,6 +66,7 @@ class TaskService:
         self._background.spawn(
             self._leases.keep(runner.list_progress, runner.start, self._stopping)
         )
+        self._background.spawn(self._leases.watch_cancels(runner.cancel, self._stopping))
         self._background.spawn(self._sweep_for_ever())
 
     async def close(self) -> None:
@@ -101,6 +90,11 @@ class TaskService:
         return self._services.engine.status
 
     @property
+    def running(self) -> RunningTasks:
+        """The tasks that this process has accepted and not ended."""
+        return self._runner.running
+
+    @property
     def num_running_tasks(self) -> int:
         return len(self._runner.running)
 
@@ -116,6 +110,7 @@ class TaskService:
         """
         try:
             await check_targets(parameters, self._services.egress)
+            await self._check_quota(parameters, client.owner)
             size = self._check(parameters, client.owner)
         except TaskError as e:
             self._services.metrics.refusals.labels(e.code).inc()
@@ -169,64 +164,13 @@ class TaskService:
             item = result_item(task, outcome.row, outcome.encoded, self._settings.price)
             yield with_diagnostics(item, outcome.row, client.has_diagnostics)
 
-    async def poll(self, task_uuid: str, client: Client) -> Poll:
-        """Return what has become of a task: its images, all `processing` or those finished.
-
-        Raises:
-            TaskError: the task is not known, or its images have expired.
-        """
-        stored = await self._find(task_uuid, client.owner)
-        row = stored.row
-        if row.status == RUNNING:
-            progress, texts = row.progress or 0, dict[int, str]()
-            if (running := self._runner.running.get(row.task_uuid)) is not None:
-                progress, texts = running.progress, running.texts
-            waiting = processing_items(row, progress, texts if client.has_diagnostics else {})
-            return Poll([{**item, "taskUUID": task_uuid} for item in waiting])
-        failure = stored_failure(row) if row.status == FAILED else None
-        items: list[Item] = []
-        try:
-            task = AcceptedTask.from_row(row, self.checkpoint.default_steps)
-            for image in stored.images:
-                item = await load_result_item(
-                    task, image, self._services.images, self._settings.price
-                )
-                item = {**item, "taskUUID": task_uuid, "status": "success"}
-                items.append(with_diagnostics(item, image, client.has_diagnostics))
-        except TaskError:
-            if failure is None:
-                raise
-        return Poll(items, failure)
-
-    async def details(self, task_uuid: str, client: Client) -> dict[str, Any]:
-        """Return a task as it was sent, with its present response.
+    async def cancel(self, task_uuid: str, client: Client) -> EndStatus:
+        """Stop a task after its present step; return how it ended.
 
         Raises:
             TaskError: the task is not known.
         """
-        stored = await self._find(task_uuid, client.owner)
-        response: Envelope = {}
-        try:
-            polled = await self.poll(task_uuid, client)
-            items, failure = polled.items, polled.failure
-        except TaskError as e:
-            items, failure = [], e
-        if items or failure is None:
-            response["data"] = items
-        if failure is not None:
-            response["errors"] = [to_error_object(failure, stored.row.request)]
-        return {
-            "taskType": "getTaskDetails",
-            "taskUUID": task_uuid,
-            "request": [stored.row.request],
-            "response": response,
-        }
-
-    async def generated_size(self, task_uuid: str, client: Client) -> str | None:
-        """Return WIDTHxHEIGHT of a task's first finished image."""
-        for image in (await self._find(task_uuid, client.owner)).images:
-            return f"{image.width}x{image.height}"
-        return None
+        return await self._control.cancel(await self.reader.find(task_uuid, client))
 
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
         """Keep an image that a client sent, as long as images are kept."""
@@ -262,19 +206,27 @@ class TaskService:
         running = self._runner.running
         if parameters.taskUUID.lower() in running:
             raise conflict(parameters.taskUUID)
-        num_queued = sum(task.num_images for task in running.values())
-        num_of_owner = sum(task.row.owner == owner for task in running.values())
-        limits = self._settings.server
-        check_limits(limits, parameters.numberResults, num_queued, owner, num_of_owner)
+        load = Load(
+            num_images=sum(task.num_images for task in running.values()),
+            num_of_owner=sum(task.row.owner == owner for task in running.values()),
+            room_in_s=running.seconds_until_room,
+        )
+        check_limits(self._settings.server, parameters.numberResults, owner, load)
         return size
 
-    async def _find(self, task_uuid: str, owner: str) -> StoredTask:
-        stored = await self._services.store.find(task_uuid.lower())
-        if stored is None or stored.row.owner != owner:
-            raise TaskError(
-                "taskFailedOrNotFound", f"There is no task '{task_uuid[:80]}'.", "taskUUID"
-            )
-        return stored
+    async def _check_quota(self, parameters: ImageInference, owner: str) -> None:
+        """Refuse a task beyond its key's quota of the day.
+
+        Raises:
+            TaskError: it is beyond it, or the usage cannot be read.
+        """
+        record = self._services.keys.record(owner)
+        if record.images_per_day is None:
+            return
+        daily = await self._services.store.usage(owner)
+        own = [task for task in self._runner.running.values() if task.row.owner == owner]
+        num_running = sum(task.num_images - task.num_kept for task in own)
+        check_quota(record, daily, num_running, parameters.numberResults)
 
     # --- housekeeping ---
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -20,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
 from server.settings import Durability, SettingsError
+from server.tasks.database import open_database
 from server.tasks.statements import end, find, forget, insert_new
 from server.tasks.tables import (
     FAILED,
@@ -35,8 +35,8 @@ from server.tasks.tables import (
     StoredTask,
     TaskRow,
     Webhook,
-    prepare_database,
 )
+from server.tasks.usage import Charge, DailyUsage, Usage, add_usage, read_usage
 from server.tasks.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -57,18 +57,14 @@ class TaskStore:
     """
 
     def __init__(self, url: str, durability: Durability = "power") -> None:
-        """Connect to the database and create missing tables and columns.
+        """Connect to the database and bring its schema up to date.
 
         Raises:
-            SettingsError: the URL is not understood, or the database cannot be used.
+            SettingsError: the URL is not understood, or the database cannot be used, or its schema
+                is newer than this version.
         """
         try:
-            parsed = sa.make_url(url)
-            # Parameters are prompts: they stand in no message.
-            self._engine = sa.create_engine(parsed, hide_parameters=True)
-            if parsed.get_backend_name() == "sqlite":
-                Path(parsed.database or "").parent.mkdir(parents=True, exist_ok=True)
-            prepare_database(self._engine, durability)
+            self._engine = open_database(sa.make_url(url), durability)
         except (SQLAlchemyError, ImportError, OSError) as e:
             shown = url.partition("://")[0]  # the rest may hold a password
             reason = str(e).partition("\n")[0]
@@ -98,7 +94,14 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        if not await self._write(lambda c: insert_new(c, TASKS, asdict(row))):
+
+        def write(connection: Connection) -> bool:
+            is_new = insert_new(connection, TASKS, asdict(row))
+            if is_new:
+                add_usage(connection, row.owner, Usage(num_tasks=1))
+            return is_new
+
+        if not await self._write(write):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
@@ -149,17 +152,46 @@ class TaskStore:
 
         return await self._write(write)
 
-    async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
-        """Store a finished image and its webhook call.
+    async def request_cancel(self, task_uuid: str) -> None:
+        """Note that a running task is wanted no more."""
+        running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING)
+        note = sa.update(TASKS).where(running).values(is_cancelled=True)
+        await self._write(lambda connection: connection.execute(note) and None)
+
+    async def list_cancelled(self, holder: str) -> list[str]:
+        """Return the running tasks of a server that are wanted no more."""
+        held = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
+        wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
+        return await self._read(lambda connection: list(connection.scalars(wanted)))
+
+    async def add_image(
+        self, image: ImageRow, webhook: Webhook | None, charge: Charge | None = None
+    ) -> None:
+        """Store a finished image and its webhook call, and charge its task's owner.
 
         An image that is stored already, from before a crash, stays as it is.
         """
 
         def write(connection: Connection) -> None:
-            if insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
+            if not insert_new(connection, IMAGES, asdict(image)):
+                return
+            if webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
+            if charge is not None:
+                add_usage(connection, charge.owner, Usage(num_images=1, cost=charge.cost))
 
         await self._write(write)
+
+    async def usage(self, owner: str) -> DailyUsage:
+        """Return what an owner used, by day."""
+        return await self._read(lambda connection: read_usage(connection, owner))
+
+    async def image_expiry(self, name: str) -> float | None:
+        """Return when an image expires, 0 if it is deleted, or None if it is not known."""
+        wanted = sa.select(IMAGES.c.expires_at)
+        wanted = wanted.where(IMAGES.c.image_uuid == name[:36], IMAGES.c.name == name)
+        found = await self._read(lambda connection: connection.scalar(wanted))
+        return 0.0 if found == FOREVER else found
 
     async def succeed(self, task_uuid: str) -> None:
         """End a running task whose images are all stored."""

@@ -1,4 +1,7 @@
-"""Tables of the task store, and their rows as dataclasses."""
+"""Tables of the task store, and their rows as dataclasses.
+
+A change to a table needs a migration; CONTRIBUTING.md says how to add one.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +9,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from server.runware.envelope import ErrorObject
-from server.settings import Durability
 
 RUNNING, SUCCESS, FAILED = "running", "success", "error"
 UPLOAD = "upload"  # the task_uuid of images that clients uploaded
@@ -32,6 +34,7 @@ TASKS = sa.Table(
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
     sa.Column("request_id", sa.Text),
+    sa.Column("is_cancelled", sa.Boolean),
 )
 IMAGES = sa.Table(
     "images",
@@ -58,6 +61,15 @@ WEBHOOKS = sa.Table(
     sa.Column("num_tries", sa.Integer, nullable=False),
     sa.Column("next_try_at", sa.Float, nullable=False, index=True),
 )
+USAGE = sa.Table(
+    "usage",
+    METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),  # ISO date in UTC
+    sa.Column("num_tasks", sa.Integer, nullable=False),
+    sa.Column("num_images", sa.Integer, nullable=False),
+    sa.Column("cost", sa.Float, nullable=False),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +91,7 @@ class TaskRow:
     width: int | None = None  # of a task whose size admission chose
     height: int | None = None
     request_id: str | None = None  # of the request that brought it, for the log
+    is_cancelled: bool | None = None  # wanted no more; whoever generates it ends it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,38 +135,3 @@ class StoredTask:
 
     row: TaskRow
     images: tuple[ImageRow, ...]
-
-
-def prepare_database(engine: sa.Engine, durability: Durability) -> None:
-    """Create missing tables and columns; new columns may be null, so old databases still work."""
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", lambda raw, _: _prepare_sqlite(raw, durability))
-    METADATA.create_all(engine)
-    _add_missing_columns(engine)
-
-
-def _add_missing_columns(engine: sa.Engine) -> None:
-    inspector = sa.inspect(engine)
-    with engine.begin() as connection:
-        for table in METADATA.sorted_tables:
-            present = {column["name"] for column in inspector.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in present:
-                    kind = column.type.compile(engine.dialect)
-                    connection.execute(
-                        sa.text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
-                    )
-
-
-def _prepare_sqlite(connection: Any, durability: Durability) -> None:
-    """Write ahead, so that readers never wait, and survive the death of any process.
-
-    FULL flushes the disk for each group of commits, so that a power cut costs nothing that was
-    answered. NORMAL does not: what a killed process wrote is safe with the kernel, and a power cut
-    may cost the last moments.
-    """
-    synchronous = "FULL" if durability == "power" else "NORMAL"
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=10000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

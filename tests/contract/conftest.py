@@ -1,8 +1,10 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
+import asyncio
+import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +15,21 @@ from starlette.testclient import WebSocketTestSession
 from pipeline.request import Diagnostics, ImageRequest
 from server.api.state import AppState
 from server.app import create_app
-from server.engine.messages import Job, JobDone, JobEvent, JobFailed, JobImage, JobStep
+from server.engine.messages import (
+    Job,
+    JobCancelled,
+    JobDone,
+    JobEvent,
+    JobFailed,
+    JobImage,
+    JobStep,
+)
 from server.engine.protocol import EngineStatus
 from server.settings import Settings, load_settings
 from server.tasks.service import TaskService
 from tests.waiting import until
+
+STORY_PAUSE_S = 0.05
 
 
 def make_task(**changes: Any) -> dict[str, Any]:
@@ -89,11 +101,15 @@ def tasks_of(client: TestClient) -> TaskService:
     return state_of(client).tasks
 
 
+def one_step(job: Job, image: int) -> JobStep:
+    return JobStep(job_id=job.job_id, image=image, step=1, num_steps=job.request.num_steps)
+
+
 class FakeEngine:
     """Generates at once: one step and one image a seed.
 
     `failure` (code, message) fails jobs, `failure_after` fails them after so many images, `fault`
-    raises out of them; `is_held` lets them wait.
+    raises out of them; `is_held` lets them wait; `story` are the events before an image.
     As `Engine` requires, no job is left without an end when it stops.
     """
 
@@ -104,6 +120,9 @@ class FakeEngine:
         self.fault: Exception | None = None
         self.is_held = False
         self.is_stopped = False
+        self.cancelled: set[str] = set()
+        self.previewed: set[str] = set()
+        self.story: Callable[[Job], list[JobEvent]] | None = None
         self.status = EngineStatus(is_ready=True, description="fake")
 
     async def start(self) -> None:
@@ -112,11 +131,18 @@ class FakeEngine:
     async def stop(self) -> None:
         self.is_stopped = True
 
-    async def cancel(self, job_id: str) -> None: ...
+    async def cancel(self, job_id: str) -> None:
+        self.cancelled.add(job_id)
+
+    async def show_previews(self, job_id: str) -> None:
+        self.previewed.add(job_id)
 
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         self.jobs.append(job)
-        await until(lambda: not self.is_held or self.is_stopped)
+        await until(lambda: not self.is_held or self.is_stopped or job.job_id in self.cancelled)
+        if job.job_id in self.cancelled:
+            yield JobCancelled(job_id=job.job_id)
+            return
         if self.is_stopped:
             yield JobFailed(job_id=job.job_id, code="serviceUnavailable", message="stopped")
             return
@@ -130,7 +156,9 @@ class FakeEngine:
             if image == self.failure_after:
                 yield JobFailed(job_id=job.job_id, code="inferenceError", message="died")
                 return
-            yield JobStep(job_id=job.job_id, image=image, step=1, num_steps=request.num_steps)
+            for event in self.story(job) if self.story else [one_step(job, image)]:
+                await asyncio.sleep(STORY_PAUSE_S if self.story else 0)  # for those who follow
+                yield event
             yield JobImage(
                 job_id=job.job_id,
                 image=image,
@@ -172,3 +200,16 @@ def client(settings: Settings, engine: FakeEngine) -> Iterator[TestClient]:
     app: Any = create_app(settings, engine)
     with TestClient(app, base_url="http://example.test:8000", follow_redirects=False) as client:
         yield client
+
+
+@pytest.fixture
+def new_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestClient]]:
+    """Return a function that starts a server with these keys; a test may start several."""
+    with contextlib.ExitStack() as stack:
+
+        def new(settings: Settings, engine: FakeEngine, keys: Sequence[str] = ()) -> TestClient:
+            monkeypatch.setenv("HYIMAGE_API_KEYS", ",".join(keys))
+            app: Any = create_app(settings, engine)
+            return stack.enter_context(TestClient(app, base_url="http://example.test:8000"))
+
+        yield new

@@ -9,7 +9,6 @@ from cache.plan import CachePlan, ForecastPlan
 from schedulers.catalog import ACCEPTED
 from server.app import create_app
 from server.settings import CacheSettings, Settings
-from server.tasks.store import TaskStore
 from tests.contract.conftest import FakeEngine, change, make_task, refusal
 
 
@@ -208,16 +207,3 @@ def test_diagnostics_can_be_polled_and_come_over_a_socket(client: TestClient) ->
         socket.receive_json()
         socket.send_json([make_task(acceleration="high")])
         assert socket.receive_json()["data"][0]["diagnostics"]["cache"] == "teaCache+forecast"
-
-
-def test_a_database_of_an_earlier_version_gains_the_new_column(settings: Settings) -> None:
-    import sqlite3
-
-    path = settings.tasks.database_url.removeprefix("sqlite:///")
-    TaskStore(settings.tasks.database_url)
-    with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE images DROP COLUMN diagnostics")
-    TaskStore(settings.tasks.database_url)
-    with sqlite3.connect(path) as connection:
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(images)")]
-    assert "diagnostics" in columns

@@ -1,16 +1,30 @@
 """Fuzzing: whatever is sent, the server answers, leaks nothing, and still generates afterwards."""
 
 import json
+import uuid
+from collections import Counter
 from typing import Any
 
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from schemathesis.core.result import Ok
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
+from server.api.dispatch import TASK_TYPES
+from server.api.openai_request import ImageGeneration
 from server.runware.schemas import ImageInference
 
+PROMISES = [
+    not_a_server_error, status_code_conformance, content_type_conformance,
+    response_headers_conformance, response_schema_conformance,
+]  # fmt: skip
 MANY = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -31,13 +45,18 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
+OTHER_FIELDS = (
+    "taskUUID", "image", "media", "search", "offset", "operation", "apiKey",
+    "connectionSessionUUID",
+)  # fmt: skip
+FORM_FIELDS = st.dictionaries(st.sampled_from(sorted(ImageGeneration.model_fields)), JSON)
 FIELDS = st.dictionaries(st.sampled_from(sorted(ImageInference.model_fields)), JSON, max_size=4)
 TASKS = st.one_of(
     FIELDS.map(lambda fields: {**VALID, **fields}),
     st.builds(
         lambda kind, fields: {**fields, "taskType": kind},
-        st.sampled_from(["getResponse", "getTaskDetails", "ping", "imageUpload", "modelSearch"]),
-        st.dictionaries(st.sampled_from(["taskUUID", "image", "search", "offset"]), JSON),
+        st.sampled_from(TASK_TYPES),
+        st.dictionaries(st.sampled_from(OTHER_FIELDS), JSON),
     ),
 )
 BODIES = st.one_of(JSON, st.lists(TASKS, max_size=3))
@@ -67,25 +86,37 @@ def test_any_json_over_a_socket_gets_a_frame(client: TestClient, body: Any) -> N
                 break
 
 
+@MANY
+@given(body=st.one_of(JSON, FORM_FIELDS.map(lambda fields: {"prompt": "a red fox", **fields})))
+def test_any_json_in_the_openai_form_gets_images_or_an_error(client: TestClient, body: Any) -> None:
+    response = client.post("/v1/images/generations", content=json.dumps(body))
+    assert response.status_code < 500
+    answer = response.json()
+    assert answer.get("data") or answer["error"].keys() == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+
+
 def test_every_operation_of_the_openapi_page_keeps_its_word(client: TestClient) -> None:
-    """schemathesis, over all operations of our own page, against the app in this process."""
-    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
-    num_calls = 0
-    for result in schema.get_all_operations():
-        assert isinstance(result, Ok)
-        operation = result.ok()
+    """schemathesis, over our own page, against the app in this process.
 
-        @settings(MANY, max_examples=40)
-        @given(case=operation.as_strategy())
-        def call(case: Any) -> None:
-            nonlocal num_calls
-            num_calls += 1
-            request = case.as_transport_kwargs()
-            sent = {k: v for k, v in request.items() if k in ("json", "data", "params", "headers")}
-            response = client.request(request["method"], case.formatted_path, **sent)
-            assert response.status_code < 500 or case.path == "/ready"
-            assert "Traceback" not in response.text
+    Whatever is sent, status, content type, headers and body are as described.
+    """
+    page = client.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(page)
+    operations = [operation for path in page["paths"].values() for operation in path.values()]
+    called: Counter[str] = Counter()
 
-        call()
-    assert num_calls > 80
-    assert client.post("/v1", json=[{**VALID, "taskUUID": VALID["taskUUID"][:-1] + "6"}]).is_success
+    def call(case: Any) -> None:
+        called[case.operation.definition.raw["operationId"]] += 1
+        request = case.as_transport_kwargs()
+        sent = {k: v for k, v in request.items() if k in ("json", "data", "params", "headers")}
+        response = client.request(request["method"], case.formatted_path, **sent)
+        assert "Traceback" not in response.text
+        case.validate_response(response, checks=PROMISES)
+
+    for operation in operations:
+        strategy = schema.find_operation_by_id(operation["operationId"]).as_strategy()
+        settings(MANY, max_examples=40)(given(case=strategy)(call))()
+    assert {"runTasks", "createImages", "getImage", "listModels", "getReadiness"} <= called.keys()
+    assert called["runTasks"] >= 40
+    assert client.post("/v1", json=[{**VALID, "taskUUID": str(uuid.uuid4())}]).is_success

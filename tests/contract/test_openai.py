@@ -10,9 +10,9 @@ import openai
 import pytest
 from fastapi.testclient import TestClient
 
-from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.key_file import add_key
 from tests.contract.conftest import FakeEngine
 from tests.contract.test_words import change_checkpoint
 
@@ -179,7 +179,7 @@ def test_quality_is_a_number_of_steps_except_on_a_distilled_checkpoint(
         ({"n": True}, "n", "invalid_type"),
         ({"colour": "red"}, "colour", "unknown_parameter"),
         ({"background": "transparent"}, "background", "invalid_value"),
-        ({"stream": True}, "stream", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
         ({"partial_images": 2}, "partial_images", "invalid_value"),
         ({"output_compression": 101}, "output_compression", "invalid_value"),
         ({"seed": -1}, "seed", "invalid_value"),

@@ -1,4 +1,4 @@
-"""Operation: health, readiness, metrics, request ids, the OpenAPI page, imports."""
+"""Operation: health, readiness, metrics, request ids, imports."""
 
 import subprocess
 import sys
@@ -6,7 +6,6 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from server.runware.schemas import ImageInference
 from tests.contract.conftest import FakeEngine, make_task
 
 
@@ -16,14 +15,6 @@ def test_health_and_readiness_are_told_apart(client: TestClient, engine: FakeEng
     engine.status = type(engine.status)(is_ready=False, description="loading")
     assert client.get("/ready").status_code == 503
     assert client.get("/health").status_code == 200
-
-
-def test_the_openapi_page_shows_every_parameter_with_its_bounds(client: TestClient) -> None:
-    operation = client.get("/openapi.json").json()["paths"]["/v1"]["post"]
-    items = operation["requestBody"]["content"]["application/json"]["schema"]["items"]
-    assert items["properties"].keys() == ImageInference.model_fields.keys()
-    assert all(field.get("description") for field in items["properties"].values())
-    assert items["properties"]["steps"]["maximum"] == 100
 
 
 def test_the_api_never_imports_torch() -> None:

@@ -88,5 +88,6 @@ def test_an_image_is_gone_when_its_time_is_over(settings: Settings, engine: Fake
         assert [client.get(url).status_code for url in urls] == [200, 200]
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute("UPDATE images SET expires_at = 1")
-        wait_until(lambda: [client.get(url).status_code for url in urls] == [404, 404])
-    assert not [f for f in Path(settings.images.store).rglob("*") if f.is_file()]
+        assert [client.get(url).status_code for url in urls] == [404, 404]
+        store = Path(settings.images.store)
+        wait_until(lambda: not [f for f in store.rglob("*") if f.is_file()])

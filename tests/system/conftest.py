@@ -1,20 +1,25 @@
-"""Real server processes, each with its own folder and port."""
+"""Real processes: servers, each with its own folder and port, and a PostgreSQL."""
 
 import contextlib
+import glob
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.request import ImageRequest
 from server.engine.messages import Job
@@ -44,14 +49,21 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it, and wait until it generates images."""
+        self.launch()
+        wait_until(self.is_ready, START_TIMEOUT_S, every_s=0.1)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start it, and return its process at once."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*HYIMAGE, "serve", *self.flags],
                 env=self.environment,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
+                start_new_session=True,  # a process group of its own, for signals to the group
             )
-        wait_until(self.is_ready, START_TIMEOUT_S, every_s=0.1)
+        return self.process
 
     def is_ready(self) -> bool:
         """Return whether it generates images; fail if the process has ended."""
@@ -136,7 +148,11 @@ def shared_server(
     tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """One running server for tests that leave it as it was."""
-    server = ServerProcess(tmp_path_factory.mktemp("server"), tiny_checkpoint)
+    server = ServerProcess(
+        tmp_path_factory.mktemp("server"),
+        tiny_checkpoint,
+        HYIMAGE_SAFETY__CHECKER="tests.system.detector:build",
+    )
     try:
         server.start()
         yield server
@@ -147,3 +163,68 @@ def shared_server(
 @pytest.fixture
 def job(image_request: ImageRequest) -> Job:
     return Job(job_id="job", request=image_request, image_format="PNG", quality=95)
+
+
+def find_postgres() -> Path | None:
+    found = shutil.which("initdb") or next(
+        iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None
+    )
+    return Path(found).parent if found else None
+
+
+def is_reachable(url: str, server: "subprocess.Popen[bytes]") -> bool:
+    assert server.poll() is None
+    try:
+        sa.create_engine(url, poolclass=sa.NullPool).connect().close()
+    except sa.exc.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of our own; yields the URL of its first database."""
+    binaries = find_postgres()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
+    folder = tmp_path_factory.mktemp("postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    as_user: list[str] = []
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        for path in (folder, *folder.parents):
+            if path == Path(tempfile.gettempdir()):
+                break
+            path.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    data = str(folder / "data")
+    subprocess.run(
+        [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "--auth=trust"],
+        check=True, capture_output=True, timeout=120, cwd="/",
+    )  # fmt: skip
+    server = subprocess.Popen(
+        [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", data],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+    )  # fmt: skip
+    try:
+        url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+        wait_until(lambda: is_reachable(url, server), every_s=0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tasks.db"
+    first = sa.make_url(request.getfixturevalue("postgres"))
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(first, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    return first.set(database=name).render_as_string(hide_password=False)

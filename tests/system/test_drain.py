@@ -3,6 +3,7 @@
 import http.client
 import signal
 import threading
+import time
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from server.serve import SAME_SIGNAL_S
 from tests.system.conftest import ServerProcess
 from tests.system.test_crash import make_task
 from tests.waiting import wait_until
@@ -58,14 +60,16 @@ def test_a_terminated_server_refuses_new_tasks_and_delivers_the_running_one(
     assert server.rows("SELECT status FROM tasks") == [("success",)]
 
 
-def test_a_second_signal_stops_a_draining_server_and_the_task_waits_in_the_store(
+def test_a_later_signal_stops_a_draining_server_and_the_task_waits_in_the_store(
     server: ServerProcess,
 ) -> None:
     task = make_task(numberResults=20, steps=100, deliveryMethod="async")
     server.post(task)
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
+    same_until = time.monotonic() + SAME_SIGNAL_S
     wait_until(lambda: status_of_ready(server) == 503, timeout_s=5)
+    wait_until(lambda: time.monotonic() > same_until)
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(timeout=60)
     with pytest.raises((urllib.error.URLError, http.client.HTTPException)):

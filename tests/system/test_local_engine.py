@@ -11,7 +11,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from server.engine.messages import (
     Job,
     JobCancelled,
     JobDone,
+    JobEnd,
     JobEvent,
     JobFailed,
     JobImage,
@@ -37,8 +38,8 @@ TIMEOUT_S = 90
 
 
 @asynccontextmanager
-async def running_engine(checkpoint: Path) -> AsyncIterator[LocalEngine]:
-    engine = LocalEngine(PipelineSettings(checkpoint=str(checkpoint), num_threads=1))
+async def running_engine(checkpoint: Path, **settings: Any) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(PipelineSettings(checkpoint=str(checkpoint), num_threads=1, **settings))
     await engine.start()
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -65,8 +66,7 @@ def images(events: list[JobEvent]) -> list[bytes]:
 
 
 def worker_pid(engine: LocalEngine) -> int:
-    assert engine._worker is not None
-    pid = engine._worker.process.pid
+    pid = engine.worker_pid
     assert pid is not None
     return pid
 
@@ -173,7 +173,7 @@ def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
                     os.kill(worker_pid(engine), signal.SIGKILL)
             return events
 
-    ends = [e for e in asyncio.run(scenario()) if not isinstance(e, JobStep | JobImage)]
+    ends = [e for e in asyncio.run(scenario()) if isinstance(e, JobEnd)]
     assert [(type(e), e.code) for e in ends if isinstance(e, JobFailed)] == [
         (JobFailed, "inferenceError")
     ]
@@ -226,7 +226,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_to_every_job(tmp_path: Path,
             return first + after, engine.status.description
 
     events, description = asyncio.run(scenario())
-    assert [type(event) for event in events] == [JobFailed, JobFailed]
+    assert [type(e) for e in events if isinstance(e, JobEnd)] == [JobFailed, JobFailed]
     assert {event.code for event in events if isinstance(event, JobFailed)} == {
         "unsupportedCheckpoint"
     }
@@ -243,7 +243,8 @@ def test_a_worker_that_dies_again_and_again_while_loading_is_given_up(
 
             def kill_each_worker() -> bool:
                 """Kill a worker that was not killed yet; return whether the job has ended."""
-                if (pid := worker_pid(engine)) not in killed:
+                pid = engine.worker_pid
+                if pid is not None and pid not in killed:
                     killed.add(pid)
                     os.kill(pid, signal.SIGKILL)
                 return generating.done()
@@ -251,7 +252,7 @@ def test_a_worker_that_dies_again_and_again_while_loading_is_given_up(
             await until(kill_each_worker)
             return await generating
 
-    (failed,) = asyncio.run(scenario())
+    (failed,) = [e for e in asyncio.run(scenario()) if isinstance(e, JobEnd)]
     assert isinstance(failed, JobFailed)
     assert "3 times while loading" in failed.message
 

@@ -3,14 +3,20 @@
 import asyncio
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 from moto.server import ThreadedMotoServer
 
+from server.app import create_app
 from server.delivery.images import ImageStore
 from server.runware.errors import TaskError
-from server.settings import SettingsError
+from server.settings import ImageSettings, SettingsError, load_settings
+from tools.bench.serve import StubEngine, settings_within
 
 BUCKET = "images"
 
@@ -59,6 +65,49 @@ def test_an_object_carries_its_content_type(endpoint: str) -> None:
     key = f"{store._root.removeprefix(BUCKET + '/')}/{name}"
     head = boto3.client("s3", endpoint_url=endpoint).head_object(Bucket=BUCKET, Key=key)
     assert head["ContentType"] == "image/jpeg"
+
+
+def test_a_signed_url_serves_the_image_without_the_server(endpoint: str) -> None:
+    store, name = (
+        ImageStore(f"s3://{BUCKET}/{uuid.uuid4()}", is_signing=True),
+        f"{uuid.uuid4()}.png",
+    )
+    store._filesystem.clear_instance_cache()
+
+    async def use() -> str:
+        await store.save(name, b"image")
+        return await store.sign(name, 60)
+
+    url = asyncio.run(use())
+    assert url.startswith(endpoint)
+    answer = httpx.get(url)
+    assert (answer.content, answer.headers["content-type"]) == (b"image", "image/png")
+    signed = {key.partition("=")[0].lower() for key in urlsplit(url).query.split("&")}
+    assert "expires" in signed or "x-amz-expires" in signed
+
+
+def test_image_requests_are_redirected_to_the_bucket(
+    endpoint: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = load_settings(None, worker__checkpoint=str(tiny_checkpoint))
+    settings = settings_within(settings, str(tmp_path))
+    images = ImageSettings(store=f"s3://{BUCKET}/{uuid.uuid4()}", redirect=True)
+    app = create_app(settings.model_copy(update={"images": images}), StubEngine())
+    app.state.hyimage.images._filesystem.clear_instance_cache()
+    task = {
+        "taskType": "imageInference",
+        "taskUUID": str(uuid.uuid4()),
+        "model": "runware:180@1",
+        "positivePrompt": "a red fox",
+        "ttl": 100,
+    }
+    with TestClient(app, follow_redirects=False) as client:
+        url = client.post("/v1", json=[task]).json()["data"][0]["imageURL"]
+        moved, head = client.get(url), client.head(url)
+    assert (moved.status_code, moved.headers["access-control-allow-origin"]) == (307, "*")
+    assert moved.headers["cache-control"] in ("public, max-age=49", "public, max-age=50")
+    assert httpx.get(moved.headers["location"]).content == b"image"
+    assert (head.status_code, head.headers["content-length"]) == (200, "5")  # a signed URL is GET's
 
 
 def test_a_store_that_is_gone_is_an_error_that_clients_understand(

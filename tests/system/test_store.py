@@ -1,23 +1,13 @@
 """The store on SQLite, and on PostgreSQL where one is installed."""
 
 import asyncio
-import glob
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from server.tasks.store import DuplicateTaskError, TaskStore
 from server.tasks.tables import FAILED, RUNNING, SUCCESS, ImageRow, TaskRow, Webhook
-from tests.waiting import wait_until
 
 TASK = TaskRow(
     task_uuid="t1",
@@ -36,65 +26,6 @@ IMAGE = ImageRow(
 CALL = Webhook(
     task_uuid="t1", position=0, url="http://x", body={"a": 1}, num_tries=0, next_try_at=5.0
 )
-
-
-def find_postgres() -> Path | None:
-    found = shutil.which("initdb") or next(
-        iter(sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))), None
-    )
-    return Path(found).parent if found else None
-
-
-def is_reachable(url: str, server: "subprocess.Popen[bytes]") -> bool:
-    assert server.poll() is None
-    try:
-        sa.create_engine(url, poolclass=sa.NullPool).connect().close()
-    except sa.exc.OperationalError:
-        return False
-    return True
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of our own; yields its URL."""
-    binaries = find_postgres()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed (Debian package postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    as_user: list[str] = []
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        for path in (folder, *folder.parents):
-            if path == Path(tempfile.gettempdir()):
-                break
-            path.chmod(0o755)
-        shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    data = str(folder / "data")
-    subprocess.run(
-        [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "--auth=trust"],
-        check=True, capture_output=True, timeout=120, cwd="/",
-    )  # fmt: skip
-    server = subprocess.Popen(
-        [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", data],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-    )  # fmt: skip
-    try:
-        url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        wait_until(lambda: is_reachable(url, server), every_s=0.1)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/tasks.db"
-    return str(request.getfixturevalue("postgres"))
 
 
 def test_of_two_servers_that_claim_at_once_each_task_goes_to_one(url: str) -> None:

@@ -53,6 +53,9 @@ class StubEngine:
     async def cancel(self, job_id: str) -> None:
         """Nothing to cancel."""
 
+    async def show_previews(self, job_id: str) -> None:
+        """Nothing to show."""
+
     async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
         """Yield the images of a job at once."""
         for image in range(len(job.request.seeds)):

@@ -27,7 +27,8 @@ ROWS = [Swept("teaCache", 0.1, 1.0, 40.0), Swept("teaCache", 0.3, 2.0, 30.0)]
 def test_a_recording_notes_every_step_but_the_first(
     tiny_pipeline: Pipeline, image_request: ImageRequest
 ) -> None:
-    recorder = record(tiny_pipeline, replace(image_request, num_steps=5))
+    recorder, latent_BCYX = record(tiny_pipeline, replace(image_request, num_steps=5))
+    assert latent_BCYX.shape[0] == 1
     assert len(recorder.changes) == len(recorder.first_changes) == 4
     assert all(change.output > 0 for change in recorder.changes)
     assert recorder.changes[0].previous_sigma > recorder.changes[0].sigma
@@ -77,7 +78,10 @@ def test_a_calibrated_checkpoint_loads_with_what_was_measured(
     assert result.path == folder / "step_cache.json"
     assert result.chart.read_bytes()[:4] == b"\x89PNG"
     assert load_calibration(folder, fingerprint(folder)) == result.calibration
-    assert load_pipeline(settings).calibration == result.calibration
+    loaded = load_pipeline(settings)
+    assert loaded.calibration == result.calibration
+    assert loaded.preview_map is not None
+    assert loaded.preview_map.r2 == result.preview.r2 > 0.5
     assert json.loads(result.path.read_text())["n"] == result.calibration.n == 3 * 19
     sigmas = list(result.changes)
     assert sigmas == sorted(sigmas, reverse=True)

@@ -1,0 +1,1 @@
+"""Migrations of the task store: one file a schema, run by server/tasks/database.py."""

@@ -1,0 +1,1 @@
+"""The schemas of the task store, oldest first; see CONTRIBUTING.md for a new one."""
