@@ -17,6 +17,7 @@ def search_models(
     sizes = checkpoint.sizes
     square = next(size for size in sizes if size.width_px == size.height_px)
     default = next((s for s in sizes if str(s) == api.default_size), square)
+    vocabulary = checkpoint.vocabulary
     model = {
         "air": api.model,
         "name": "HunyuanImage-3.0",
@@ -26,10 +27,11 @@ def search_models(
         "tags": ["text-to-image"],
         "heroImage": "",
         "private": False,
-        "comment": "",
+        "comment": "" if vocabulary is None else vocabulary.about,
         "type": "base",
         "defaultWidth": default.width_px,
         "defaultHeight": default.height_px,
+        **({} if vocabulary is None else {"vocabulary": vocabulary.words()}),
     }
     words = str(task.get("search") or "").lower().split()
     text = f"{model['air']} {model['name']} {model['architecture']}".lower()

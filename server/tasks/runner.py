@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -25,8 +26,7 @@ from server.engine.messages import (
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.process import request_id
-from server.runware.cache_options import build_cache_plan
-from server.runware.diagnostics import diagnostics_object
+from server.runware.diagnostics import diagnostics_object, list_request_warnings
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
@@ -65,12 +65,12 @@ class TaskRunner:
     """Runs tasks on an engine: `run` -> `_generate` -> `_keep` for each image -> `_end`."""
 
     def __init__(
-        self, settings: Settings, services: RunnerServices, default_steps: int | None = None
+        self, settings: Settings, services: RunnerServices, checkpoint: CheckpointInfo
     ) -> None:
         self.running = RunningTasks(settings.worker.max_active_jobs)
         self._settings = settings
         self._services = services
-        self._default_steps = default_steps
+        self._checkpoint = checkpoint
         self._background = Background()
         self._stopping = asyncio.Event()
 
@@ -132,7 +132,7 @@ class TaskRunner:
 
     async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
-        task = AcceptedTask.from_row(stored.row, self._default_steps)
+        task = AcceptedTask.from_row(stored.row, self._checkpoint.default_steps)
         kept = list(stored.images)
         finished = {image.position for image in kept}
         positions = [i for i in range(task.num_images) if i not in finished]
@@ -196,14 +196,17 @@ class TaskRunner:
             )
         cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
         await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
-        services.webhooks.wake()
+        if webhook is not None:
+            services.webhooks.wake()
         services.metrics.images.inc()
         return image
 
     def _diagnostics(self, task: AcceptedTask, done: JobImage) -> dict[str, Any] | None:
         if done.diagnostics is None:
             return None
-        _, warnings = build_cache_plan(task.parameters, self._settings.cache)
+        warnings = list_request_warnings(
+            task.parameters, self._settings.cache, self._checkpoint.vocabulary
+        )
         return diagnostics_object(done.diagnostics, warnings)
 
     async def _end(self, row: TaskRow, failure: TaskError | None) -> TaskError | None:
@@ -251,7 +254,8 @@ class TaskRunner:
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
-        self._services.webhooks.wake()
+        if webhook is not None:
+            self._services.webhooks.wake()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         try:

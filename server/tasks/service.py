@@ -46,7 +46,7 @@ class TaskService:
         self.checkpoint = checkpoint
         self._settings = settings
         self._services = services
-        self._runner = TaskRunner(settings, services, checkpoint.default_steps)
+        self._runner = TaskRunner(settings, services, checkpoint)
         self._control = TaskControl(services.store, services.engine, self._runner)
         self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)

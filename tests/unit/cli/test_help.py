@@ -50,7 +50,7 @@ def test_every_command_is_there() -> None:
     }
     assert {path[0] for path in COMMANDS if len(path) == 1} == {
         "serve", "generate", "plan", "quantize", "calibrate", "verify", "record", "train-tiny",
-        "first-contact",
+        "first-contact", "status", "cancel",
     }  # fmt: skip
 
 

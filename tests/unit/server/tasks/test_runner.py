@@ -5,6 +5,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pipeline.checkpoint_info import read_checkpoint_info
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
@@ -59,6 +60,7 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
     tmp_path: Path,
 ) -> None:
     settings, store = Settings(), FaultyStore(f"sqlite:///{tmp_path}/tasks.db")
+    checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
 
     async def run() -> None:
         egress = Egress(settings.egress)
@@ -73,7 +75,7 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
             safety=SafetyChecker(None),
             metrics=Metrics(),
         )
-        runner = TaskRunner(settings, services)
+        runner = TaskRunner(settings, services, checkpoint)
         await store.open()
         row = accepted_task().to_row("holder", None)
         await store.add(row)
