@@ -11,6 +11,7 @@ from server.api.sessions import Sessions
 from server.background import Background
 from server.delivery.images import ImageStore
 from server.metrics import Metrics
+from server.runware.errors import TaskError
 from server.settings import Settings
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -28,6 +29,11 @@ class AppState:
     metrics: Metrics
     sessions: Sessions
     background: Background
+
+    def count_error(self, error: TaskError) -> None:
+        """Count an error that a client is answered, once: not each poll of a failed task."""
+        if error.details.get("status") != "error":
+            self.metrics.errors.labels(error.code).inc()
 
 
 def app_state(connection: HTTPConnection) -> AppState:
