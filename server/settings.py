@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.logs import Form, Level
 from server.settings_faults import describe_fault
 
 Durability = Literal["power", "process"]
@@ -103,6 +104,14 @@ class TaskSettings(BaseModel):
     lease_s: float = Field(
         30.0, ge=1, description="How long a dead server's tasks wait before another generates them"
     )
+
+
+class LoggingSettings(BaseModel):
+    """Lines on standard error: one per request and per task that has ended, and what goes wrong."""
+
+    model_config = _SECTION
+    level: Level = Field("info", description="debug shows probes, too")
+    format: Form = Field("text", description="json: one object a line, for collectors")
 
 
 class KeySettings(BaseModel):
@@ -204,6 +213,7 @@ class Settings(BaseSettings):
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
+    logging: LoggingSettings = LoggingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()
