@@ -27,7 +27,7 @@ def configure_process() -> None:
     What the environment sets already stays as it is.
 
     A checkpoint's pages are touched once while it is loaded: with pages of 2 MB there are a tenth
-    as many faults, and loading from the page cache took half as long (`hyimage bench load`).
+    as many faults, and loading from the page cache took half as long (`hyimage bench loading`).
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     for handler in logging.getLogger().handlers:
