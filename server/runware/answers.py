@@ -83,7 +83,7 @@ class MediaStorageItem(TypedDict):
 
 
 class FoundModel(TypedDict):
-    """A model that a search has found; one that draws only some things has a `vocabulary`."""
+    """A model that a search has found."""
 
     air: str
     name: str
@@ -97,7 +97,6 @@ class FoundModel(TypedDict):
     type: str
     defaultWidth: int
     defaultHeight: int
-    vocabulary: NotRequired[dict[str, list[str]]]
 
 
 class ModelSearchItem(TypedDict):
