@@ -11,7 +11,6 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
-from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
 from server.api.faults import ServerFaults, add_fault_handlers
@@ -27,6 +26,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -68,7 +68,7 @@ def create_app(
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
         settings=settings,
-        keys=Keys.load(Path(settings.keys.file)),
+        keys=services.keys,
         tasks=tasks,
         store=services.store,
         images=services.images,
@@ -114,6 +114,7 @@ def _build_services(
     return RunnerServices(
         engine=engine,
         store=store,
+        keys=Keys.load(Path(settings.keys.file)),
         images=images,
         webhooks=WebhookSender(
             settings.egress, store, egress, metrics, is_shared=settings.tasks.is_shared

@@ -1,7 +1,7 @@
 """The HTTP endpoints: one function each, a few lines each."""
 
 import asyncio
-from typing import Literal
+from typing import Literal, NotRequired
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -36,10 +36,14 @@ class Health(TypedDict):
 
 
 class Readiness(TypedDict):
-    """Whether images can be generated, and by what or why not."""
+    """Whether images can be generated, and by what or why not.
+
+    `vocabulary` is there if the checkpoint draws only some things: its words by kind.
+    """
 
     ready: bool
     worker: str
+    vocabulary: NotRequired[dict[str, list[str]]]
 
 
 _TASKS = json_body("TaskRequest", [TASK_EXAMPLE])
@@ -101,6 +105,8 @@ async def ready(state: State) -> JSONResponse:
     """Return whether images can be generated, and with what; 503 if not."""
     status = state.tasks.status
     body: Readiness = {"ready": status.is_ready, "worker": status.description}
+    if (vocabulary := state.tasks.checkpoint.vocabulary) is not None:
+        body["vocabulary"] = vocabulary.words()
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 

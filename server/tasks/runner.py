@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
+from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -25,17 +26,19 @@ from server.engine.messages import (
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.process import request_id
-from server.runware.cache_options import build_cache_plan
-from server.runware.diagnostics import diagnostics_object
+from server.runware.diagnostics import diagnostics_object, list_request_warnings
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
+from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.keys import Keys
 from server.tasks.meter import TaskMeter
 from server.tasks.results import result_item, upload_failure
 from server.tasks.running import RunningTask, RunningTasks
 from server.tasks.store import TaskStore
 from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
+from server.tasks.usage import Charge
 from server.tasks.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class RunnerServices:
 
     engine: Engine
     store: TaskStore
+    keys: Keys
     images: ImageStore
     webhooks: WebhookSender
     uploader: Uploader
@@ -62,12 +66,12 @@ class TaskRunner:
     """Runs tasks on an engine: `run` -> `_generate` -> `_keep` for each image -> `_end`."""
 
     def __init__(
-        self, settings: Settings, services: RunnerServices, default_steps: int | None = None
+        self, settings: Settings, services: RunnerServices, checkpoint: CheckpointInfo
     ) -> None:
         self.running = RunningTasks(settings.worker.max_active_jobs)
         self._settings = settings
         self._services = services
-        self._default_steps = default_steps
+        self._checkpoint = checkpoint
         self._background = Background()
         self._stopping = asyncio.Event()
 
@@ -132,13 +136,14 @@ class TaskRunner:
         self, running: RunningTask, stored: StoredTask, meter: TaskMeter
     ) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
-        task = AcceptedTask.from_row(stored.row, self._default_steps)
+        task = AcceptedTask.from_row(stored.row, self._checkpoint.default_steps)
         kept = list(stored.images)
         finished = {image.position for image in kept}
         positions = [i for i in range(task.num_images) if i not in finished]
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
-        job = task.to_job(positions, self._settings.cache)
+        weight = self._services.keys.record(task.owner).weight
+        job = replace(task.to_job(positions, self._settings.cache), weight=weight)
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
@@ -198,16 +203,20 @@ class TaskRunner:
             webhook = services.webhooks.new_call(
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
+        cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
         with meter.stage("store"):
-            await services.store.add_image(image, webhook)
-        services.webhooks.wake()
+            await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
+        if webhook is not None:
+            services.webhooks.wake()
         meter.note_stored(done)
         return image
 
     def _diagnostics(self, task: AcceptedTask, done: JobImage) -> dict[str, Any] | None:
         if done.diagnostics is None:
             return None
-        _, warnings = build_cache_plan(task.parameters, self._settings.cache)
+        warnings = list_request_warnings(
+            task.parameters, self._settings.cache, self._checkpoint.vocabulary
+        )
         return diagnostics_object(done.diagnostics, warnings)
 
     async def _end(
@@ -256,7 +265,8 @@ class TaskRunner:
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
-        self._services.webhooks.wake()
+        if webhook is not None:
+            self._services.webhooks.wake()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         try:

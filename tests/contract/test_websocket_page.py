@@ -25,7 +25,7 @@ def shape(value: Any) -> Any:
         return {
             name: part if name in ("taskType", "code", "status", "pong") else shape(part)
             for name, part in value.items()
-            if name not in ("documentation", "progress")
+            if name not in ("documentation", "progress", "estimatedSeconds")  # or null
         }
     if isinstance(value, list):
         return [shape(part) for part in value]
