@@ -69,7 +69,7 @@ def _print(result: CalibrationResult) -> None:
     preview = result.preview
     stdout.print(
         f"previews: a linear map of {preview.n} latent cells to {preview.patch}x{preview.patch} "
-        f"pixels each, R2 {preview.r2:.3f}"
+        f"pixels each, R2 {preview.r2:.3f}; one takes {result.preview_share:.2%} of a step"
     )
     stdout.print(f"{result.path}, {result.chart.name} and {result.preview_path.name}")
     changes = list(result.changes.items())

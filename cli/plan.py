@@ -36,6 +36,15 @@ def plan(
     vae_dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of the VAE.")
     ] = "bfloat16",
+    expert_parallel: Annotated[
+        bool, typer.Option("--expert-parallel", help="Tensor ranks hold whole experts.")
+    ] = False,
+    is_compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled/--no-compiled", help="Small operations fused, which takes a compiler."
+        ),
+    ] = True,
     detail: Annotated[
         bool, typer.Option("--detail", help="Also list the operations of a step by kind.")
     ] = False,
@@ -49,7 +58,7 @@ def plan(
     Example: hyimage plan --checkpoint path/to/HunyuanImage-3.0 --gpus 8x24GB
     """
     with reported_errors():
-        devices = parse_devices(gpus, card)
+        devices = parse_devices(gpus, card, is_compiled)
         config = load_config(checkpoint)
         from tools.plan import PlanRequest, fastest_fitting, figures_of, list_plans
 
@@ -60,6 +69,7 @@ def plan(
             prompt_tokens=prompt_tokens,
             quantization=quantization,
             vae_dtype=vae_dtype,
+            expert_parallel=expert_parallel,
         )
         with spinner("running a step of each mode on the meta device"):
             plans = list(list_plans(request))
@@ -139,6 +149,7 @@ def _detail(plan: RankPlan) -> Table:
 def _print_legend(request: PlanRequest) -> None:
     from model.planning.memory_plan import USABLE
 
+    fused = "fused" if request.devices.has_compiler else "one by one, as without a compiler"
     stdout.print(
         f"Memory of the fullest rank in GB: bfloat16 or quantized weights, a {request.vae_dtype} "
         f"VAE, the largest offered size, {request.num_images} image(s) at once, prompts of "
@@ -146,6 +157,6 @@ def _print_legend(request: PlanRequest) -> None:
         f"A mode fits below {USABLE:.0%} of a device.\n"
         "Kernels and seconds of a step are counted, not measured: the code runs on shapes alone, "
         f"at rates stated for one {request.devices.card.name} (--card), with small operations "
-        "fused; offloaded experts pass the link beside it. The roofline is the least that "
+        f"{fused}; offloaded experts pass the link beside it. The roofline is the least that "
         "multiplying, reading the weights or the link takes at the data sheet's peaks."
     )

@@ -25,7 +25,7 @@ from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
 from model.planning.devices import Devices
 from model.planning.memory_plan import plan_rank
-from model.planning.meta_step import Workload
+from model.planning.meta_step import MeshShape, Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.sequence import ImageSequence, build_guidance_rows
@@ -181,8 +181,9 @@ def plan_step_memory(
     """Return the bytes that generating needs beside the weights, at the largest size."""
     plan = plan_rank(
         config,
-        settings.cfg_parallel_size,
-        settings.tensor_parallel_size,
+        MeshShape(
+            settings.cfg_parallel_size, settings.tensor_parallel_size, settings.expert_parallel
+        ),
         Devices(count=1, memory_bytes=0),
         options,
         Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),

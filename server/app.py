@@ -11,13 +11,13 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
-from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
-from server.api.faults import add_fault_handlers
+from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
+from server.api.traffic import Traffic
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -26,6 +26,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -45,7 +46,8 @@ def create_app(
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file, the database or the image store cannot be used.
+        SettingsError: the key file, the database, the image store or the content checker cannot
+            be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -54,7 +56,7 @@ def create_app(
         engine,
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
-        safety or SafetyChecker(settings.safety),
+        safety or SafetyChecker.from_settings(settings.safety),
     )
     tasks = TaskService(settings, services, checkpoint)
 
@@ -66,7 +68,7 @@ def create_app(
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
         settings=settings,
-        keys=Keys.load(Path(settings.keys.file)),
+        keys=services.keys,
         tasks=tasks,
         store=services.store,
         images=services.images,
@@ -74,18 +76,14 @@ def create_app(
         sessions=Sessions(),
         background=Background(),
     )
-    app.include_router(http.router)
-    app.include_router(task_routes.router)
-    app.include_router(status.router)
-    app.include_router(image_routes.router)
-    app.include_router(websocket.router)
-    app.include_router(openai.router)
-    app.include_router(docs.router)
+    for module in (http, task_routes, status, image_routes, websocket, openai, docs, page):
+        app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
-    app.include_router(page.router)
     add_fault_handlers(app)
+    app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
+    app.add_middleware(Traffic, metrics=services.metrics)
     app.add_middleware(AccessLog)
     return app
 
@@ -111,14 +109,18 @@ def _build_services(
     images: ImageStore,
     safety: SafetyChecker,
 ) -> RunnerServices:
-    store = TaskStore(settings.tasks.database_url, settings.tasks.durability)
+    metrics = Metrics()
+    store = TaskStore(settings.tasks.database_url, settings.tasks.durability, metrics)
     return RunnerServices(
         engine=engine,
         store=store,
+        keys=Keys.load(Path(settings.keys.file)),
         images=images,
-        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        webhooks=WebhookSender(
+            settings.egress, store, egress, metrics, is_shared=settings.tasks.is_shared
+        ),
         uploader=Uploader(settings.egress, egress),
         egress=egress,
         safety=safety,
-        metrics=Metrics(),
+        metrics=metrics,
     )

@@ -1,33 +1,27 @@
 """Deployment settings: a TOML file, overridden by the environment, overridden by flags."""
 
+import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
+from server.cluster_settings import ClusterSettings
+from server.settings_faults import (
+    describe_faults,
+    describe_unreadable,
+    unknown_variables,
+)
+from server.settings_file import place_data, read_settings_file
 
 Durability = Literal["power", "process"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
-
-# Old names, and the new ones that their refusal names.
-_RENAMED = {
-    "server.is_open": "server.allow_unauthenticated",
-    "server.trusts_proxy_headers": "server.trust_proxy_headers",
-    "images.folder": "images.store",
-    "worker.memory_gb": "worker.device_memory_gb",
-    "worker.cfg_ranks": "worker.cfg_parallel_size",
-    "worker.tensor_ranks": "worker.tensor_parallel_size",
-    "worker.compile_experts": 'worker.compile_kernels ("auto", "on" or "off")',
-    "worker.expert_split": 'worker.expert_parallel (true for "expert", false for "width")',
-}
-_GONE = {
-    "egress.webhook_first_delay_s": "tries follow the hosted service's times, 250 ms and doubling",
-}
 
 
 class SettingsError(ValueError):
@@ -42,6 +36,9 @@ class ServerSettings(BaseModel):
     model_config = _SECTION
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    data_dir: str = Field(
+        "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
+    )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
@@ -119,35 +116,6 @@ class TaskSettings(BaseModel):
     )
 
 
-class ClusterSettings(BaseModel):
-    """How many replicas `hyimage serve --cluster` requests of Ray Serve; see docs/cluster.md."""
-
-    model_config = _SECTION
-    ingresses: int = Field(2, ge=1, description="Replicas that speak the API")
-    engines: int = Field(1, ge=0, description="Replicas that generate; with max_engines the least")
-    max_engines: int = Field(0, ge=0, description="More engines up to this many as tasks wait")
-    tasks_per_engine: float = Field(
-        4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
-    )
-    cpus_per_engine: float = Field(4.0, ge=0)
-    cpus_per_ingress: float = Field(1.0, ge=0)
-    engine_resources: dict[str, float] = Field(
-        default_factory=dict, description="Other resources of Ray that an engine needs"
-    )
-    drain_s: float = Field(
-        300.0, ge=0, description="How long an engine that is replaced may finish its tasks"
-    )
-
-    @model_validator(mode="after")
-    def _some_engine(self) -> Self:
-        if self.max_engines < max(1, self.engines) and (self.max_engines or not self.engines):
-            raise ValueError(
-                f"max_engines is {self.max_engines} and engines is {self.engines}: let max_engines "
-                "be 0 for a fixed number of engines, or at least as large as both engines and 1"
-            )
-        return self
-
-
 class KeySettings(BaseModel):
     """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
@@ -173,6 +141,11 @@ class SafetySettings(BaseModel):
     """What content checking reports as NSFWContent."""
 
     model_config = _SECTION
+    checker: str = Field(
+        "nudenet",
+        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
+        description="nudenet (extra safety), none, or your own as package.module:function",
+    )
     threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
     labels: tuple[str, ...] = Field(
         (
@@ -247,6 +220,11 @@ class Settings(BaseSettings):
     egress: EgressSettings = EgressSettings()
     api: ApiSettings = ApiSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _place_data(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return place_data(values)
+
     def for_cluster(self) -> Self:
         """Return the same for servers that share their tasks, as those of a cluster do."""
         return self.model_copy(update={"tasks": self.tasks.model_copy(update={"is_shared": True})})
@@ -271,29 +249,42 @@ def load_settings(file: Path | None, **flags: Any) -> Settings:
         SettingsError: the file is unreadable, or a value is unknown or out of range.
     """
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+        values = read_settings_file(file) if file else {}
     except OSError as e:
         raise SettingsError(f"settings file {file} cannot be read: {e.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise SettingsError(f"settings file {file} is not TOML: {e}") from None
+    if unknown := unknown_variables(os.environ, _fields()):
+        raise SettingsError(unknown)
     try:
         settings = Settings(**values)
-        for name, value in flags.items():
-            section, field = name.split("__")
-            if value is not None:
-                merged = {**getattr(settings, section).model_dump(), field: value}
-                checked = type(getattr(settings, section)).model_validate(merged)
-                settings = settings.model_copy(update={section: checked})
     except ValidationError as e:
-        faults = "; ".join(_describe(fault) for fault in e.errors())
-        raise SettingsError(f"settings from {file or 'flags and environment'}: {faults}") from None
+        faults = describe_faults(e.errors(), file or "the defaults", os.environ)
+        raise SettingsError(faults) from None
+    except UnreadableVariableError as e:  # a list or table that is not JSON
+        raise SettingsError(describe_unreadable(str(e), os.environ)) from None
+    for name, value in flags.items():
+        if value is not None:
+            settings = _with_flag(settings, name, value)
     return settings
 
 
-def _describe(fault: ErrorDetails) -> str:
-    name = ".".join(map(str, fault["loc"]))
-    if name in _RENAMED:
-        return f"{name} is called {_RENAMED[name]} now; rename it"
-    if name in _GONE:
-        return f"{name} is gone ({_GONE[name]}); remove it"
-    return f"{name}: {fault['msg']} (got {fault['input']!r})"
+def _with_flag(settings: Settings, name: str, value: Any) -> Settings:
+    section, field = name.split("__")
+    merged = {**getattr(settings, section).model_dump(), field: value}
+    try:
+        checked = type(getattr(settings, section)).model_validate(merged)
+    except ValidationError as e:
+        faults = "; ".join(fault["msg"] for fault in e.errors())
+        raise SettingsError(f"--{field} {value!r} ({section}.{field}): {faults}") from None
+    return settings.model_copy(update={section: checked})
+
+
+def _fields() -> dict[str, Sequence[str]]:
+    """Return the fields of each section."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {
+        name: list(section.model_fields)
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel)
+    }

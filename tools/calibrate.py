@@ -3,6 +3,7 @@
 step_cache.json says how its steps change, latent_preview.json how a latent looks without the VAE.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,6 +79,7 @@ class CalibrationResult:
     calibration: Calibration
     preview: PreviewMap
     preview_path: Path
+    preview_share: float  # seconds of a preview over those of a step
     swept: tuple[Swept, ...]
     path: Path
     chart: Path
@@ -101,6 +103,7 @@ def calibrate_checkpoint(
     changes: list[StepDelta] = []
     first_changes: list[float] = []
     latents: list[Tensor] = []
+    started = time.perf_counter()
     for index, request in enumerate(requests):
         report("recording", index, len(requests))
         recorder, latent_BCYX = record(pipeline, request)
@@ -108,6 +111,7 @@ def calibrate_checkpoint(
         first_changes += recorder.first_changes
         latents.append(latent_BCYX)
     report("recording", len(requests), len(requests))
+    step_s = (time.perf_counter() - started) / sum(request.num_steps for request in requests)
     preview = _fit_previews(pipeline, latents, fingerprint(folder), report)
     calibration = replace(_fit(pipeline, changes), fingerprint=preview.fingerprint, signal="input")
     square = _three_shapes(pipeline.sizes)[0]
@@ -128,6 +132,7 @@ def calibrate_checkpoint(
         calibration=calibration,
         preview=preview,
         preview_path=save_preview_map(folder, preview),
+        preview_share=_time_previews(preview, latents) / step_s,
         swept=tuple(swept),
         path=save_calibration(folder, calibration),
         chart=chart,
@@ -167,6 +172,15 @@ def _fit_previews(
     report("decoding", len(latents), len(latents))
     patch = patch_side(pipeline.transformer.config.pixels_per_token)
     return fit_preview_map(latents, images, patch, fingerprint_)
+
+
+def _time_previews(preview: PreviewMap, latents: Sequence[Tensor]) -> float:
+    """Return the mean seconds of a preview, its copy to the host included."""
+    preview.render(latents[0])  # the first one is slower
+    started = time.perf_counter()
+    for latent_BCYX in latents:
+        preview.render(latent_BCYX)
+    return (time.perf_counter() - started) / len(latents)
 
 
 def _list_requests(pipeline: Pipeline, texts: Sequence[str]) -> Iterator[ImageRequest]:

@@ -14,7 +14,7 @@ from model.planning.memory_plan import (
     USABLE,
     RankPlan,
     fit_rank,
-    list_modes,
+    list_shapes,
     plan_layers,
     plan_rank,
 )
@@ -32,7 +32,8 @@ _BY_EXACTNESS = ("none", "int8", "fp8", "int4")
 class PlanRequest:
     """What is to fit: a model on devices, generating several images at once.
 
-    `quantization` is a scheme, none, or auto: quantized only where nothing else fits.
+    `quantization` is a scheme, none, or auto: quantized only where nothing else fits. With
+    `expert_parallel` tensor ranks hold whole experts instead of a slice of each.
     """
 
     config: ModelConfig
@@ -41,6 +42,7 @@ class PlanRequest:
     prompt_tokens: int = 1024
     quantization: str = "auto"
     vae_dtype: str = "bfloat16"
+    expert_parallel: bool = False
 
     @property
     def options(self) -> LoadOptions:
@@ -82,8 +84,8 @@ def _plan_scheme(request: PlanRequest, name: str) -> list[RankPlan]:
     """Return the plans of all meshes, and of layers spread over the devices."""
     config, devices, scheme = request.config, request.devices, SCHEMES.get(name)
     options, workload = request.options, request.workload
-    modes = list_modes(config, devices.count)
-    plans = [plan_rank(config, c, t, devices, options, workload, scheme) for c, t in modes]
+    shapes = list_shapes(config, devices.count, request.expert_parallel)
+    plans = [plan_rank(config, shape, devices, options, workload, scheme) for shape in shapes]
     if devices.count > 1:
         plans.append(plan_layers(config, devices, options, workload, scheme))
     return plans

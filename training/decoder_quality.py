@@ -22,7 +22,7 @@ from training.scenes import TOKEN_PX, choose_size, grid_of, make_scene, paint_sc
 
 # Scenes that no training draws from: this seed is used for nothing else.
 SEED = 77
-NUM_SCENES = 50
+NUM_SCENES, NUM_SHOWN = 50, 6
 ART_FOLDER = Path("~/.cache/hyimage-training/art")
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,6 +35,12 @@ class DecoderQuality:
     psnr_db: float
     blockiness: float
     painted_blockiness: float
+
+    def __str__(self) -> str:
+        return (
+            f"PSNR {self.psnr_db:.2f} dB, blockiness {self.blockiness:.2f} "
+            f"(as painted {self.painted_blockiness:.2f})"
+        )
 
 
 def measure_blockiness(pixels_yx3: Pixels) -> float:
@@ -73,15 +79,22 @@ def decode_scenes(vae: Vae, art: Path, count: int) -> Iterator[tuple[Pixels, Pix
         yield pixels_yx3, to_uint8(vae.decode(vae.encode(rgb_B3yx)[0]))[0].numpy()
 
 
-def measure_decoder(vae: Vae, art: Path, count: int) -> DecoderQuality:
-    """Return the quality over `count` unseen scenes; always the same ones."""
-    pairs = decode_scenes(vae, art, count)
-    rows = [
-        (measure_psnr(after, before), measure_blockiness(after), measure_blockiness(before))
-        for before, after in pairs
-    ]
-    psnr_db, blockiness, painted = np.mean(rows, axis=0).tolist()
-    return DecoderQuality(psnr_db=psnr_db, blockiness=blockiness, painted_blockiness=painted)
+def measure_decoder(
+    vae: Vae, art: Path, count: int
+) -> tuple[DecoderQuality, list[tuple[Pixels, Pixels]]]:
+    """Return the quality over `count` unseen scenes, always the same ones, and the first pairs."""
+    rows: list[tuple[float, float, float]] = []
+    shown: list[tuple[Pixels, Pixels]] = []
+    for before, after in decode_scenes(vae, art, count):
+        blockiness = (measure_blockiness(after), measure_blockiness(before))
+        rows.append((measure_psnr(after, before), *blockiness))
+        if len(shown) < NUM_SHOWN:
+            shown.append((before, after))
+    psnr_db, blockiness_mean, painted = np.mean(rows, axis=0).tolist()
+    quality = DecoderQuality(
+        psnr_db=psnr_db, blockiness=blockiness_mean, painted_blockiness=painted
+    )
+    return quality, shown
 
 
 def load_vae(checkpoint: Path) -> Vae:
@@ -98,11 +111,8 @@ def main(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     art = asked.art.expanduser()
     fetch_art(art)
-    quality = measure_decoder(load_vae(asked.checkpoint), art, asked.count)
-    sys.stdout.write(
-        f"{asked.count} scenes: PSNR {quality.psnr_db:.2f} dB, blockiness "
-        f"{quality.blockiness:.2f} (as painted {quality.painted_blockiness:.2f})\n"
-    )
+    quality, _ = measure_decoder(load_vae(asked.checkpoint), art, asked.count)
+    sys.stdout.write(f"{asked.count} scenes: {quality}\n")
 
 
 if __name__ == "__main__":

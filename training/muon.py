@@ -4,6 +4,8 @@ Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural netw
 coefficients of the four iterations are Polar Express (arXiv 2505.16932), table 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -70,3 +72,24 @@ class Muon:
         parts = flat.split([parameter.numel() for parameter in self._parameters])
         for parameter, part in zip(self._parameters, parts, strict=True):
             parameter.mul_(1 - WEIGHT_DECAY * rate).add_(part.view_as(parameter), alpha=-rate)
+
+
+@torch.no_grad()
+def step_kernels(
+    kernels: Sequence[Tensor], momenta: Sequence[Tensor], rate: float, momentum: float = 0.95
+) -> None:
+    """Take one step along the gradients of convolutions of one frame.
+
+    Of a 3D kernel only the middle slice is stepped: the others multiply padding.
+    Shapes: kernels (Z, C, t, y, x), momenta (Z, C * y * x) float32.
+    """
+    for kernel, momentum_ZZ in zip(kernels, momenta, strict=True):
+        assert kernel.grad is not None
+        middle = kernel.shape[2] // 2
+        gradient_ZZ = kernel.grad[:, :, middle].flatten(1)
+        momentum_ZZ.lerp_(gradient_ZZ, 1 - momentum)
+        step_ZZ = orthogonalize(gradient_ZZ.lerp(momentum_ZZ, momentum))
+        # Wide kernels have orthonormal rows of small entries; this evens the size of the entries.
+        scale = max(1.0, step_ZZ.shape[1] / step_ZZ.shape[0]) ** 0.5
+        step_ZCyx = step_ZZ.view_as(kernel[:, :, middle])
+        kernel[:, :, middle].add_(step_ZCyx, alpha=-rate * scale)

@@ -28,8 +28,9 @@ from training.state import Report, append_line, load_state
 from training.tokenizer import build_tokenizer
 from training.transformer import STATE_NAME
 from training.vae import build_started_vae, train_decoder
+from training.vae_refine import refine_decoder
 
-DECODER_STEPS = 1000
+DECODER_STEPS, REFINE_STEPS = 1000, 1000
 EXPORT_EVERY_S, SAMPLES_EVERY_S = 600.0, 1800.0
 POLL_S = 5.0
 
@@ -112,6 +113,7 @@ def _train(run: Path, report: Report, world_size: int) -> Path:
     build_latents(run, art, vae, (SMALL_GRID, *OFFERED_GRIDS), report)
     report("decoder")
     train_decoder(run, art, DECODER_STEPS, report)
+    refine_decoder(run, art, REFINE_STEPS, report)
     report("transformer: training; it may be stopped at any time, and goes on when started again")
     workers = Workers(run, world_size, PHASES, report)
     workers.start()

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.vae import Vae, to_uint8
+from model.vae import Vae
 from training.architecture import build_config
+from training.decoder_quality import DecoderQuality, measure_decoder
 from training.latents import encode_images, encoder_matrix
 from training.scenes import TOKEN_PX, choose_size, grid_of, make_scene, paint_scene
 from training.sheets import save_sheet
 from training.state import Report, append_line, load_state, save_state
 from training.vae_start import start_vae
 
-STATE_NAME = "vae.pt"
+STATE_NAME, REFINED_NAME = "vae.pt", "vae_refined.pt"
 NUM_START_CROPS = 600
 CROP_TOKENS = 4
 BATCH = 8
@@ -60,8 +61,8 @@ def build_started_vae(folder: Path, art: Path) -> Vae:
 
 
 def load_ema_vae(folder: Path) -> Vae:
-    """Return the autoencoder with averaged weights, as it is exported."""
-    state = load_state(folder / STATE_NAME)
+    """Return the autoencoder with averaged weights, refined if it was, as it is exported."""
+    state = load_state(folder / REFINED_NAME) or load_state(folder / STATE_NAME)
     assert state is not None, "the autoencoder was never started"
     vae = Vae(build_config().vae)
     vae.load_state_dict(state["weights"])
@@ -145,9 +146,9 @@ def train_decoder(folder: Path, art: Path, num_steps: int, report: Report) -> No
         losses.append(trainer.run_step())
         if trainer.step % SAVE_EVERY == 0 or trainer.step == num_steps:
             trainer.save()
-            psnr = measure_psnr(folder, art)
+            quality = measure_and_show(folder, art)
             line = (
-                f"step {trainer.step} loss {np.mean(losses):.4f} psnr {psnr:.2f} dB "
+                f"step {trainer.step} loss {np.mean(losses):.4f} {quality} "
                 f"{(time.monotonic() - start) / len(losses):.2f} s/step"
             )
             append_line(log, line)
@@ -155,18 +156,9 @@ def train_decoder(folder: Path, art: Path, num_steps: int, report: Report) -> No
             losses, start = [], time.monotonic()
 
 
-@torch.no_grad()
-def measure_psnr(folder: Path, art: Path, count: int = 6) -> float:
-    """Return the mean PSNR in dB over whole images of unseen scenes, and save them as a sheet."""
-    vae = load_ema_vae(folder)
-    rng = random.Random(77)
-    values, images = [], []
-    for _ in range(count):
-        pixels_yx3 = paint_scene(make_scene(rng, *grid_of(choose_size(rng)), split="any"), art)
-        rgb_B3yx = torch.from_numpy(pixels_yx3).movedim(-1, 0)[None].float() / 127.5 - 1
-        decoded_Byx3 = to_uint8(vae.decode(vae.encode(rgb_B3yx)[0]))
-        mse = (decoded_Byx3[0].float() - torch.from_numpy(pixels_yx3).float()).square().mean()
-        values.append(10 * float(torch.log10(255**2 / mse)))
-        images += [pixels_yx3, decoded_Byx3[0].numpy()]
+def measure_and_show(folder: Path, art: Path, count: int = 6) -> DecoderQuality:
+    """Return the quality over whole images of unseen scenes, and save them as a sheet."""
+    quality, pairs = measure_decoder(load_ema_vae(folder), art, count)
+    images = [image for pair in pairs for image in pair]
     save_sheet(folder / "sheets" / "vae.png", images, [""] * len(images), columns=4)
-    return float(np.mean(values))
+    return quality

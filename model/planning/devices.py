@@ -11,14 +11,18 @@ _GPUS = re.compile(r"(\d+)x(\d+(?:\.\d+)?)GB", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Devices:
-    """Equal devices of one machine, with the rates of a card."""
+    """Equal devices of one machine, with the rates of a card.
+
+    Without a compiler small operations are not fused there.
+    """
 
     count: int
     memory_bytes: float
     card: Card = CARDS["H100"]
+    has_compiler: bool = True
 
 
-def parse_devices(text: str, card: str | None = None) -> Devices:
+def parse_devices(text: str, card: str | None = None, has_compiler: bool = True) -> Devices:
     """Return the devices of a text such as "4x80GB"; without a card, one of that memory.
 
     Raises:
@@ -34,4 +38,5 @@ def parse_devices(text: str, card: str | None = None) -> Devices:
         count=int(match[1]),
         memory_bytes=memory_bytes,
         card=CARDS[card] if card else card_of_memory(memory_bytes),
+        has_compiler=has_compiler,
     )

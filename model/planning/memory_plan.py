@@ -16,7 +16,12 @@ from model.loading.expert_offloader import NUM_STAGING_BUFFERS, staging_bytes
 from model.loading.options import LoadOptions
 from model.mesh import SINGLE
 from model.planning.devices import Devices
-from model.planning.meta_step import Workload, build_meta_mesh, build_meta_model
+from model.planning.meta_step import (
+    MeshShape,
+    Workload,
+    build_meta_mesh,
+    build_meta_model,
+)
 from model.planning.step_count import KindCost, count_step, sum_by_kind
 from model.planning.step_memory import measure_step_memory
 from model.quantization import fp8_cuda
@@ -79,25 +84,26 @@ class RankPlan:
         return self.num_ranks <= devices.count and self.total <= USABLE * devices.memory_bytes
 
 
-def list_modes(config: ModelConfig, count: int) -> list[tuple[int, int]]:
-    """Return (CFG parallel size, tensor parallel size) of every mesh of at most `count` devices."""
-    tensor_sizes = [t for t in range(1, count + 1) if not config.num_kv_heads % t]
-    modes = [(cfg, tensor) for tensor in tensor_sizes for cfg in (1, 2) if cfg * tensor <= count]
-    return sorted(modes, key=lambda mode: (mode[0] * mode[1], mode[0]))
+def list_shapes(config: ModelConfig, count: int, expert_parallel: bool = False) -> list[MeshShape]:
+    """Return every mesh of at most `count` devices; with whole experts, where ranks can share."""
 
+    def can_share(tensor: int) -> bool:
+        return tensor > 1 and not any(moe.num_experts % tensor for moe in config.layers)
 
-def mode_name(cfg_parallel_size: int, tensor_parallel_size: int) -> str:
-    """Return the name of a mesh, as in `hyimage verify --mode`."""
-    parts = [f"cfg{cfg_parallel_size}"] * (cfg_parallel_size > 1) + [
-        f"tensor{tensor_parallel_size}"
-    ] * (tensor_parallel_size > 1)
-    return "x".join(parts) or "single"
+    return sorted(
+        (
+            MeshShape(cfg, tensor, expert_parallel and can_share(tensor))
+            for tensor in range(1, count + 1)
+            for cfg in (1, 2)
+            if not config.num_kv_heads % tensor and cfg * tensor <= count
+        ),
+        key=lambda shape: (shape.num_ranks, shape.cfg),
+    )
 
 
 def plan_rank(
     config: ModelConfig,
-    cfg_parallel_size: int,
-    tensor_parallel_size: int,
+    shape: MeshShape,
     devices: Devices,
     options: LoadOptions,
     workload: Workload,
@@ -111,8 +117,7 @@ def plan_rank(
     Raises:
         ConfigError: weights cannot be kept to that.
     """
-    mesh = build_meta_mesh(cfg_parallel_size, tensor_parallel_size)
-    transformer = build_meta_model(config, mesh, options, scheme)
+    transformer = build_meta_model(config, build_meta_mesh(shape), options, scheme)
     offloaded = choose_offloaded(transformer, options)
     parameters = sum(p.nbytes for p in transformer.parameters())
     fetched, buffers = _count_offloaded(transformer, offloaded)
@@ -120,8 +125,8 @@ def plan_rank(
         memory = measure_step_memory(transformer, workload, options.dtype)
     step = _count_time(transformer, workload, devices, fetched)
     return RankPlan(
-        mode=mode_name(cfg_parallel_size, tensor_parallel_size),
-        num_ranks=cfg_parallel_size * tensor_parallel_size,
+        mode=shape.name,
+        num_ranks=shape.num_ranks,
         scheme="none" if scheme is None else scheme.name,
         parameters=parameters - fetched + buffers,
         prefix=memory.prefix,
@@ -141,7 +146,7 @@ def plan_layers(
     scheme: Scheme | None = None,
 ) -> RankPlan:
     """Return what the fullest device needs when layers are spread over all of them."""
-    whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
+    whole = plan_rank(config, MeshShape(), devices, options, workload, scheme)
     sizes, extra = layer_sizes(build_meta_model(config, SINGLE, options, scheme), options)
     held = [extra] + [0] * (devices.count - 1)
     for size, device in zip(sizes, spread_layers(sizes, extra, devices.count), strict=True):
@@ -159,11 +164,11 @@ def fit_rank(
     scheme: Scheme | None = None,
 ) -> RankPlan | None:
     """Return the plan of one device with as many experts offloaded as necessary, or None."""
-    whole = plan_rank(config, 1, 1, devices, options, workload, scheme)
+    whole = plan_rank(config, MeshShape(), devices, options, workload, scheme)
     room = int(USABLE * devices.memory_bytes) - (whole.total - whole.parameters)
     try:
         return plan_rank(
-            config, 1, 1, devices, replace(options, weights_bytes=room), workload, scheme
+            config, MeshShape(), devices, replace(options, weights_bytes=room), workload, scheme
         )
     except ConfigError:
         return None
@@ -173,7 +178,7 @@ def _count_time(
     transformer: HunyuanImage, workload: Workload, devices: Devices, fetched: int
 ) -> StepTime:
     card = devices.card
-    counted = count_step(transformer, workload, card)
+    counted = count_step(transformer, workload, card, devices.has_compiler)
     whole = counted.whole
     return StepTime(
         counted_s=whole.seconds,

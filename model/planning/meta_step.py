@@ -54,14 +54,31 @@ class SilentGroup(RankGroup):
         return silent_all_gather(x, self.size, dim) if self.size > 1 else x
 
 
-def build_meta_mesh(
-    cfg_parallel_size: int, tensor_parallel_size: int, expert_parallel: bool = False
-) -> Mesh:
+@dataclass(frozen=True, slots=True)
+class MeshShape:
+    """The sizes of a mesh, and whether its tensor ranks hold whole experts."""
+
+    cfg: int = 1
+    tensor: int = 1
+    expert_parallel: bool = False
+
+    @property
+    def num_ranks(self) -> int:
+        return self.cfg * self.tensor
+
+    @property
+    def name(self) -> str:
+        """Return the mode's name, as in `hyimage verify --mode`."""
+        parts = [f"cfg{self.cfg}"] * (self.cfg > 1) + [f"tensor{self.tensor}"] * (self.tensor > 1)
+        return ("x".join(parts) or "single") + "-expert" * self.expert_parallel
+
+
+def build_meta_mesh(shape: MeshShape) -> Mesh:
     """Return the mesh of a first rank that runs alone."""
     return Mesh(
-        cfg=RankGroup(0, cfg_parallel_size),
-        tensor=SilentGroup(0, tensor_parallel_size, None, expert_parallel),
-        size=cfg_parallel_size * tensor_parallel_size,
+        cfg=RankGroup(0, shape.cfg),
+        tensor=SilentGroup(0, shape.tensor, None, shape.expert_parallel),
+        size=shape.num_ranks,
     )
 
 

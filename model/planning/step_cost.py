@@ -8,13 +8,10 @@ kernels to a budget.
 """
 
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,10 +24,9 @@ from torch.utils._pytree import tree_leaves
 from model.fused import FusedKernel
 from model.planning.cards import Card
 from model.planning.meta_step import silent_all_gather, silent_all_reduce
+from model.planning.product_line import product_line
 
 aten = torch.ops.aten
-_ROOT = Path(__file__).resolve().parents[2]
-_SEEN_THROUGH = ("model/planning/", "model/fused.py", "model/mesh.py", "tests/")
 
 EXCHANGES = ("all_reduce", "all_gather")
 LAUNCH_S = 2.5e-6  # the least time of a kernel in a full queue
@@ -41,8 +37,8 @@ TOPK_ROW_S = 1e-8
 class Kernel:
     """One operation: its name, the line that caused it, what it moves and computes.
 
-    It is one launch, but for grouped products without a kernel of their own. `least_s` is the time
-    of its multiplications at the peak of the card's units.
+    It is one launch, but for grouped products that are multiplied expert by expert. `least_s` is
+    the time of its multiplications at the peak of the card's units.
     """
 
     name: str
@@ -86,31 +82,37 @@ class StepCost:
 
 
 @contextmanager
-def count_cost(card: Card, share_of_rows: float = 1.0) -> Iterator[StepCost]:
+def count_cost(
+    card: Card, share_of_rows: float = 1.0, is_compiled: bool = True
+) -> Iterator[StepCost]:
     """Count the launches of the block, which runs on meta tensors.
 
-    `share_of_rows` is the part of the experts' rows that belongs to this rank's experts.
+    `share_of_rows` is the part of the experts' rows that belongs to this rank's experts. What is
+    not compiled launches a kernel for every operation of a fused function, under its name.
     """
     cost = StepCost()
-    counter = _Counter(card, cost, share_of_rows)
-    with counter, _Functions(counter):
+    counter = _Counter(card, cost, share_of_rows, is_compiled)
+    with counter, _Functions(counter, is_compiled):
         yield cost
 
 
 class _Counter(TorchDispatchMode):
     """Adds a kernel for every operation that is neither a view nor an allocation."""
 
-    def __init__(self, card: Card, cost: StepCost, share_of_rows: float) -> None:
+    def __init__(self, card: Card, cost: StepCost, share_of_rows: float, is_compiled: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.card = card
         self._cost = cost
         self._share_of_rows = share_of_rows
+        self._is_compiled = is_compiled
         self._is_paused = False
+        self._function = ""
 
     def add(self, name: str, bytes_moved: int, *, floor_s: float = LAUNCH_S) -> None:
         """Add a kernel whose time is that of the bytes it moves."""
+        name = self._function or name
         seconds = max(bytes_moved / self.card.bandwidth, floor_s)
-        self._cost.kernels.append(Kernel(name, _where(), bytes_moved, 0, seconds))
+        self._cost.kernels.append(Kernel(name, product_line(), bytes_moved, 0, seconds))
 
     def add_product(
         self, name: str, bytes_moved: int, flops: int, rate: float, *, launches: int = 1
@@ -118,18 +120,20 @@ class _Counter(TorchDispatchMode):
         """Add a kernel that multiplies, at a rate that its units reach."""
         seconds = max(flops / rate, bytes_moved / self.card.bandwidth, launches * LAUNCH_S)
         peak = self.card.peak * (2 if name.startswith("_scaled") else 1)
-        kernel = Kernel(name, _where(), bytes_moved, flops, seconds, launches, flops / peak)
+        kernel = Kernel(name, product_line(), bytes_moved, flops, seconds, launches, flops / peak)
         self._cost.kernels.append(kernel)
 
     def add_all_reduce(self, num_bytes: int, size: int) -> None:
         """Add a sum over the ranks, by a ring: each byte passes twice."""
         seconds = self.card.link_latency_s + 2 * num_bytes * (size - 1) / size / self.card.link
-        self._cost.kernels.append(Kernel("all_reduce", _where(), num_bytes, 0, seconds))
+        self._cost.kernels.append(Kernel("all_reduce", product_line(), num_bytes, 0, seconds))
 
     def add_all_gather(self, num_bytes: int, size: int) -> None:
         """Add a gather of tensors of this size from every rank."""
         seconds = self.card.link_latency_s + num_bytes * (size - 1) / self.card.link
-        self._cost.kernels.append(Kernel("all_gather", _where(), num_bytes * size, 0, seconds))
+        self._cost.kernels.append(
+            Kernel("all_gather", product_line(), num_bytes * size, 0, seconds)
+        )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -138,6 +142,15 @@ class _Counter(TorchDispatchMode):
             yield
         finally:
             self._is_paused = before
+
+    @contextmanager
+    def inside(self, function: str) -> Iterator[None]:
+        """Add the block's operations under the name of a function."""
+        self._function = function
+        try:
+            yield
+        finally:
+            self._function = ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -162,7 +175,9 @@ class _Counter(TorchDispatchMode):
         elif name == "_grouped_mm" or name.startswith("_scaled_grouped_mm"):
             rate = card.grouped if name == "_grouped_mm" else _rate_of(card, card.grouped_fp8, name)
             flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
-            launches = 1 if card.has_grouped_kernel else given[1].shape[0]
+            # Where torch has no kernel, the Triton one needs the compiler that fuses, too.
+            is_one = card.has_grouped_kernel or self._is_compiled
+            launches = 1 if is_one else given[1].shape[0]
             self.add_product(name, moved, flops, rate, launches=launches)
         elif name == "_scaled_mm":
             flops = 2 * given[0].numel() * given[1].shape[-1]
@@ -207,14 +222,18 @@ def _bytes_moved(given: list[Tensor], made: list[Tensor]) -> int:
 class _Functions(TorchFunctionMode):
     """Sees what is one kernel as one: fused functions, attention, norms; and the ranks' sums."""
 
-    def __init__(self, counter: _Counter) -> None:
+    def __init__(self, counter: _Counter, is_compiled: bool) -> None:
         super().__init__()
         self._counter = counter
+        self._is_compiled = is_compiled
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, FusedKernel) and not self._is_compiled:
+            with self._counter.inside(func.name), self:
+                return func.eager(*args, **kwargs)
         if isinstance(func, FusedKernel):
             with self._counter.paused():
                 out = func.eager(*args, **kwargs)
@@ -269,23 +288,3 @@ def _is_free(func: Any) -> bool:
 
 def _tensors(values: Any) -> Iterable[Tensor]:
     return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
-
-
-def _where() -> str:
-    """Return the line of the product that caused an operation."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        file = _product_file(frame.f_code.co_filename)
-        if file is not None:
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "elsewhere"
-
-
-@cache
-def _product_file(filename: str) -> str | None:
-    path = Path(filename)
-    if not path.is_relative_to(_ROOT) or "site-packages" in path.parts:
-        return None
-    relative = str(path.relative_to(_ROOT))
-    return None if relative.startswith(_SEEN_THROUGH) else relative

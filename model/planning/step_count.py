@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -69,7 +70,9 @@ class KindCost:
     flops: int
 
 
-def count_step(transformer: HunyuanImage, workload: Workload, card: Card) -> CountedStep:
+def count_step(
+    transformer: HunyuanImage, workload: Workload, card: Card, is_compiled: bool = True
+) -> CountedStep:
     """Return what a step of a rank's meta model costs on a card, without an offload's copies.
 
     The model's layers are in bfloat16. The guidance and the solver, a few dozen short kernels on
@@ -77,32 +80,38 @@ def count_step(transformer: HunyuanImage, workload: Workload, card: Card) -> Cou
     """
     ranks = transformer.mesh.tensor
     share = 1 / ranks.size if ranks.expert_parallel else 1.0
+    counting = partial(count_cost, card, share, is_compiled)
     # Not inference mode, in which composite operations are not taken apart into their kernels.
     with torch.no_grad(), fp8_cuda.planned_for(card.capability):
         step = MetaStep(transformer, workload)
-        with count_cost(card, share) as embed:
+        with counting() as embed:
             x_BSD = step.embed()
         layers = StepCost()
         equal_layers: dict[MoeConfig, StepCost] = {}
         for index, moe in enumerate(transformer.config.layers):
             if moe not in equal_layers:
-                with count_cost(card, share) as equal_layers[moe]:
+                with counting() as equal_layers[moe]:
                     step.run_layers(x_BSD, index, index + 1)
             layers.kernels += equal_layers[moe].kernels
-        with count_cost(card, share) as head:
+        with counting() as head:
             step.predict(x_BSD)
     weights = sum(p.nbytes for p in transformer.model.layers.parameters())
     return CountedStep(embed=embed, layers=layers, head=head, weight_bytes=weights)
 
 
 def count_mode(
-    config: ModelConfig, mesh: Mesh, workload: Workload, card: Card, scheme: Scheme | None = None
+    config: ModelConfig,
+    mesh: Mesh,
+    workload: Workload,
+    card: Card,
+    scheme: Scheme | None = None,
+    is_compiled: bool = True,
 ) -> CountedStep:
     """Return what a step costs a rank of a mesh that has bfloat16 or quantized weights."""
     options = LoadOptions(dtype=torch.bfloat16, vae_dtype=torch.bfloat16)
     transformer = build_meta_model(config, mesh, options, scheme)
     in_bfloat16(transformer, options.dtype)
-    return count_step(transformer, workload, card)
+    return count_step(transformer, workload, card, is_compiled)
 
 
 def sum_by_kind(kernels: Iterable[Kernel]) -> Mapping[str, KindCost]:

@@ -8,7 +8,7 @@ import re
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from server.runware.envelope import RETRY_AFTER_S, http_status
+from server.runware.envelope import http_status, retry_after_s
 from server.runware.errors import TaskError
 
 _NAMES = {
@@ -38,7 +38,7 @@ def failure(error: TaskError) -> JSONResponse:
     status = http_status(error.code)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if status in (429, 503):
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        headers = {"Retry-After": str(retry_after_s(error))}
     return JSONResponse({"error": error_object(error, status)}, status, headers)
 
 

@@ -7,7 +7,7 @@ import { showGroups, showNote } from "./words.js";
 
 const MAX_RANDOM_SEED = 2 ** 31;
 const MAX_SEED = Number.MAX_SAFE_INTEGER; // beyond it JavaScript's numbers skip some
-const NUM_EXAMPLES = 3; // shown at first
+const NUM_EXAMPLES = 2; // shown at first
 const MOST_STEPS = 60; // where the sliders end
 const MOST_GUIDANCE = 15;
 const SOLVERS = {

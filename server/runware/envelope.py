@@ -13,6 +13,7 @@ from server.runware.parameter_reference import reference
 _STATUS = {
     "invalidApiKey": 401,
     "missingApiKey": 401,
+    "quotaExceeded": 403,
     "taskFailedOrNotFound": 404,
     "requestTooLarge": 413,
     "rateLimitExceeded": 429,
@@ -24,7 +25,7 @@ _STATUS = {
     "workerFailed": 503,
 }
 
-RETRY_AFTER_S = 5  # of answers with 429 and 503
+RETRY_AFTER_S = 5  # of answers with 429 and 503, if it cannot be estimated
 
 OutputForm = Literal["URL", "base64Data", "dataURI"]
 
@@ -90,6 +91,7 @@ class ErrorObject(TypedDict, total=False):
     taskUUID: str
     taskType: str
     status: Literal["error"]
+    retryAfter: int
 
 
 # Items of the other task types have fields of their own, made and read nowhere else.
@@ -136,6 +138,12 @@ def to_error_object(error: TaskError, task: object = None) -> ErrorObject:
             if isinstance(task.get(name), str):
                 fields.setdefault(name, task[name])
     return cast(ErrorObject, fields)
+
+
+def retry_after_s(error: TaskError | ErrorObject) -> int:
+    """Return after how many seconds a request that got 429 or 503 is worth sending again."""
+    fields = error.details if isinstance(error, TaskError) else error
+    return int(fields.get("retryAfter") or RETRY_AFTER_S)
 
 
 def as_task_error(error: ErrorObject) -> TaskError:

@@ -1,6 +1,8 @@
 """Admission: refuses early and clearly what cannot be generated here, or not now."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from model.errors import ModelError
 from model.resolution import Size, find_size
@@ -10,6 +12,7 @@ from server.runware.errors import TaskError
 from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import ApiSettings, ServerSettings
 
+MAX_RETRY_AFTER_S = 600
 ANYBODY = "anybody"  # the owner of all tasks while no API key is configured
 
 
@@ -61,25 +64,36 @@ async def check_targets(task: ImageInference, egress: Egress) -> None:
             raise TaskError(code, message, name, {"type": "string"}) from None
 
 
-def check_limits(
-    limits: ServerSettings, num_images: int, num_queued: int, owner: str, num_of_owner: int
-) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """Images that are queued, tasks of one owner, and in how many seconds there will be room."""
+
+    num_images: int
+    num_of_owner: int
+    room_in_s: Callable[[], float | None]
+
+
+def check_limits(limits: ServerSettings, num_images: int, owner: str, load: Load) -> None:
     """Check that there is room for one more task.
 
     Raises:
         TaskError: the queue is full, or the key has enough running already.
     """
-    if num_queued + num_images > limits.max_queued_images:
-        raise TaskError(
-            "rateLimitExceeded",
-            f"{num_queued} images are queued and {limits.max_queued_images} is the limit; "
-            "try again later.",
+    if load.num_images + num_images > limits.max_queued_images:
+        raise _too_much(
+            f"{load.num_images} images are queued and {limits.max_queued_images} is the limit", load
         )
-    if num_of_owner >= limits.max_tasks_per_key and owner != ANYBODY:
-        raise TaskError(
-            "rateLimitExceeded",
-            f"This key has {num_of_owner} running tasks, which is its limit; try again later.",
-        )
+    if load.num_of_owner >= limits.max_tasks_per_key and owner != ANYBODY:
+        raise _too_much(f"This key has {load.num_of_owner} running tasks, which is its limit", load)
+
+
+def _too_much(reason: str, load: Load) -> TaskError:
+    seconds = load.room_in_s()
+    if seconds is None:
+        return TaskError("rateLimitExceeded", f"{reason}; try again later.")
+    after_s = min(MAX_RETRY_AFTER_S, max(1, math.ceil(seconds)))
+    message = f"{reason}; try again in {after_s} s."
+    return TaskError("rateLimitExceeded", message, details={"retryAfter": after_s})
 
 
 def conflict(task_uuid: str) -> TaskError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from model.planning.memory_plan import USABLE
-from model.planning.meta_step import Workload, build_meta_mesh, build_meta_model
+from model.planning.meta_step import MeshShape, Workload, build_meta_mesh, build_meta_model
 from model.planning.step_memory import StepMemory, measure_step_memory
 from pipeline.load import Pipeline, build_options
 from pipeline.request import ImageRequest
@@ -101,7 +101,11 @@ def free_bytes(pipeline: Pipeline) -> int:
 
 def _measure(pipeline: Pipeline, settings: PipelineSettings, workload: Workload) -> StepMemory:
     options = build_options(settings, ())
-    mesh = build_meta_mesh(settings.cfg_parallel_size, settings.tensor_parallel_size)
+    mesh = build_meta_mesh(
+        MeshShape(
+            settings.cfg_parallel_size, settings.tensor_parallel_size, settings.expert_parallel
+        )
+    )
     model = build_meta_model(pipeline.transformer.config, mesh, options, None)
     return measure_step_memory(model, workload, options.dtype)
 

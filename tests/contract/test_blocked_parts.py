@@ -45,16 +45,15 @@ class BlockedStore(ImageStore):
         self._gate.pass_through()
 
 
-class BlockedChecker(SafetyChecker):
-    """One whose detector hangs."""
+class BlockedDetector:
+    """One that hangs."""
 
-    gate: Gate
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
 
-    def require(self) -> None: ...
-
-    def _detect(self, encoded: bytes) -> list[dict[str, Any]]:
-        self.gate.pass_through()
-        return []
+    def is_nsfw(self, encoded: bytes) -> bool:
+        self._gate.pass_through()
+        return False
 
 
 @pytest.fixture
@@ -97,8 +96,7 @@ def test_a_poll_is_answered_while_every_thread_waits_for_the_image_store(
 def test_a_poll_is_answered_while_the_content_checker_is_blocked(
     settings: Settings, engine: FakeEngine, gate: Gate
 ) -> None:
-    safety = BlockedChecker(settings.safety)
-    safety.gate = gate
+    safety = SafetyChecker(BlockedDetector(gate))
     with TestClient(create_app(settings, engine, safety=safety)) as client:
         tasks = [make_task(deliveryMethod="async", safety={"checkContent": True}) for _ in range(9)]
         client.post("/v1", json=tasks)

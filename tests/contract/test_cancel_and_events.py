@@ -187,3 +187,19 @@ def test_following_with_previews_asks_the_engine_for_them(
     task_uuid = start(client)
     client.get(f"/v1/tasks/{task_uuid}/events?previews=1")
     assert task_uuid in engine.previewed
+
+
+def test_a_full_queue_says_when_there_will_be_room(client: TestClient, engine: FakeEngine) -> None:
+    def slow(job: Job) -> list[JobEvent]:
+        return [JobStep(job_id=job.job_id, image=0, step=1, num_steps=4, seconds=2.0)]
+
+    engine.story = slow
+    client.post("/v1", json=[make_task(steps=4)])
+    engine.is_held = True
+    start(client, steps=4, numberResults=20)
+    refused = client.post("/v1", json=[make_task(steps=4, numberResults=20)])
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "160"  # 20 images of 4 steps of 2 s
+    assert refused.json()["errors"][0]["retryAfter"] == 160
+    form = {"prompt": "a red fox", "n": 20}
+    assert client.post("/v1/images/generations", json=form).headers["Retry-After"] == "160"

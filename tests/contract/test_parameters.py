@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from server.app import create_app
-from server.delivery.safety import SafetyChecker
 from server.runware.seeds import MAX_SEED
-from server.settings import Settings
 from tests.contract.conftest import FakeEngine, make_task, refusal
 
 SEED_REQUESTS = json.loads((Path(__file__).parent / "seed_requests.json").read_text())
@@ -129,11 +126,3 @@ def test_faults_are_reported_in_the_apis_order(client: TestClient) -> None:
         "invalidPositivePrompt",
         "invalidSteps",
     ]
-
-
-def test_a_check_that_cannot_be_made_is_refused(settings: Settings, engine: FakeEngine) -> None:
-    safety = SafetyChecker(settings.safety, package="a_detector_that_is_not_installed")
-    with TestClient(create_app(settings, engine, safety=safety)) as client:
-        error = refusal(client, safety={"checkContent": True})
-        assert (error["code"], error["parameter"]) == ("unsupportedSafetyCheck", "safety")
-        assert refusal(client, checkNSFW=True)["parameter"] == "safety"

@@ -17,12 +17,10 @@ from tests.listener import Listener
 from tests.waiting import wait_until
 
 
-class FaultyChecker(SafetyChecker):
-    """One whose detector has a bug."""
+class FaultyDetector:
+    """One that has a bug."""
 
-    def require(self) -> None: ...
-
-    async def is_nsfw(self, encoded: bytes) -> bool:
+    def is_nsfw(self, encoded: bytes) -> bool:
         raise KeyError("a bug of the detector")
 
 
@@ -49,7 +47,7 @@ def faulty(
     if request.param == "engine":
         engine.fault = KeyError("a bug of the engine")
     else:
-        safety = FaultyChecker(settings.safety)
+        safety = SafetyChecker(FaultyDetector())
     reachable = change(settings, egress__allowed_networks=("127.0.0.0/8",))
     with TestClient(create_app(reachable, engine, safety=safety)) as client:
         yield client

@@ -286,6 +286,8 @@ class PretendCuda(TorchDispatchMode):
         target = full_device(kwargs["device"]) if kwargs.get("device") else source.device
         is_async = bool(kwargs.get("non_blocking"))
         rest = {k: v for k, v in kwargs.items() if k not in ("device", "pin_memory")}
+        if target.type == "meta":  # what is planned or counted has no data
+            return func(bare(source), **rest, device=target)  # type: ignore[no-any-return]
         data: Tensor = func(bare(source), **rest)
         if target.type == "cuda":
             if isinstance(source, PretendTensor):

@@ -30,6 +30,10 @@ def test_every_part_runs_on_a_device(tmp_path: Path) -> None:
     assert by_name["full"].status == "left out"
     ran = {row["name"] for row in by_name["kernels"].rows if row["error"] is not None}
     assert {"grouped product, float8", "linear layer, float8", "dequantize, int4"} <= ran
+    steps = [row for name, result in by_name.items() if name.startswith("step_")
+             for row in result.rows if "layers" in row]  # fmt: skip
+    assert len(steps) == 10
+    assert all(row["counted_s"] > 0 and row["counted_kernels"] > 0 for row in steps)
     page = (tmp_path / "results.html").read_text()
     assert "Rehearsal without a GPU" in page
     assert "<script" not in page

@@ -20,7 +20,7 @@ import pytest
 from model.config import ModelConfig
 from model.config_file import parse_config
 from model.planning.cards import CARDS
-from model.planning.meta_step import Workload, build_meta_mesh
+from model.planning.meta_step import MeshShape, Workload, build_meta_mesh
 from model.planning.step_count import count_mode
 from model.quantization.scheme import SCHEMES
 from tests.conftest import GOLDEN
@@ -43,7 +43,7 @@ def count_kernels(mode: str) -> dict[str, int]:
     """Return the kernels of a guided step's parts and of one of its layers."""
     mesh, scheme = mode.split(", ")
     config = real_config()
-    ranks = build_meta_mesh(*MESHES[mesh])
+    ranks = build_meta_mesh(MeshShape(*MESHES[mesh]))
     counted = count_mode(config, ranks, WORKLOAD, CARDS["H100"], SCHEMES.get(scheme))
     layers = counted.layers.num_kernels
     assert layers % len(config.layers) == 0

@@ -1,9 +1,4 @@
-"""The recordings hold through the CUDA code path, on one device and on several.
-
-Left out: `wide_cfg75_cjk_sys`, for time, and `vit`, where transformers' code reaches torch's own
-CUDA calls ("PyTorch is not linked with support for cuda devices"). `hyimage verify --device cuda`
-checks both.
-"""
+"""The recordings hold through the CUDA code path, on one device and on several."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +16,10 @@ from tools.verify.run import list_groups
 from tools.verify.verify import Event, Request, verify_as_rank, verify_recording
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-GROUPS = ("noise", "vae", "ar", "square_cfg5_en", "tall_nocfg", "e2e_auto")  # what a device changes
+# What a device changes.
+GROUPS = (
+    "noise", "vae", "vit", "ar", "square_cfg5_en", "wide_cfg75_cjk_sys", "tall_nocfg", "e2e_auto",
+)  # fmt: skip
 
 
 class Failures(list[Check]):

@@ -23,7 +23,7 @@ from tests.system.conftest import ServerProcess
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "tiny"
+CHECKPOINT = Path("checkpoints/tiny")  # shown on the page, so without the folder it is in
 KEY = "a-key-of-the-page-tests"
 DESKTOP: ViewportSize = {"width": 1440, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}

@@ -148,7 +148,11 @@ def shared_server(
     tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """One running server for tests that leave it as it was."""
-    server = ServerProcess(tmp_path_factory.mktemp("server"), tiny_checkpoint)
+    server = ServerProcess(
+        tmp_path_factory.mktemp("server"),
+        tiny_checkpoint,
+        HYIMAGE_SAFETY__CHECKER="tests.system.detector:build",
+    )
     try:
         server.start()
         yield server

@@ -13,8 +13,9 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster.deployments import EngineReplica, build, build_application, engine_resources
+from server.cluster_settings import ClusterSettings
 from server.engine.messages import Job, JobCancelled, JobDone, JobEvent, JobStep
-from server.settings import ClusterSettings, Settings, SettingsError
+from server.settings import Settings, SettingsError
 from tests.system.jobs import variant
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from cache.plan import NO_REUSE, CachePlan
 from model.loading.fingerprint import fingerprint
 from pipeline.load import Pipeline
 from pipeline.preview import PreviewMap, save_preview_map
@@ -151,3 +153,58 @@ def test_a_job_cancelled_before_its_worker_has_it_ends_at_once(
             return events
 
     assert isinstance(asyncio.run(scenario())[-1], JobCancelled)
+
+
+def test_a_mesh_of_two_ranks_stops_a_cancelled_job_and_goes_on(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
+) -> None:
+    long = variant(job, job_id="long", num_steps=100)
+
+    async def scenario() -> tuple[list[JobEvent], list[JobEvent]]:
+        async with running_engine(tiny_checkpoint, cfg_parallel_size=2) as engine:
+            events: list[JobEvent] = []
+            async for event in engine.submit(long):
+                events.append(event)
+                if isinstance(event, JobStep) and event.step == 3:
+                    await engine.cancel("long")
+            return events, await collect(engine, job)
+
+    cancelled, after = asyncio.run(scenario())
+    assert isinstance(cancelled[-1], JobCancelled)
+    assert sum(isinstance(event, JobStep) for event in cancelled) < 30
+    assert isinstance(after[-1], JobDone)
+    (ours,), (theirs,) = images(after), images(run_here(tiny_pipeline, job))
+    away = np.abs(np.array(open_png(ours)).astype(int) - np.array(open_png(theirs)))
+    assert away.max() <= 1
+
+
+def test_twenty_mixed_jobs_get_the_pixels_that_each_has_alone(
+    tiny_checkpoint: Path, tiny_pipeline: Pipeline, job: Job
+) -> None:
+    schedulers = ("Default", "Euler", "DPM++ 2M", "Heun", "UniPC")
+    jobs = [
+        replace(
+            variant(
+                job,
+                job_id=f"job{number}",
+                num_steps=2 + number % 5,
+                seeds=(number,),
+                width_px=(256, 384, 128)[number % 3],
+                height_px=(256, 128, 384)[number % 3],
+                guidance=(1.0, 5.0)[number % 2],
+                scheduler=schedulers[number % 5],
+                cache=CachePlan(start=0, end=7, tea_distance=0.8) if number % 4 == 0 else NO_REUSE,
+            ),
+            owner=f"owner{number % 3}",
+            has_previews=number % 2 == 0,
+        )
+        for number in range(20)
+    ]
+
+    async def scenario() -> list[list[JobEvent]]:
+        async with running_engine(tiny_checkpoint, max_active_jobs=4) as engine:
+            return await asyncio.gather(*(collect(engine, each) for each in jobs))
+
+    together = asyncio.run(scenario())
+    for each, events in zip(jobs, together, strict=True):
+        assert images(events) == images(run_here(tiny_pipeline, each)), each.job_id

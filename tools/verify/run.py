@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.load import Pipeline
 from tools.verify import groups
 from tools.verify.checks import Check
+from tools.verify.edit_groups import check_edit_pictures, check_edit_sizes
 from tools.verify.image_case import ImageCase
 from tools.verify.recording import Recording
 from tools.verify.text_group import check_auto_case, check_text
@@ -21,6 +22,8 @@ _GROUPS: dict[str, tuple[str, GroupCheck]] = {
     "vae": ("vae.safetensors", groups.check_vae),
     "vit": ("vit.safetensors", groups.check_vit),
     "ar": ("ar.safetensors", check_text),
+    "edit_sizes": ("edit_sizes.json", check_edit_sizes),
+    "edit_pictures": ("edit_pictures.json", check_edit_pictures),
 }
 
 

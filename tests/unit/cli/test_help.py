@@ -56,7 +56,7 @@ def test_every_command_is_there() -> None:
     }
     assert {path for path in COMMANDS if len(path) == 2} == {
         *(("bench", name) for name in benches),
-        *(("keys", name) for name in ("add", "list", "remove")),
+        *(("keys", name) for name in ("add", "change", "list", "remove")),
     }
     assert {path[0] for path in COMMANDS if len(path) == 1} == {
         "serve", "generate", "plan", "quantize", "calibrate", "verify", "record", "train-tiny",

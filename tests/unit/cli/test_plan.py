@@ -64,6 +64,25 @@ def test_a_quantized_plan_prints_how_to_quantize(folder: Path) -> None:
     assert words[2:] == ["--checkpoint", str(folder), f"{folder}-int4", "--scheme", "int4"]
 
 
+def test_a_plan_without_a_compiler_has_more_kernels_and_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    kernels = {}
+    for option in ("--compiled", "--no-compiled"):
+        arguments = ["plan", "--checkpoint", str(folder), "--gpus", "1x80GB", option]
+        result = RUNNER.invoke(app, [*arguments, "--json", str(tmp_path / "plan.json")])
+        assert ("without a compiler" in " ".join(result.stdout.split())) == (option[2] == "n")
+        plan = json.loads((tmp_path / "plan.json").read_text())["plans"][0]
+        kernels[option] = plan["step"]["num_kernels"]
+    assert kernels["--no-compiled"] > 1.5 * kernels["--compiled"]
+
+
+def test_whole_experts_are_planned_and_set(folder: Path) -> None:
+    arguments = ["plan", "--checkpoint", str(folder), "--gpus", "4x27GB", "--expert-parallel"]
+    result = RUNNER.invoke(app, [*arguments, "--quantization", "none"])
+    assert "HYIMAGE_WORKER__EXPERT_PARALLEL=true" in result.stdout.splitlines()[-1]
+
+
 def test_a_config_file_stands_for_its_folder(folder: Path) -> None:
     arguments = ["plan", "--checkpoint", str(folder / "config.json"), "--gpus", "1x80GB"]
     result = RUNNER.invoke(app, arguments)

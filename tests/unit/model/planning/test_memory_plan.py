@@ -22,11 +22,10 @@ from model.planning.live_bytes import LiveBytes
 from model.planning.memory_plan import (
     RankPlan,
     fit_rank,
-    list_modes,
-    mode_name,
+    list_shapes,
     plan_rank,
 )
-from model.planning.meta_step import Workload
+from model.planning.meta_step import MeshShape, Workload
 from model.quantization.scheme import SCHEMES
 from model.transformer import HunyuanImage
 from tests.conftest import GOLDEN
@@ -50,7 +49,7 @@ def plan_real(real: ModelConfig, cfg_parallel_size: int, tensor_parallel_size: i
     """Return a plan of the real model, made once: it takes a second or two."""
     mode = (cfg_parallel_size, tensor_parallel_size)
     if mode not in PLANS:
-        PLANS[mode] = plan_rank(real, *mode, H100S, OPTIONS, Workload())
+        PLANS[mode] = plan_rank(real, MeshShape(*mode), H100S, OPTIONS, Workload())
     return PLANS[mode]
 
 
@@ -68,7 +67,7 @@ def test_the_weights_of_the_real_model_are_shared_out(
 
 def test_a_guided_step_of_the_real_model_is_that_of_the_specification(real: ModelConfig) -> None:
     """223 TFLOP; experts, attention, linears and convolutions are all counted."""
-    plan = plan_rank(real, 1, 1, H100S, OPTIONS, Workload(prompt_tokens=100))
+    plan = plan_rank(real, MeshShape(), H100S, OPTIONS, Workload(prompt_tokens=100))
     assert plan.step.flops / 1e12 == pytest.approx(223, rel=0.05)
 
 
@@ -92,7 +91,7 @@ def test_the_modes_that_fit_common_machines(
     real: ModelConfig, gpus: str, fitting: set[str]
 ) -> None:
     devices = parse_devices(gpus)
-    plans = [plan_real(real, *mode) for mode in list_modes(real, devices.count)]
+    plans = [plan_real(real, shape.cfg, shape.tensor) for shape in list_shapes(real, devices.count)]
     assert {plan.mode for plan in plans if plan.fits(devices)} == fitting
 
 
@@ -101,7 +100,7 @@ def test_the_weights_of_the_real_model_when_they_are_quantized(
     real: ModelConfig, scheme: str, gigabytes: float
 ) -> None:
     """159.7 GB of matrices of 2 bytes: 1 byte and little, 1 + 2/128, or 1/2 + 2/32; 6.4 stay."""
-    plan = plan_rank(real, 1, 1, H100S, OPTIONS, Workload(), SCHEMES[scheme])
+    plan = plan_rank(real, MeshShape(), H100S, OPTIONS, Workload(), SCHEMES[scheme])
     assert plan.parameters / 1e9 == pytest.approx(gigabytes, abs=0.1)
 
 
@@ -126,14 +125,19 @@ def test_what_one_card_can_do_when_experts_are_fetched(
     if plan is not None:
         assert plan.fits(devices)
         assert (plan.bytes_fetched > 0) == fetches
-        whole = plan_rank(real, 1, 1, devices, options, Workload(), SCHEMES.get(scheme))
+        whole = plan_rank(real, MeshShape(), devices, options, Workload(), SCHEMES.get(scheme))
         assert plan.step_s >= whole.step_s
 
 
 def test_modes_divide_the_key_value_heads(real: ModelConfig) -> None:
-    names = [mode_name(*mode) for mode in list_modes(real, 8)]
+    names = [shape.name for shape in list_shapes(real, 8)]
     assert names == ["single", "tensor2", "cfg2", "tensor4", "cfg2xtensor2", "tensor8",
                      "cfg2xtensor4"]  # fmt: skip
+
+
+def test_tensor_ranks_may_hold_whole_experts(real: ModelConfig) -> None:
+    names = [shape.name for shape in list_shapes(real, 4, expert_parallel=True)]
+    assert names == ["single", "tensor2-expert", "cfg2", "tensor4-expert", "cfg2xtensor2-expert"]
 
 
 @pytest.mark.parametrize("text", ["4", "80GB", "x80GB", "0x80GB", "4x80", "-1x80GB"])
@@ -148,7 +152,7 @@ def test_planned_weights_are_those_that_are_loaded(
 ) -> None:
     mesh = Mesh(tensor=RankGroup(0, tensor_parallel_size), size=tensor_parallel_size)
     loaded = load_model(tiny_checkpoint, OPTIONS, mesh=mesh)
-    plan = plan_rank(loaded.config, 1, tensor_parallel_size, H100S, OPTIONS, Workload())
+    plan = plan_rank(loaded.config, MeshShape(1, tensor_parallel_size), H100S, OPTIONS, Workload())
     assert plan.parameters == sum(p.nbytes for p in loaded.parameters())
 
 
@@ -218,5 +222,5 @@ def test_the_planned_peak_of_a_step_is_what_the_allocator_gives_out(bench: StepB
         measured = measure_peak(step)
     side = math.isqrt(bench.image_tokens)
     workload = Workload(prompt_tokens=100, grid=(side, side))
-    plan = plan_rank(bench_config(bench), 1, 1, H100S, OPTIONS, workload)
+    plan = plan_rank(bench_config(bench), MeshShape(), H100S, OPTIONS, workload)
     assert plan.activations == pytest.approx(measured, rel=0.05)

@@ -13,7 +13,7 @@ from model.errors import ConfigError
 from model.fused import add_rms_norm
 from model.planning.cards import CARDS, card_of_memory
 from model.planning.devices import parse_devices
-from model.planning.meta_step import Workload, build_meta_mesh, silent_all_reduce
+from model.planning.meta_step import MeshShape, Workload, build_meta_mesh, silent_all_reduce
 from model.planning.step_cost import count_cost
 from model.planning.step_count import KINDS, OTHER, CountedStep, count_mode, sum_by_kind
 from model.quantization.scheme import SCHEMES
@@ -21,6 +21,7 @@ from tests.conftest import GOLDEN
 
 H100 = CARDS["H100"]
 WORKLOAD = Workload(prompt_tokens=256, grid=(64, 64))
+SINGLE, TENSOR4 = MeshShape(), MeshShape(tensor=4)
 LAYERS, TOKENS, HIDDEN = 32, 2 * 4097, 4096
 
 
@@ -32,9 +33,11 @@ def real_config() -> ModelConfig:
 
 
 @cache
-def count(card: str, cfg: int = 1, tensor: int = 1, scheme: str = "none") -> CountedStep:
-    mesh = build_meta_mesh(cfg, tensor)
-    return count_mode(real_config(), mesh, WORKLOAD, CARDS[card], SCHEMES.get(scheme))
+def count(
+    card: str, shape: MeshShape = SINGLE, scheme: str = "none", is_compiled: bool = True
+) -> CountedStep:
+    mesh = build_meta_mesh(shape)
+    return count_mode(real_config(), mesh, WORKLOAD, CARDS[card], SCHEMES.get(scheme), is_compiled)
 
 
 def test_an_operation_takes_the_longest_of_its_multiplications_bytes_and_launch() -> None:
@@ -60,6 +63,24 @@ def test_a_fused_function_and_attention_are_one_kernel_each() -> None:
     assert [kernel.name for kernel in cost.kernels] == ["add_rms_norm", "attention"]
 
 
+def test_without_a_compiler_every_operation_of_a_fused_function_is_a_kernel_of_its_name() -> None:
+    x = torch.empty(1, 16, 128, dtype=torch.bfloat16, device="meta")
+    with count_cost(H100, is_compiled=False) as cost, torch.no_grad():
+        add_rms_norm(x, x, torch.empty(128, device="meta"), 1e-5)
+    # A sum, a cast, a norm, a cast, the weight's cast, a product.
+    assert [kernel.name for kernel in cost.kernels] == ["add_rms_norm"] * 6
+    assert cost.bytes_moved > 2 * 4 * x.nbytes
+
+
+def test_without_a_compiler_a_step_is_slower_and_its_products_are_the_same() -> None:
+    for scheme in ("none", "fp8", "int4"):
+        fused, eager = (count("H100", SINGLE, scheme, c).whole for c in (True, False))
+        assert eager.num_kernels > 1.5 * fused.num_kernels
+        assert eager.seconds > 1.1 * fused.seconds
+        assert eager.flops == fused.flops
+        assert set(sum_by_kind(eager.kernels)) == set(sum_by_kind(fused.kernels))
+
+
 def test_an_all_reduce_passes_each_byte_twice_over_a_ring() -> None:
     x = torch.empty(10**6, dtype=torch.bfloat16, device="meta")
     with count_cost(H100) as cost:
@@ -69,7 +90,7 @@ def test_an_all_reduce_passes_each_byte_twice_over_a_ring() -> None:
 
 
 def test_every_layer_of_tensor_ranks_sums_twice_what_a_hidden_state_takes() -> None:
-    sums = [k for k in count("H100", tensor=4).whole.kernels if k.name == "all_reduce"]
+    sums = [k for k in count("H100", TENSOR4).whole.kernels if k.name == "all_reduce"]
     assert len(sums) == 2 * LAYERS
     assert {kernel.bytes_moved for kernel in sums} == {TOKENS * HIDDEN * 2}
     assert count("H100").whole.bytes_exchanged == 0
@@ -77,9 +98,16 @@ def test_every_layer_of_tensor_ranks_sums_twice_what_a_hidden_state_takes() -> N
 
 def test_tensor_ranks_share_the_products_but_not_the_sums_of_experts() -> None:
     whole = sum_by_kind(count("H100").whole.kernels)
-    part = sum_by_kind(count("H100", tensor=4).whole.kernels)
+    part = sum_by_kind(count("H100", TENSOR4).whole.kernels)
     assert part["expert products"].flops * 4 == whole["expert products"].flops
     assert part["sum of experts"] == whole["sum of experts"]
+
+
+def test_ranks_with_whole_experts_multiply_as_much_and_move_more() -> None:
+    sliced = sum_by_kind(count("H100", TENSOR4).whole.kernels)
+    whole = sum_by_kind(count("H100", MeshShape(tensor=4, expert_parallel=True)).whole.kernels)
+    assert whole["expert products"].flops == sliced["expert products"].flops
+    assert whole["expert products"].bytes_moved > sliced["expert products"].bytes_moved
 
 
 def test_every_composite_operation_is_taken_apart_into_kernels() -> None:
@@ -107,8 +135,10 @@ def test_float8_weights_are_multiplied_as_they_are_where_a_card_can() -> None:
     assert "_scaled_mm" not in names["A100"]
 
 
-def test_a_card_without_grouped_products_multiplies_expert_by_expert() -> None:
-    assert count("A100").whole.num_kernels - count("H100").whole.num_kernels == LAYERS * 2 * 63
+def test_a_card_without_grouped_products_multiplies_in_triton_or_expert_by_expert() -> None:
+    assert count("A100").whole.num_kernels == count("H100").whole.num_kernels
+    eager = [count(card, is_compiled=False).whole.num_kernels for card in ("A100", "H100")]
+    assert eager[0] - eager[1] == LAYERS * 2 * 63
 
 
 @pytest.mark.parametrize("scheme", ["none", "fp8", "int8", "int4"])
