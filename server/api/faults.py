@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 
 from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
+from server.api.private import CHALLENGE, CHALLENGED_PATHS
 from server.runware.envelope import http_status, to_error_object
 from server.runware.errors import TaskError
 
@@ -36,7 +37,9 @@ async def _answer_http_fault(request: Request, fault: Exception) -> Response:
 async def _answer_refusal(request: Request, fault: Exception) -> Response:
     """Answer what a dependency refused, such as a key."""
     assert isinstance(fault, TaskError)
-    return _envelope(fault, http_status(fault.code), {})
+    status = http_status(fault.code)
+    is_challenged = status == 401 and request.url.path in CHALLENGED_PATHS
+    return _envelope(fault, status, CHALLENGE if is_challenged else {})
 
 
 async def _answer_nobody(request: Request, fault: Exception) -> Response:
