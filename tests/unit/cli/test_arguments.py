@@ -45,6 +45,15 @@ except SystemExit as e:
         (["bench", "quality", "--csv", "no/such/folder/rows.csv"], 2),
         (["bench", "step", "--json", "no/such/folder/step.json"], 2),
         (["bench", "load", "--config", "no.toml"], 2),
+        *(
+            ([*command, "--checkpoint", "nowhere"], 2)
+            for command in (
+                ["verify", "x"], ["calibrate"], ["record", "x"],
+                ["quantize", "x", "--scheme", "int8"],
+                ["bench", "load"], ["bench", "quality"], ["bench", "quantization"],
+                ["bench", "text"], ["bench", "adherence"],
+            )
+        ),
         (["--help"], 0),
         (["--version"], 0),
     ],
