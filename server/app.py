@@ -13,7 +13,7 @@ from server.api import images as image_routes
 from server.api.access_log import AccessLog
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
-from server.api.faults import add_fault_handlers
+from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
@@ -79,6 +79,7 @@ def create_app(
         app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
     add_fault_handlers(app)
+    app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
     app.add_middleware(AccessLog)
