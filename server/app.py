@@ -11,10 +11,9 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
-from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
-from server.api.faults import add_fault_handlers
+from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
@@ -26,6 +25,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -67,7 +67,7 @@ def create_app(
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
         settings=settings,
-        keys=Keys.load(Path(settings.keys.file)),
+        keys=services.keys,
         tasks=tasks,
         store=services.store,
         images=services.images,
@@ -79,6 +79,7 @@ def create_app(
         app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
     add_fault_handlers(app)
+    app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
     app.add_middleware(AccessLog)
@@ -110,6 +111,7 @@ def _build_services(
     return RunnerServices(
         engine=engine,
         store=store,
+        keys=Keys.load(Path(settings.keys.file)),
         images=images,
         webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
         uploader=Uploader(settings.egress, egress),

@@ -10,7 +10,6 @@ from types import FrameType
 
 import uvicorn
 
-from server.api.auth import ENVIRONMENT, Keys
 from server.api.state import AppState
 from server.app import create_app
 from server.engine.local import LocalEngine
@@ -19,6 +18,7 @@ from server.listening import listen
 from server.runware.errors import TaskError
 from server.settings import Settings, SettingsError
 from server.tasks.data_lock import locked_data
+from server.tasks.keys import ENVIRONMENT, Keys
 
 log = logging.getLogger(__name__)
 

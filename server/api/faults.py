@@ -1,9 +1,12 @@
 """Answers to requests that no route serves, and to faults of the server, in error envelopes."""
 
+import logging
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
@@ -12,14 +15,15 @@ from server.runware.errors import TaskError
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status; the access log alone gets it
 
+log = logging.getLogger(__name__)
+
 
 def add_fault_handlers(app: FastAPI) -> None:
-    """Let unknown paths and methods, and unforeseen errors, be answered as clients read errors."""
+    """Let unknown paths and methods, and bad values, be answered as clients read errors."""
     app.add_exception_handler(HTTPException, _answer_http_fault)
     app.add_exception_handler(TaskError, _answer_refusal)
     app.add_exception_handler(ClientGoneError, _answer_nobody)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
-    app.add_exception_handler(Exception, _answer_server_fault)
 
 
 async def _answer_http_fault(request: Request, fault: Exception) -> Response:
@@ -51,10 +55,36 @@ async def _answer_invalid_request(request: Request, fault: Exception) -> Respons
     return _envelope(TaskError("invalidRequest", message, name), 400, {})
 
 
-async def _answer_server_fault(request: Request, fault: Exception) -> Response:
-    """The access log and the server's log have the traceback; clients get no words of it."""
-    error = TaskError("internalServerError", "The server failed; its log says why.")
-    return _envelope(error, 500, {})
+class ServerFaults:
+    """Answers 500 in an envelope where the server fails, and logs why; clients get no words of it.
+
+    It stands inside the other middleware, so that the answer has a request id and a page of another
+    origin may read it. FastAPI's own handler stands outside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; a socket's fault goes on, for there is nothing to answer."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            if has_begun:  # the connection is cut, so that half an answer is not taken for a whole
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            error = TaskError("internalServerError", "The server failed; its log says why.")
+            await _envelope(error, 500, {})(scope, receive, send)
 
 
 def _envelope(error: TaskError, status: int, headers: dict[str, str]) -> JSONResponse:

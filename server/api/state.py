@@ -1,4 +1,8 @@
-"""Application state: one object, made by `create_app`, and its dependency for endpoints."""
+"""Application state: one object, made by `create_app`, and its dependency for endpoints.
+
+Dependencies are coroutines throughout: FastAPI runs plain functions in threads, which costs a
+request more than everything that they do.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -6,12 +10,12 @@ from typing import Annotated, cast
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from server.api.auth import Keys
 from server.api.sessions import Sessions
 from server.background import Background
 from server.delivery.images import ImageStore
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 
@@ -30,7 +34,7 @@ class AppState:
     background: Background
 
 
-def app_state(connection: HTTPConnection) -> AppState:
+async def app_state(connection: HTTPConnection) -> AppState:
     """Return the state of the application that serves a request or a socket."""
     return cast(AppState, connection.app.state.hyimage)
 

@@ -23,7 +23,7 @@ from server.tasks.tables import StoredTask
 router = APIRouter()
 
 
-def calling_client(
+async def calling_client(
     request: Request, state: State, base_url: BaseUrl, has_diagnostics: WantsDiagnostics
 ) -> Client:
     """Return the client of a request by its key.

@@ -142,10 +142,21 @@ class Connection:
                     "missingApiKey", "Authenticate first; this task was not run.", "apiKey"
                 )
                 await self._send_error(refusal, body)
+            elif await self._is_refused_now(self._session, body):
+                return
             else:  # a task outlives its socket
                 task = self._state.background.spawn(self._run(body, self._session))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
+
+    async def _is_refused_now(self, session: Session, body: object) -> bool:
+        """Return whether the session's key was removed or has expired; then the socket ends."""
+        try:
+            self._state.keys.check_owner(session.owner)
+        except TaskError as e:
+            self.is_refused = True
+            await self._send_error(e, body)
+        return self.is_refused
 
     async def _authenticate(self, body: dict[str, Any]) -> None:
         key = body.get("apiKey")

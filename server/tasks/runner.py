@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from pipeline.checkpoint_info import CheckpointInfo
@@ -29,12 +29,15 @@ from server.process import request_id
 from server.runware.diagnostics import diagnostics_object, list_request_warnings
 from server.runware.envelope import to_error_object
 from server.runware.errors import TaskError
+from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.keys import Keys
 from server.tasks.results import result_item, upload_failure
 from server.tasks.running import RunningTask, RunningTasks
 from server.tasks.store import TaskStore
 from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
+from server.tasks.usage import Charge
 from server.tasks.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class RunnerServices:
 
     engine: Engine
     store: TaskStore
+    keys: Keys
     images: ImageStore
     webhooks: WebhookSender
     uploader: Uploader
@@ -134,7 +138,8 @@ class TaskRunner:
         positions = [i for i in range(task.num_images) if i not in finished]
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
-        job = task.to_job(positions, self._settings.cache)
+        weight = self._services.keys.record(task.owner).weight
+        job = replace(task.to_job(positions, self._settings.cache), weight=weight)
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
@@ -189,8 +194,10 @@ class TaskRunner:
             webhook = services.webhooks.new_call(
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
-        await services.store.add_image(image, webhook)
-        services.webhooks.wake()
+        cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
+        await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
+        if webhook is not None:
+            services.webhooks.wake()
         services.metrics.images.inc()
         return image
 
@@ -247,7 +254,8 @@ class TaskRunner:
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
         await self._services.store.fail(row, error, webhook)
-        self._services.webhooks.wake()
+        if webhook is not None:
+            self._services.webhooks.wake()
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         try:

@@ -50,6 +50,7 @@ class RunningTask:
     request: ImageRequest | None = None
     progress: int = 0
     num_steps_done: int = 0
+    num_kept: int = 0  # of the images, those that are stored
     position: int | None = None
     is_cancelled: bool = False
     texts: dict[int, str] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class RunningTask:
 
     def note_image(self, row: ImageRow, done: JobImage, estimates: Estimates) -> None:
         """Take note of an image that is stored."""
+        self.num_kept += 1
         if self.request is not None:
             seconds = done.seconds + done.encode_seconds
             estimates.learn("decode", Mode.of(self.request), seconds)

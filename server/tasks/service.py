@@ -32,6 +32,7 @@ from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
 from server.tasks.tables import UPLOAD, ImageRow, StoredTask
+from server.tasks.usage import check_quota
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class TaskService:
         """
         try:
             await check_targets(parameters, self._services.egress)
+            await self._check_quota(parameters, client.owner)
             size = self._check(parameters, client.owner)
         except TaskError as e:
             self._services.metrics.refusals.labels(e.code).inc()
@@ -211,6 +213,20 @@ class TaskService:
         )
         check_limits(self._settings.server, parameters.numberResults, owner, load)
         return size
+
+    async def _check_quota(self, parameters: ImageInference, owner: str) -> None:
+        """Refuse a task beyond its key's quota of the day.
+
+        Raises:
+            TaskError: it is beyond it, or the usage cannot be read.
+        """
+        record = self._services.keys.record(owner)
+        if record.images_per_day is None:
+            return
+        daily = await self._services.store.usage(owner)
+        own = [task for task in self._runner.running.values() if task.row.owner == owner]
+        num_running = sum(task.num_images - task.num_kept for task in own)
+        check_quota(record, daily, num_running, parameters.numberResults)
 
     # --- housekeeping ---
 

@@ -36,6 +36,7 @@ from server.tasks.tables import (
     TaskRow,
     Webhook,
 )
+from server.tasks.usage import Charge, DailyUsage, Usage, add_usage, read_usage
 from server.tasks.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,14 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        if not await self._write(lambda c: insert_new(c, TASKS, asdict(row))):
+
+        def write(connection: Connection) -> bool:
+            is_new = insert_new(connection, TASKS, asdict(row))
+            if is_new:
+                add_usage(connection, row.owner, Usage(num_tasks=1))
+            return is_new
+
+        if not await self._write(write):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
@@ -156,17 +164,27 @@ class TaskStore:
         wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
         return await self._read(lambda connection: list(connection.scalars(wanted)))
 
-    async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
-        """Store a finished image and its webhook call.
+    async def add_image(
+        self, image: ImageRow, webhook: Webhook | None, charge: Charge | None = None
+    ) -> None:
+        """Store a finished image and its webhook call, and charge its task's owner.
 
         An image that is stored already, from before a crash, stays as it is.
         """
 
         def write(connection: Connection) -> None:
-            if insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
+            if not insert_new(connection, IMAGES, asdict(image)):
+                return
+            if webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
+            if charge is not None:
+                add_usage(connection, charge.owner, Usage(num_images=1, cost=charge.cost))
 
         await self._write(write)
+
+    async def usage(self, owner: str) -> DailyUsage:
+        """Return what an owner used, by day."""
+        return await self._read(lambda connection: read_usage(connection, owner))
 
     async def image_expiry(self, name: str) -> float | None:
         """Return when an image expires, 0 if it is deleted, or None if it is not known."""
