@@ -7,6 +7,7 @@ import typer
 
 from cli.bench.app import bench
 from cli.calibrate import calibrate
+from cli.cancel import cancel
 from cli.console import stdout
 from cli.first_contact import first_contact
 from cli.generate import generate
@@ -15,6 +16,7 @@ from cli.plan import plan
 from cli.quantize import quantize
 from cli.record import record
 from cli.serve import serve
+from cli.status import status
 from cli.train import train_tiny_checkpoint
 from cli.verify import verify
 
@@ -44,7 +46,7 @@ def main(
     """HunyuanImage-3.0 on your own machines, behind Runware's imageInference API."""
 
 
-for _command in (serve, generate, plan, quantize, calibrate, verify, record):
+for _command in (serve, status, cancel, generate, plan, quantize, calibrate, verify, record):
     app.command()(_command)
 app.command("first-contact")(first_contact)
 app.command("train-tiny")(train_tiny_checkpoint)

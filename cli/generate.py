@@ -36,8 +36,7 @@ from cli.options import (
 )
 from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from pipeline.request import ImageDone, ImageRequest, StepDone, TextWritten
-from server.runware.cache_options import build_cache_plan
-from server.runware.diagnostics import diagnostics_object
+from server.runware.diagnostics import diagnostics_object, list_request_warnings
 from server.runware.errors import CommandError, TaskError
 from server.runware.image_request import to_image_request
 from server.runware.schemas import ImageInference
@@ -89,7 +88,7 @@ def generate(
 ) -> None:
     """Generate one image without a server; checks and defaults are the server's.
 
-    Example: hyimage generate "a penguin on the beach" -o penguin.png --size 1280x768
+    Example: hyimage generate "a cat and a dog in a meadow" -o pets.png --size 1280x768
     """
     options = GenerateOptions(
         prompt=prompt,
@@ -117,7 +116,7 @@ def _generate_file(options: GenerateOptions, settings: Settings, has_diagnostics
     done = _generate_with_progress(settings.worker, request)
     _save(options.output, done, parameters)
     if has_diagnostics:
-        _, warnings = build_cache_plan(parameters, settings.cache)
+        warnings = list_request_warnings(parameters, settings.cache, info.vocabulary)
         stdout.print_json(data=diagnostics_object(done.diagnostics, warnings))
     stdout.print(f"{options.output} ({done.width_px}x{done.height_px}, seed {done.seed})")
 

@@ -65,6 +65,7 @@ class PromptKVCache:
         self._transformer = transformer
         self._images = tuple(images)
         self._prompts: dict[tuple[int | str, ...], PromptKV] = {}
+        self._tables: dict[tuple[int, int, int, int], RotaryTable] = {}
         self.num_computed = 0  # tokens that went through the layers
 
     def get_or_compute(self, ids: Sequence[int]) -> PromptKV:
@@ -81,7 +82,19 @@ class PromptKVCache:
         """Return a copy, for other input images if given; additions to one are not in the other."""
         other = PromptKVCache(self._transformer, self._images if images is None else images)
         other._prompts = dict(self._prompts)
+        other._tables = dict(self._tables)
         return other
+
+    def rotary_table(self, row: ImageSequence) -> RotaryTable:
+        """Return the table of a row's denoising steps, built once for all rows of one layout.
+
+        Those are both rows of an image without a negative prompt, and all images of a task.
+        """
+        layout = (row.prefix_length, row.num_step_tokens, row.grid_height, row.grid_width)
+        if layout not in self._tables:
+            positions_S2 = grid_positions(row, row.image_stop)[row.prefix_length :]
+            self._tables[layout] = _table(self._transformer, positions_S2)
+        return self._tables[layout]
 
     def put(self, ids: Sequence[int], prompt: PromptKV) -> None:
         """Add a prompt that was computed elsewhere."""
@@ -181,10 +194,9 @@ def build_attention_group(
     prompt_cache: PromptKVCache, transformer: HunyuanImage, row: ImageSequence
 ) -> AttentionGroup:
     """Return the attention group of one row of a denoising step; its prompt is prefilled."""
-    positions_S2 = grid_positions(row, row.image_stop)
     return AttentionGroup(
         rows=slice(0, 1),
-        rope=_table(transformer, positions_S2[row.prefix_length :]),
+        rope=prompt_cache.rotary_table(row),
         spans=tuple(step_spans(row)),
         past_kv=prompt_cache.get_or_compute(row.prefix_ids).layers,
     )

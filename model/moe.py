@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.config import MoeConfig
 from model.fused import normalize_weights, swiglu, weighted_swiglu
+from model.grouped import grouped_product
 from model.layers import SharedExpert
 from model.mesh import RankGroup
 
@@ -169,13 +170,12 @@ class Experts(nn.Module):
 
     def first_product(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Return [up; gate] of every row, in the order of the experts."""
-        up_EDZ = self.gate_and_up_proj.transpose(1, 2)
-        return F.grouped_mm(x_TD[routing.tokens], up_EDZ, offs=routing.ends_E)
+        return grouped_product(x_TD[routing.tokens], self.gate_and_up_proj, routing.ends_E)
 
     def second_product(self, up_gate: Tensor, routing: Routing) -> Tensor:
         """Return the output of every row times its weight, in the order of the experts."""
         hidden = weighted_swiglu(up_gate, routing.weights)
-        return F.grouped_mm(hidden, self.down_proj.transpose(1, 2), offs=routing.ends_E)
+        return grouped_product(hidden, self.down_proj, routing.ends_E)
 
 
 class MoE(nn.Module):

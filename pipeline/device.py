@@ -9,16 +9,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from model import fused
+from model import fused, grouped
 from model.errors import ConfigError
+from model.quantization import fp8_cuda
 from pipeline.settings import PipelineSettings
 
 log = logging.getLogger(__name__)
-
-# Compute capabilities for which torch has a fast kernel of grouped bfloat16 products.
-# Source: torch 2.13, aten/src/ATen/native/cuda/GroupedBlas.cpp.
-GROUPED_CAPABILITIES = ((9, 0), (10, 0))
-FIRST_FLOAT8_CAPABILITY = (8, 9)
 
 
 def prepare_device(settings: PipelineSettings) -> None:
@@ -42,9 +38,22 @@ def prepare_device(settings: PipelineSettings) -> None:
         log.warning(
             "small operations are not fused (%s): a step has two to three times the kernels", reason
         )
-    device = (settings.layer_devices or (settings.device,))[0]
-    for sentence in slow_paths(settings, torch.cuda.get_device_capability(device)):
+    devices = [torch.device(name) for name in settings.layer_devices or (settings.device,)]
+    dtype = getattr(torch, settings.weights_dtype)
+    in_triton = [not reason and _enable_triton(device, dtype) for device in devices]
+    capability = torch.cuda.get_device_capability(devices[0])
+    for sentence in slow_paths(settings, capability, all(in_triton)):
         log.warning("%s", sentence)
+
+
+def _enable_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether the experts are multiplied in Triton where torch's product is slow."""
+    if grouped.is_fast(dtype, torch.cuda.get_device_capability(device)):
+        return False
+    problem = grouped.enable_triton(device, dtype)
+    if problem:
+        log.warning("%s: no grouped products in Triton: %s", device, problem)
+    return not problem
 
 
 def missing_compiler() -> str:
@@ -56,20 +65,31 @@ def missing_compiler() -> str:
     return "there is no C compiler, which Triton needs"
 
 
-def slow_paths(settings: PipelineSettings, capability: tuple[int, int]) -> Iterator[str]:
-    """Yield a sentence for each way in which settings or device leave the fast path."""
+def slow_paths(
+    settings: PipelineSettings, capability: tuple[int, int], has_triton: bool = False
+) -> Iterator[str]:
+    """Yield a sentence for each way in which settings or device leave the fast path.
+
+    `has_triton`: experts are multiplied in Triton where torch has no fast grouped products.
+    """
     number = ".".join(map(str, capability))
-    if settings.weights_dtype != "bfloat16":
+    if has_triton:
+        yield (
+            "the experts are multiplied by a Triton kernel, because torch has no fast product "
+            f"of {settings.weights_dtype} groups for compute capability {number}; its time was "
+            "never measured"
+        )
+    elif settings.weights_dtype != "bfloat16":
         yield (
             f"worker.dtype is {settings.weights_dtype}: torch multiplies the experts one by one "
             "and waits for the device in every layer; bfloat16 does neither"
         )
-    elif capability not in GROUPED_CAPABILITIES:
+    elif capability not in grouped.GROUPED_CAPABILITIES:
         yield (
             f"torch has no fast grouped products for compute capability {number}: it multiplies "
             "the experts one by one and waits for the device in every layer"
         )
-    if settings.quantization == "fp8" and capability < FIRST_FLOAT8_CAPABILITY:
+    if settings.quantization == "fp8" and capability < fp8_cuda.FIRST_CAPABILITY:
         yield (
             f"compute capability {number} has no float8 units: fp8 weights save memory, and are "
             "dequantized at every step; int8 is as large and more exact"

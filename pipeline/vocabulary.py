@@ -55,6 +55,10 @@ class Vocabulary(BaseModel):
             raise ValueError(f"the example {unknown[0]!r} has no word of a group with subjects")
         return self
 
+    def words(self) -> dict[str, list[str]]:
+        """Return the words of each group by its name, without other spellings."""
+        return {group.name: list(group.words) for group in self.groups}
+
     def warning(self, prompt: str) -> str | None:
         """Return why a prompt cannot come out as it says, or None if it has a known subject.
 

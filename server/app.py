@@ -11,13 +11,13 @@ from pipeline.checkpoint_info import read_checkpoint_info
 from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
-from server.api.auth import Keys
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
-from server.api.faults import add_fault_handlers
+from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
+from server.api.traffic import Traffic
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -26,6 +26,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
@@ -67,7 +68,7 @@ def create_app(
     app.router.redirect_slashes = False  # some clients follow no redirect
     app.state.hyimage = AppState(
         settings=settings,
-        keys=Keys.load(Path(settings.keys.file)),
+        keys=services.keys,
         tasks=tasks,
         store=services.store,
         images=services.images,
@@ -79,8 +80,10 @@ def create_app(
         app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
     add_fault_handlers(app)
+    app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
+    app.add_middleware(Traffic, metrics=services.metrics)
     app.add_middleware(AccessLog)
     return app
 
@@ -106,14 +109,18 @@ def _build_services(
     images: ImageStore,
     safety: SafetyChecker,
 ) -> RunnerServices:
-    store = TaskStore(settings.tasks.database_url, settings.tasks.durability)
+    metrics = Metrics()
+    store = TaskStore(settings.tasks.database_url, settings.tasks.durability, metrics)
     return RunnerServices(
         engine=engine,
         store=store,
+        keys=Keys.load(Path(settings.keys.file)),
         images=images,
-        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        webhooks=WebhookSender(
+            settings.egress, store, egress, metrics, is_shared=settings.tasks.is_shared
+        ),
         uploader=Uploader(settings.egress, egress),
         egress=egress,
         safety=safety,
-        metrics=Metrics(),
+        metrics=metrics,
     )

@@ -7,16 +7,18 @@ from training.art import COLOURED_FILES, PAINTS, PLAIN_FILES
 from training.backgrounds import PLAIN
 from training.captions import BACKGROUND_PHRASES, OTHER_NAMES, TALL_PHRASES, WIDE_PHRASES
 
-# Drawn and scored in tests/page/test_examples.py, which says how to choose others.
+# Each is drawn and scored by tests/page/test_examples.py.
 EXAMPLES = (
     "a red car to the left of a panda in the snow",
-    "a penguin and a green apple on the beach",
     "a rocket on a blue background",
-    "a robot above a yellow star at night",
+    "a penguin and a green apple on the beach",
     "a cat, a purple balloon and a dog in a row in a meadow",
+    "a rocket above a red heart at night",
     "a slice of pizza in the desert",
-    "a frog at sunset",
-    "a wide panorama of a blue heart underwater",
+    "a wide panorama of a cat in the snow",
+    "a large purple balloon in the sky",
+    "a cat and a dog in a meadow",
+    "a red car in the snow",
 )
 _PREPOSITION = re.compile(
     r"^(?:in front of|at the bottom of|high in|in|on|by|at|among|under)(?: an?| the)? "

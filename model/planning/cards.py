@@ -20,7 +20,7 @@ class Card:
     bandwidth: float
     matmul: float  # dense bfloat16
     grouped: float  # grouped bfloat16 products of 64 experts
-    has_grouped_kernel: bool  # without: a product for each expert, after a wait for the device
+    has_grouped_kernel: bool  # torch's; without, one in Triton, or a product for each expert
     attention: float
     convolution: float
     matmul_float32: float
@@ -72,7 +72,10 @@ def _card(
 
 
 def _one_by_one(tflops: float) -> dict[str, Any]:
-    """Return the rates of a card for which torch has no grouped products."""
+    """Return the rates of a card for which torch has no grouped products.
+
+    The share is that of products of one expert after the other; the Triton kernel's is not known.
+    """
     return {"grouped": 0.4e12 * tflops, "has_grouped_kernel": False}
 
 

@@ -37,8 +37,8 @@ TOPK_ROW_S = 1e-8
 class Kernel:
     """One operation: its name, the line that caused it, what it moves and computes.
 
-    It is one launch, but for grouped products without a kernel of their own. `least_s` is the time
-    of its multiplications at the peak of the card's units.
+    It is one launch, but for grouped products that are multiplied expert by expert. `least_s` is
+    the time of its multiplications at the peak of the card's units.
     """
 
     name: str
@@ -91,7 +91,7 @@ def count_cost(
     not compiled launches a kernel for every operation of a fused function, under its name.
     """
     cost = StepCost()
-    counter = _Counter(card, cost, share_of_rows)
+    counter = _Counter(card, cost, share_of_rows, is_compiled)
     with counter, _Functions(counter, is_compiled):
         yield cost
 
@@ -99,11 +99,12 @@ def count_cost(
 class _Counter(TorchDispatchMode):
     """Adds a kernel for every operation that is neither a view nor an allocation."""
 
-    def __init__(self, card: Card, cost: StepCost, share_of_rows: float) -> None:
+    def __init__(self, card: Card, cost: StepCost, share_of_rows: float, is_compiled: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.card = card
         self._cost = cost
         self._share_of_rows = share_of_rows
+        self._is_compiled = is_compiled
         self._is_paused = False
         self._function = ""
 
@@ -174,7 +175,9 @@ class _Counter(TorchDispatchMode):
         elif name == "_grouped_mm" or name.startswith("_scaled_grouped_mm"):
             rate = card.grouped if name == "_grouped_mm" else _rate_of(card, card.grouped_fp8, name)
             flops = int(2 * given[0].numel() * given[1].shape[-1] * self._share_of_rows)
-            launches = 1 if card.has_grouped_kernel else given[1].shape[0]
+            # Where torch has no kernel, the Triton one needs the compiler that fuses, too.
+            is_one = card.has_grouped_kernel or self._is_compiled
+            launches = 1 if is_one else given[1].shape[0]
             self.add_product(name, moved, flops, rate, launches=launches)
         elif name == "_scaled_mm":
             flops = 2 * given[0].numel() * given[1].shape[-1]

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from model.fused import quantize_rows
+from model.grouped import GROUPED_CAPABILITIES
 
-_FIRST_CAPABILITY = (8, 9)  # Ada; earlier GPUs have no float8 units
-# Source: torch 2.13, aten/src/ATen/native/cuda/GroupedBlas.cpp: row-wise scales on Hopper and
-# data-center Blackwell alone.
-_GROUPED_CAPABILITIES = ((9, 0), (10, 0))
-_planned: ContextVar[tuple[int, int]] = ContextVar("planned", default=_GROUPED_CAPABILITIES[0])
+FIRST_CAPABILITY = (8, 9)  # Ada; earlier GPUs have no float8 units
+_planned: ContextVar[tuple[int, int]] = ContextVar("planned", default=GROUPED_CAPABILITIES[0])
 
 
 @contextmanager
@@ -32,12 +30,12 @@ def planned_for(capability: tuple[int, int]) -> Iterator[None]:
 
 def is_usable(x: Tensor, weight: Tensor) -> bool:
     """Return whether a product of these can be done in float8: it needs sides that 16 divides."""
-    return _has_form(x, weight) and _capability(x) >= _FIRST_CAPABILITY
+    return _has_form(x, weight) and _capability(x) >= FIRST_CAPABILITY
 
 
 def is_grouped_usable(x: Tensor, weight_EOI: Tensor) -> bool:
     """Return whether grouped products of these can be done in float8."""
-    return _has_form(x, weight_EOI) and _capability(x) in _GROUPED_CAPABILITIES
+    return _has_form(x, weight_EOI) and _capability(x) in GROUPED_CAPABILITIES
 
 
 def linear(x_BI: Tensor, weight_OI: Tensor, scale_O1: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.fused import quantize_rows, quantized_weighted_swiglu, weighted_swiglu
+from model.grouped import grouped_product
 from model.moe import Experts, Routing
 from model.quantization import fp8_cuda
 from model.quantization.scheme import SCALE_SUFFIX, Scheme, dequantize
@@ -80,8 +81,7 @@ def _dequantized_product(rows: Tensor, packed: Tensor, scale: Tensor, routing: R
         experts = routing.experts.long().clamp_max(len(packed) - 1)  # other ranks' are masked later
         weights = dequantize(packed[experts], scale[experts], rows.dtype)
         return torch.bmm(rows.unsqueeze(1), weights.transpose(1, 2)).squeeze(1)
-    weights_EIO = dequantize(packed, scale, rows.dtype).transpose(1, 2)
-    return F.grouped_mm(rows, weights_EIO, offs=routing.ends_E)
+    return grouped_product(rows, dequantize(packed, scale, rows.dtype), routing.ends_E)
 
 
 def add_quantized(module: nn.Module, name: str, weight: Tensor, scheme: Scheme) -> None:

@@ -6,6 +6,8 @@ from pipeline.checkpoint_info import CheckpointInfo
 from server.runware.envelope import echo_uuid
 from server.runware.errors import TaskError
 from server.settings import ApiSettings
+from server.tasks.key_file import KeyRecord
+from server.tasks.usage import DailyUsage, sum_usage
 
 
 def search_models(
@@ -15,6 +17,7 @@ def search_models(
     sizes = checkpoint.sizes
     square = next(size for size in sizes if size.width_px == size.height_px)
     default = next((s for s in sizes if str(s) == api.default_size), square)
+    vocabulary = checkpoint.vocabulary
     model = {
         "air": api.model,
         "name": "HunyuanImage-3.0",
@@ -24,10 +27,11 @@ def search_models(
         "tags": ["text-to-image"],
         "heroImage": "",
         "private": False,
-        "comment": "",
+        "comment": "" if vocabulary is None else vocabulary.about,
         "type": "base",
         "defaultWidth": default.width_px,
         "defaultHeight": default.height_px,
+        **({} if vocabulary is None else {"vocabulary": vocabulary.words()}),
     }
     words = str(task.get("search") or "").lower().split()
     text = f"{model['air']} {model['name']} {model['architecture']}".lower()
@@ -42,8 +46,10 @@ def search_models(
     }
 
 
-def account_details(task: dict[str, Any]) -> dict[str, Any]:
-    """Return the item of an accountManagement: an account without credit or usage.
+def account_details(task: dict[str, Any], key: KeyRecord, daily: DailyUsage) -> dict[str, Any]:
+    """Return the item of an accountManagement: what the caller's own key used, in USD and tasks.
+
+    There is no credit, so the balance is 0; a key's quota stands beside its name.
 
     Raises:
         TaskError: another operation than getDetails.
@@ -51,11 +57,14 @@ def account_details(task: dict[str, Any]) -> dict[str, Any]:
     if task.get("operation", "getDetails") != "getDetails":
         raise TaskError(
             "unsupportedOperation",
-            "This server keeps no usage statistics per account; operation must be 'getDetails'.",
+            "This server has the usage of the key alone; operation must be 'getDetails'.",
             "operation",
             {"allowedValues": ["getDetails"]},
         )
-    nothing = {"credits": 0, "requests": 0}
+    periods = {"total": None, "today": 1, "last7Days": 7, "last30Days": 30}
+    used = {name: sum_usage(daily, last_days) for name, last_days in periods.items()}
+    expires = None if key.expires is None else key.expires.isoformat()
+    own = {"name": key.name, "expires": expires, "imagesPerDay": key.images_per_day}
     return {
         "taskType": "accountManagement",
         **echo_uuid(task),
@@ -64,6 +73,9 @@ def account_details(task: dict[str, Any]) -> dict[str, Any]:
         "organizationName": "self-hosted",
         "balance": 0,
         "team": [],
-        "apiKeys": [],
-        "usage": {"total": nothing, "today": nothing, "last7Days": nothing, "last30Days": nothing},
+        "apiKeys": [own],
+        "usage": {
+            name: {"credits": u.cost, "requests": u.num_tasks, "images": u.num_images}
+            for name, u in used.items()
+        },
     }

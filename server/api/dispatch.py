@@ -85,7 +85,8 @@ async def _single_item(
         case "modelSearch":
             return search_models(state.tasks.checkpoint, state.settings.api, task)
         case "accountManagement":
-            return account_details(task)
+            daily = await state.store.usage(client.owner)
+            return account_details(task, state.keys.record(client.owner), daily)
         case "authentication":  # the transports take those that stand where they belong
             raise TaskError(
                 "unsupportedAuthentication",

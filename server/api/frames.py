@@ -40,13 +40,13 @@ def parse_json(body: bytes | str) -> object:
     return value
 
 
-def wants_diagnostics(connection: HTTPConnection) -> bool:
+async def wants_diagnostics(connection: HTTPConnection) -> bool:
     """Return whether a client wants diagnostics with its results, by header or query."""
     values = (connection.headers.get("x-diagnostics"), connection.query_params.get("diagnostics"))
     return any(value in ("1", "true") for value in values)
 
 
-def is_dry_run(connection: HTTPConnection) -> bool:
+async def is_dry_run(connection: HTTPConnection) -> bool:
     """Return whether tasks are checked and priced only, by header or query.
 
     Source: wire specification 1.4, and `dryRun` of the official JavaScript client.
@@ -63,7 +63,7 @@ def bearer_key(header: str | None) -> str | None:
     return header[7:].strip() if header and header.lower().startswith("bearer ") else None
 
 
-def public_base_url(connection: HTTPConnection, state: State) -> str:
+async def public_base_url(connection: HTTPConnection, state: State) -> str:
     """Return the address under which image URLs are given out."""
     own_url = connection.base_url.replace(
         scheme={"ws": "http", "wss": "https"}.get(connection.url.scheme, connection.url.scheme)

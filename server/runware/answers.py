@@ -83,7 +83,7 @@ class MediaStorageItem(TypedDict):
 
 
 class FoundModel(TypedDict):
-    """A model that a search has found."""
+    """A model that a search has found; one that draws only some things has a `vocabulary`."""
 
     air: str
     name: str
@@ -97,6 +97,7 @@ class FoundModel(TypedDict):
     type: str
     defaultWidth: int
     defaultHeight: int
+    vocabulary: NotRequired[dict[str, list[str]]]
 
 
 class ModelSearchItem(TypedDict):

@@ -4,6 +4,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.request import Diagnostics
+from pipeline.vocabulary import Vocabulary
+from server.runware.cache_options import build_cache_plan
+from server.runware.schemas import BLANK_PROMPT, ImageInference
+from server.settings import CacheSettings
+
+
+def list_request_warnings(
+    task: ImageInference, cache: CacheSettings, vocabulary: Vocabulary | None
+) -> list[str]:
+    """Return what of a task has no effect, or cannot come out as it says."""
+    _, warnings = build_cache_plan(task, cache)
+    unknown = None
+    if vocabulary is not None and task.positivePrompt != BLANK_PROMPT:
+        unknown = vocabulary.warning(task.positivePrompt)
+    return [*warnings, *([unknown] if unknown else [])]
 
 
 def diagnostics_object(diagnostics: Diagnostics, warnings: Sequence[str] = ()) -> dict[str, Any]:

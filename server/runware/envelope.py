@@ -13,6 +13,7 @@ from server.runware.parameter_reference import reference
 _STATUS = {
     "invalidApiKey": 401,
     "missingApiKey": 401,
+    "quotaExceeded": 403,
     "taskFailedOrNotFound": 404,
     "requestTooLarge": 413,
     "rateLimitExceeded": 429,

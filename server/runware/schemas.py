@@ -171,7 +171,7 @@ class ImageInference(BaseModel):
     positivePrompt: Prompt = Field(
         min_length=MIN_PROMPT,
         description=f"What to generate. `{BLANK_PROMPT}` generates without a prompt.",
-        examples=["A lighthouse on a cliff at dawn"],
+        examples=["A red car to the left of a panda in the snow"],
     )
     negativePrompt: Prompt | None = Field(
         None, min_length=MIN_PROMPT, description="What to keep away from."

@@ -128,7 +128,7 @@ def processing_items(row: TaskRow, progress: int, texts: dict[int, str]) -> list
 def stored_failure(row: TaskRow) -> TaskError:
     """Return the error that ended a task, as its polls report it."""
     failure = as_task_error(row.error or {})  # without the UUID: in the spelling of the poll
-    failure.details["status"] = "error"
+    failure.details |= {"status": "error", "taskType": "imageInference"}
     return failure
 
 

@@ -21,6 +21,7 @@ from server.engine.messages import (
 from server.runware.errors import TaskError
 from server.tasks.estimates import Estimates, Mode, Work, finish_times
 from server.tasks.events import EventLog
+from server.tasks.meter import Seconds
 from server.tasks.tables import ImageRow, TaskRow
 
 MAX_ENDED = 256  # logs of ended tasks that are kept, for clients that continue
@@ -42,6 +43,7 @@ Outcome = FinishedImage | TaskError | None
 class RunningTask:
     """A task that this process generates. `progress` in percent, `texts` by image position.
 
+    `seconds` by stage are those of its meter.
     `position` is its place in the worker's queue, 0 once it runs.
     """
 
@@ -50,9 +52,11 @@ class RunningTask:
     request: ImageRequest | None = None
     progress: int = 0
     num_steps_done: int = 0
+    num_kept: int = 0  # of the images, those that are stored
     position: int | None = None
     is_cancelled: bool = False
     texts: dict[int, str] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
     followers: list["asyncio.Queue[Outcome]"] = field(default_factory=list)
 
@@ -117,6 +121,7 @@ class RunningTask:
 
     def note_image(self, row: ImageRow, done: JobImage, estimates: Estimates) -> None:
         """Take note of an image that is stored."""
+        self.num_kept += 1
         if self.request is not None:
             seconds = done.seconds + done.encode_seconds
             estimates.learn("decode", Mode.of(self.request), seconds)
@@ -128,6 +133,15 @@ class RunningTask:
         if self.request is None:
             return None
         return estimates.work(self.request, self.num_images, self.num_steps_done)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """Tasks that wait, tasks that are generated, and the images that both will have."""
+
+    num_waiting: int
+    num_started: int
+    num_images: int
 
 
 class RunningTasks(dict[str, RunningTask]):
@@ -143,6 +157,12 @@ class RunningTasks(dict[str, RunningTask]):
         """Return the log of a task that runs here, or did lately."""
         running = self.get(task_uuid)
         return self._ended.get(task_uuid) if running is None else running.log
+
+    def count(self) -> TaskCounts:
+        """Return how many tasks wait and are generated, and the images of both."""
+        num_started = sum(task.has_started for task in self.values())
+        num_images = sum(task.num_images for task in self.values())
+        return TaskCounts(len(self) - num_started, num_started, num_images)
 
     def forget(self, task_uuid: str) -> None:
         """Forget a task that has ended, but keep its log for a while."""

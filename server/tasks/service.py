@@ -15,7 +15,7 @@ from typing import Any
 from model.resolution import Size
 from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 from server.process import request_id
 from server.runware.envelope import EstimateItem, ResultItem
 from server.runware.errors import TaskError
@@ -32,6 +32,7 @@ from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
 from server.tasks.tables import UPLOAD, ImageRow, StoredTask
+from server.tasks.usage import check_quota
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class TaskService:
         self.checkpoint = checkpoint
         self._settings = settings
         self._services = services
-        self._runner = TaskRunner(settings, services, checkpoint.default_steps)
+        self._runner = TaskRunner(settings, services, checkpoint)
         self._control = TaskControl(services.store, services.engine, self._runner)
         self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
@@ -89,6 +90,11 @@ class TaskService:
         return self._services.engine.status
 
     @property
+    def figures(self) -> EngineFigures:
+        """What the engine measures of its worker."""
+        return self._services.engine.figures
+
+    @property
     def running(self) -> RunningTasks:
         """The tasks that this process has accepted and not ended."""
         return self._runner.running
@@ -109,6 +115,7 @@ class TaskService:
         """
         try:
             await check_targets(parameters, self._services.egress)
+            await self._check_quota(parameters, client.owner)
             size = self._check(parameters, client.owner)
         except TaskError as e:
             self._services.metrics.refusals.labels(e.code).inc()
@@ -211,6 +218,20 @@ class TaskService:
         )
         check_limits(self._settings.server, parameters.numberResults, owner, load)
         return size
+
+    async def _check_quota(self, parameters: ImageInference, owner: str) -> None:
+        """Refuse a task beyond its key's quota of the day.
+
+        Raises:
+            TaskError: it is beyond it, or the usage cannot be read.
+        """
+        record = self._services.keys.record(owner)
+        if record.images_per_day is None:
+            return
+        daily = await self._services.store.usage(owner)
+        own = [task for task in self._runner.running.values() if task.row.owner == owner]
+        num_running = sum(task.num_images - task.num_kept for task in own)
+        check_quota(record, daily, num_running, parameters.numberResults)
 
     # --- housekeeping ---
 

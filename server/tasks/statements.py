@@ -1,5 +1,6 @@
 """Statements of the task store that several of its operations share."""
 
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +10,16 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from server.runware.envelope import ErrorObject
 from server.tasks.tables import IMAGES, RUNNING, TASKS, ImageRow, StoredTask, TaskRow
+
+# Built once: a task is ended for every request, and building costs as much as running.
+_END = (
+    sa.update(TASKS)
+    .where(TASKS.c.task_uuid == sa.bindparam("ended_uuid"), TASKS.c.status == RUNNING)
+    .values(
+        status=sa.bindparam("ended_as"),
+        error=sa.bindparam("ended_by", type_=TASKS.c.error.type),
+    )
+)
 
 
 def find(connection: Connection, task_uuid: str) -> StoredTask | None:
@@ -30,11 +41,18 @@ def insert_new(connection: Connection, table: sa.Table, values: dict[str, Any]) 
 
     Without an exception, which would undo the other writes of the transaction.
     """
-    if connection.dialect.name == "postgresql":
+    statement = _insertion(connection.dialect.name, table)
+    return connection.execute(statement, values).first() is not None
+
+
+@lru_cache
+def _insertion(dialect: str, table: sa.Table) -> sa.Executable:
+    if dialect == "postgresql":
         statement: Any = insert_postgresql(table).on_conflict_do_nothing()
     else:
         statement = insert_sqlite(table).on_conflict_do_nothing()
-    return connection.execute(statement.returning(*table.primary_key), values).first() is not None
+    inserted: sa.Executable = statement.returning(*table.primary_key)
+    return inserted
 
 
 def end(
@@ -45,9 +63,9 @@ def end(
     *conditions: sa.ColumnElement[bool],
 ) -> bool:
     """End a running task; one that has ended stays as it ended. Return whether it was running."""
-    running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING, *conditions)
-    change = sa.update(TASKS).where(running).values(status=status, error=error)
-    return connection.execute(change).rowcount == 1
+    change = _END.where(*conditions) if conditions else _END
+    values = {"ended_uuid": task_uuid, "ended_as": status, "ended_by": error}
+    return connection.execute(change, values).rowcount == 1
 
 
 def forget(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:

@@ -7,15 +7,17 @@ API's largest seed lies beyond a signed 64-bit integer.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.metrics import Metrics
 from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
 from server.settings import Durability, SettingsError
@@ -36,6 +38,7 @@ from server.tasks.tables import (
     TaskRow,
     Webhook,
 )
+from server.tasks.usage import Charge, DailyUsage, Usage, add_usage, read_usage
 from server.tasks.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,9 @@ class TaskStore:
     Every call raises a TaskError if the database does not work.
     """
 
-    def __init__(self, url: str, durability: Durability = "power") -> None:
+    def __init__(
+        self, url: str, durability: Durability = "power", metrics: Metrics | None = None
+    ) -> None:
         """Connect to the database and bring its schema up to date.
 
         Raises:
@@ -71,6 +76,7 @@ class TaskStore:
                 f"tasks.database_url ({shown}://...) cannot be used: {reason}; "
                 "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
             ) from None
+        self._metrics = metrics or Metrics()
         self._writer = Writer(self._engine)
         # Not asyncio's default pool, whose threads may all wait for S3 or check contents.
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
@@ -93,7 +99,14 @@ class TaskStore:
         Raises:
             DuplicateTaskError: its UUID is taken.
         """
-        if not await self._write(lambda c: insert_new(c, TASKS, asdict(row))):
+
+        def write(connection: Connection) -> bool:
+            is_new = insert_new(connection, TASKS, asdict(row))
+            if is_new:
+                add_usage(connection, row.owner, Usage(num_tasks=1))
+            return is_new
+
+        if not await self._write(write):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
@@ -156,17 +169,27 @@ class TaskStore:
         wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
         return await self._read(lambda connection: list(connection.scalars(wanted)))
 
-    async def add_image(self, image: ImageRow, webhook: Webhook | None) -> None:
-        """Store a finished image and its webhook call.
+    async def add_image(
+        self, image: ImageRow, webhook: Webhook | None, charge: Charge | None = None
+    ) -> None:
+        """Store a finished image and its webhook call, and charge its task's owner.
 
         An image that is stored already, from before a crash, stays as it is.
         """
 
         def write(connection: Connection) -> None:
-            if insert_new(connection, IMAGES, asdict(image)) and webhook is not None:
+            if not insert_new(connection, IMAGES, asdict(image)):
+                return
+            if webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
+            if charge is not None:
+                add_usage(connection, charge.owner, Usage(num_images=1, cost=charge.cost))
 
         await self._write(write)
+
+    async def usage(self, owner: str) -> DailyUsage:
+        """Return what an owner used, by day."""
+        return await self._read(lambda connection: read_usage(connection, owner))
 
     async def image_expiry(self, name: str) -> float | None:
         """Return when an image expires, 0 if it is deleted, or None if it is not known."""
@@ -241,21 +264,34 @@ class TaskStore:
         change = sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
         await self._write(lambda connection: connection.execute(change).rowcount)
 
+    async def count_webhooks(self) -> int:
+        """Return how many calls are not made yet, due or not."""
+        count = sa.select(sa.func.count()).select_from(WEBHOOKS)
+        return await self._read(lambda connection: connection.scalar(count) or 0)
+
     async def _read(self, operation: Callable[[Connection], Result]) -> Result:
         def read() -> Result:
             with self._engine.connect() as connection:
                 return operation(connection)
 
-        try:
+        with self._measured("read"):
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        except SQLAlchemyError as e:
-            raise _unreachable(e) from None
 
     async def _write(self, operation: Callable[[Connection], Result]) -> Result:
-        try:
+        with self._measured("write"):
             return await self._writer.run(operation)
+
+    @contextmanager
+    def _measured(self, operation: Literal["read", "write"]) -> Iterator[None]:
+        """Time a call; turn the database's own error into one for clients."""
+        started = time.monotonic()
+        try:
+            yield
         except SQLAlchemyError as e:
+            self._metrics.store_faults.labels(operation).inc()
             raise _unreachable(e) from None
+        finally:
+            self._metrics.store_seconds.labels(operation).observe(time.monotonic() - started)
 
 
 def _unreachable(error: SQLAlchemyError) -> TaskError:

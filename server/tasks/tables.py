@@ -61,6 +61,15 @@ WEBHOOKS = sa.Table(
     sa.Column("num_tries", sa.Integer, nullable=False),
     sa.Column("next_try_at", sa.Float, nullable=False, index=True),
 )
+USAGE = sa.Table(
+    "usage",
+    METADATA,
+    sa.Column("owner", sa.String(64), primary_key=True),
+    sa.Column("day", sa.String(10), primary_key=True),  # ISO date in UTC
+    sa.Column("num_tasks", sa.Integer, nullable=False),
+    sa.Column("num_images", sa.Integer, nullable=False),
+    sa.Column("cost", sa.Float, nullable=False),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,19 +24,17 @@ class _Pending:
     operation: Operation
     future: "asyncio.Future[Any]"
     loop: asyncio.AbstractEventLoop
+    result: Any = None
+    error: Exception | None = None
 
-    def finish(self, result: Any, error: Exception | None = None) -> None:
-        """Resolve the future in its own loop, unless it was cancelled."""
-
-        def resolve() -> None:
-            if self.future.cancelled():
-                return
-            if error is not None:
-                self.future.set_exception(error)
-            else:
-                self.future.set_result(result)
-
-        self.loop.call_soon_threadsafe(resolve)
+    def resolve(self) -> None:
+        """Resolve the future, unless it was cancelled."""
+        if self.future.cancelled():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
 
 
 class Writer:
@@ -79,19 +77,31 @@ class Writer:
                     break
                 batch.append(pending)
             self._commit(batch)
+            _finish(batch)
             if is_last:
                 return
 
     def _commit(self, batch: list[_Pending]) -> None:
+        """Run the operations of a batch in one transaction; note their results or errors."""
         try:
             with self._engine.begin() as connection:
-                results = [pending.operation(connection) for pending in batch]
+                for pending in batch:
+                    pending.result = pending.operation(connection)
         except Exception as e:  # noqa: BLE001 -- one write must not end the thread for all
             if len(batch) == 1:
-                batch[0].finish(None, e)
+                batch[0].error = e
                 return
             for pending in batch:  # one of them is at fault; the others are committed
                 self._commit([pending])
-            return
-        for pending, result in zip(batch, results, strict=True):
-            pending.finish(result)
+
+
+def _finish(batch: list[_Pending]) -> None:
+    """Resolve the futures of a batch, each in its own loop: one wake-up a loop, not one a write."""
+
+    def resolve(loop: asyncio.AbstractEventLoop) -> None:
+        for pending in batch:
+            if pending.loop is loop:
+                pending.resolve()
+
+    for loop in {pending.loop for pending in batch}:
+        loop.call_soon_threadsafe(resolve, loop)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.key_file import add_key
 from tests.contract.conftest import FakeEngine, change, make_task, refusal, tasks_of
 from tests.waiting import wait_until
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.key_file import add_key
 from tests.contract.conftest import FakeEngine, ask, make_task
 
 

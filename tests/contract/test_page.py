@@ -8,9 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from schedulers.catalog import ACCEPTED
-from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.key_file import add_key
 from tests.contract.conftest import FakeEngine
 
 FILES = sorted(

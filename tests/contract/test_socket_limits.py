@@ -7,9 +7,9 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from server.api.auth import add_key
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.key_file import add_key
 from tests.contract.conftest import FakeEngine, ask, change, make_task, state_of
 
 

@@ -10,9 +10,9 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from server.api.auth import Keys
 from server.app import create_app
 from server.settings import Settings
+from server.tasks.keys import Keys
 from tests.contract.conftest import FakeEngine, ask, change, make_task, tasks_of
 from tests.waiting import wait_until
 

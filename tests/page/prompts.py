@@ -45,6 +45,11 @@ def size_of(prompt: str) -> Size:
     return TALL if prompt.lower().startswith(TALL_PHRASES) else SQUARE
 
 
+def names_places(prompt: str) -> bool:
+    """Return whether a prompt says where its things are."""
+    return any(words in prompt for words in _LAYOUTS)
+
+
 def read_scene(prompt: str) -> Scene:
     """Return the scene of a prompt; things stand left to right or top to bottom as named.
 

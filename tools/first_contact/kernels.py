@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import fused
+from model import fused, grouped
 from model.fused import FusedKernel
 from model.moe import Routing, sort_by_expert
 from model.quantization import fp8_cuda, scheme
@@ -95,6 +95,24 @@ def check_grouped_bfloat16(device: torch.device) -> Iterator[KernelCheck]:
     ours = F.grouped_mm(rows, weight_EOI.transpose(1, 2), offs=routing.ends_E)
     truth = _grouped_truth(rows, weight_EOI, routing)
     yield _result("grouped product, bfloat16", ours, truth, BFLOAT16_BOUND)
+
+
+def check_grouped_triton(device: torch.device) -> Iterator[KernelCheck]:
+    """Check the grouped product in Triton, which serves devices that torch has none for."""
+    name = "grouped product, Triton"
+    reason = "compiled on CUDA alone" if device.type != "cuda" else missing_compiler()
+    if reason:
+        yield _skipped(name, reason)
+        return
+    from model import grouped_triton
+
+    routing = fixed_routing(device)
+    for dtype in grouped.TRITON_DTYPES:
+        rows = _random(TOKENS, WIDTH).to(dtype).to(device)[routing.tokens]
+        weight_EOI = (_random(EXPERTS, OUT, WIDTH) * WIDTH**-0.5).to(dtype).to(device)
+        ours = grouped_triton.grouped_product(rows, weight_EOI, routing.ends_E)
+        truth = _grouped_truth(rows, weight_EOI, routing)
+        yield _result(f"{name}, {str(dtype).removeprefix('torch.')}", ours, truth, BFLOAT16_BOUND)
 
 
 def check_grouped_float8(device: torch.device) -> Iterator[KernelCheck]:
@@ -205,6 +223,7 @@ def _quantized(weight: Tensor, name: str, device: torch.device) -> tuple[Tensor,
 
 CHECKS: dict[str, Check] = {
     "grouped product, bfloat16": check_grouped_bfloat16,
+    "grouped product, Triton": check_grouped_triton,
     "grouped product, float8": check_grouped_float8,
     "linear layer, float8": check_linear_float8,
     "dequantize": check_dequantize,

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from model import fused
+from model import fused, grouped
 from model.config_file import load_config
 from model.loading.build import build_skeleton
 from model.loading.options import LoadOptions
@@ -175,6 +175,10 @@ def enable_fused(contact: FirstContact, is_wanted: bool) -> None:
     prepare_precision()
     is_possible = contact.device.startswith("cuda") and not missing_compiler()
     fused.enable_compilation(is_wanted and is_possible)
+    if is_wanted and is_possible:
+        device = torch.device(contact.device)
+        if not grouped.is_fast(torch.bfloat16, torch.cuda.get_device_capability(device)):
+            grouped.enable_triton(device, torch.bfloat16)
 
 
 def _fill(

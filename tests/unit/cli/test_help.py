@@ -46,11 +46,11 @@ def test_every_command_is_there() -> None:
     benches = {"step", "serve", "text", "quality", "quantization", "load", "adherence"}
     assert {path for path in COMMANDS if len(path) == 2} == {
         *(("bench", name) for name in benches),
-        *(("keys", name) for name in ("add", "list", "remove")),
+        *(("keys", name) for name in ("add", "change", "list", "remove")),
     }
     assert {path[0] for path in COMMANDS if len(path) == 1} == {
         "serve", "generate", "plan", "quantize", "calibrate", "verify", "record", "train-tiny",
-        "first-contact",
+        "first-contact", "status", "cancel",
     }  # fmt: skip
 
 

@@ -4,8 +4,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
-from server.api.auth import Keys
 from server.runware.errors import TaskError
+from server.tasks.keys import Keys
 
 RUNNER = CliRunner()
 
@@ -27,6 +27,39 @@ def test_keys_are_shown_once_kept_as_hashes_and_can_be_removed(
     assert RUNNER.invoke(app, ["keys", "remove", "alice"]).exit_code == 0
     assert RUNNER.invoke(app, ["keys", "remove", "alice"]).exit_code == 2
     assert Keys.load(file).check(None) == "anybody"
+
+
+def test_limits_are_shown_changed_and_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYIMAGE_KEYS__FILE", str(tmp_path / "keys.json"))
+    limits = ["--expires", "2020-01-31T18:00+01:00", "--images-per-day", "5", "--weight", "2.5"]
+    assert RUNNER.invoke(app, ["keys", "add", "alice", *limits]).exit_code == 0
+    assert RUNNER.invoke(app, ["keys", "list"]).output == (
+        "alice, expired 2020-01-31 17:00 UTC, 5 images a day, weight 2.5\n"
+    )
+    none = ["--expires", "never", "--images-per-day", "0"]
+    assert RUNNER.invoke(app, ["keys", "change", "alice", *none]).exit_code == 0
+    assert RUNNER.invoke(app, ["keys", "list"]).output == "alice, weight 2.5\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["add", "bob", "--weight", "0"], "weight"),
+        (["add", "bob", "--expires", "soon"], "'soon' is not understood"),
+        (["change", "nobody", "--weight", "2"], "no key called 'nobody'"),
+        (["add", "x" * 65], "name"),
+    ],
+)
+def test_what_a_key_cannot_have_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
+) -> None:
+    monkeypatch.setenv("HYIMAGE_KEYS__FILE", str(tmp_path / "keys.json"))
+    result = RUNNER.invoke(app, ["keys", *arguments])
+    assert result.exit_code == 2
+    assert named in " ".join(result.output.split())
+    assert not (tmp_path / "keys.json").exists()
 
 
 def test_a_server_without_keys_stays_on_loopback(tiny_checkpoint: Path, tmp_path: Path) -> None:

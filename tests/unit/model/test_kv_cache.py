@@ -1,8 +1,12 @@
 """The KV cache of prompts: prefix caching, and the memory it holds."""
 
+from dataclasses import replace
+
 import torch
 
 from model.kv_cache import PromptKVCache, prefill
+from model.rope import build_rotary_table
+from model.sequence import ImageSequence, grid_positions
 from pipeline.load import Pipeline
 
 
@@ -35,3 +39,20 @@ def test_the_keys_and_values_of_a_prompt_hold_no_other_memory(tiny_pipeline: Pip
         for layer in prompt.layers:
             for tensor in (layer.k_BGSH, layer.v_BGSH):
                 assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_rows_of_one_layout_share_a_rotary_table(tiny_pipeline: Pipeline) -> None:
+    row = ImageSequence(ids=(0,) * 30, prefix_length=12, grid_height=4, grid_width=4)
+    other_text = replace(row, ids=(1,) * 30)
+    longer_text = replace(row, prefix_length=13)
+    wider = replace(row, grid_height=2, grid_width=8)
+    prompt_cache = PromptKVCache(tiny_pipeline.transformer)
+    table = prompt_cache.rotary_table(row)
+    assert prompt_cache.rotary_table(other_text) is table
+    assert prompt_cache.fork().rotary_table(row) is table
+    for another in (longer_text, wider):
+        assert not torch.equal(prompt_cache.rotary_table(another).cos_SH, table.cos_SH)
+    config = tiny_pipeline.transformer.config
+    positions_S2 = grid_positions(row, row.image_stop)[row.prefix_length :]
+    expected = build_rotary_table(positions_S2, config.head_dim, config.rope_theta)
+    assert torch.equal(table.cos_SH, expected.cos_SH)

@@ -62,3 +62,11 @@ def test_each_way_off_the_fast_path_has_its_sentence(
     sentences = list(slow_paths(PipelineSettings(device="cuda", **settings), capability))
     assert len(sentences) == len(words)
     assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))
+
+
+def test_a_card_whose_experts_are_multiplied_in_triton_does_not_wait_for_the_device() -> None:
+    settings = PipelineSettings(device="cuda")
+    (slow,), (own,) = (list(slow_paths(settings, AMPERE, is_own)) for is_own in (False, True))
+    assert "waits for the device" in slow
+    assert "waits" not in own
+    assert "Triton" in own

@@ -5,6 +5,7 @@ import time
 import uuid
 from pathlib import Path
 
+from pipeline.checkpoint_info import read_checkpoint_info
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
 from server.delivery.safety import SafetyChecker
@@ -14,6 +15,7 @@ from server.runware.errors import TaskError
 from server.runware.validation import parse_image_inference
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import TaskStore
 from server.tasks.tables import SUCCESS, StoredTask
@@ -58,12 +60,14 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
     tmp_path: Path,
 ) -> None:
     settings, store = Settings(), FaultyStore(f"sqlite:///{tmp_path}/tasks.db")
+    checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
 
     async def run() -> None:
         egress = Egress(settings.egress)
         services = RunnerServices(
             engine=FakeEngine(),
             store=store,
+            keys=Keys({}),
             images=ImageStore(str(tmp_path / "images")),
             webhooks=WebhookSender(settings.egress, store, egress),
             uploader=Uploader(settings.egress, egress),
@@ -71,7 +75,7 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
             safety=SafetyChecker(None),
             metrics=Metrics(),
         )
-        runner = TaskRunner(settings, services)
+        runner = TaskRunner(settings, services, checkpoint)
         await store.open()
         row = accepted_task().to_row("holder", None)
         await store.add(row)
