@@ -69,3 +69,18 @@ def test_a_task_from_before_a_restart_keeps_the_id_of_its_request(
     with TestClient(create_app(settings, second)) as client:
         wait_until(lambda: not tasks_of(client).num_running_tasks)
     assert ids_of(lines, f"task {task['taskUUID']} failed") == ["request-1"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_a_probe_has_its_line_at_debug_level_alone(
+    client: TestClient, lines: pytest.LogCaptureFixture, path: str
+) -> None:
+    lines.set_level(logging.DEBUG)
+    client.get(path)
+    client.get("/images/none.png")
+    levels = {
+        line.getMessage().partition("path=")[2].split()[0]: line.levelno
+        for line in lines.records
+        if "path=" in line.getMessage()
+    }
+    assert levels == {path: logging.DEBUG, "/images/none.png": logging.INFO}
