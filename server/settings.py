@@ -21,6 +21,7 @@ from server.settings_faults import (
 from server.settings_file import place_data, read_settings_file
 
 Durability = Literal["power", "process"]
+PrivatePage = Literal["metrics", "docs", "ready"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +40,9 @@ class ServerSettings(BaseModel):
     port: int = Field(8000, ge=0, le=65535)
     data_dir: str = Field(
         "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
+    )
+    private: tuple[PrivatePage, ...] = Field(
+        (), description="Pages that need a key; of /ready only its detail"
     )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
