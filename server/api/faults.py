@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
-from server.api.state import app_state
+from server.api.state import state_of
 from server.runware.envelope import http_status, to_error_object
 from server.runware.errors import TaskError
 
@@ -92,7 +92,7 @@ def _envelope(
     request: Request, error: TaskError, status: int, headers: dict[str, str]
 ) -> JSONResponse:
     """Return an envelope that Runware's clients and OpenAI's can read: both look at `error`."""
-    app_state(request).count_error(error)
+    state_of(request).count_error(error)
     runware = to_error_object(error)
     both = {**error_object(error, status), **runware}
     return JSONResponse({"data": [], "errors": [runware], "error": both}, status, headers)

@@ -40,9 +40,14 @@ class AppState:
             self.metrics.errors.labels(error.code).inc()
 
 
-async def app_state(connection: HTTPConnection) -> AppState:
+def state_of(connection: HTTPConnection) -> AppState:
     """Return the state of the application that serves a request or a socket."""
     return cast(AppState, connection.app.state.hyimage)
+
+
+async def app_state(connection: HTTPConnection) -> AppState:
+    """Return the state, as a dependency."""
+    return state_of(connection)
 
 
 State = Annotated[AppState, Depends(app_state)]
