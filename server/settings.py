@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.logs import Form, Level
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -20,6 +21,7 @@ from server.settings_faults import (
 from server.settings_file import place_data, read_settings_file
 
 Durability = Literal["power", "process"]
+PrivatePage = Literal["metrics", "docs", "ready"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,6 +40,9 @@ class ServerSettings(BaseModel):
     port: int = Field(8000, ge=0, le=65535)
     data_dir: str = Field(
         "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
+    )
+    private: tuple[PrivatePage, ...] = Field(
+        (), description="Pages that need a key; of /ready only its detail"
     )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
@@ -114,6 +119,14 @@ class TaskSettings(BaseModel):
     lease_s: float = Field(
         30.0, ge=1, description="How long a dead server's tasks wait before another generates them"
     )
+
+
+class LoggingSettings(BaseModel):
+    """Lines on standard error: one per request and per task that has ended, and what goes wrong."""
+
+    model_config = _SECTION
+    level: Level = Field("info", description="debug shows probes, too")
+    format: Form = Field("text", description="json: one object a line, for collectors")
 
 
 class KeySettings(BaseModel):
@@ -215,6 +228,7 @@ class Settings(BaseSettings):
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
+    logging: LoggingSettings = LoggingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()

@@ -12,7 +12,7 @@ from cli.options import (
     CheckpointOption,
     ConfigOption,
     JsonOption,
-    read_settings,
+    read_model_settings,
     reported_errors,
 )
 
@@ -37,7 +37,7 @@ def bench_loading(
     Example: hyimage bench loading --checkpoint checkpoints/tiny --limit-gb 1.3
     """
     with reported_errors():
-        worker = read_settings(config, checkpoint).worker
+        worker = read_model_settings(config, checkpoint).worker
         from tools.bench.loading import run_limited, run_loading_bench
 
         with progress_bar() as report:

@@ -46,7 +46,7 @@ def state_of(connection: HTTPConnection) -> AppState:
 
 
 async def app_state(connection: HTTPConnection) -> AppState:
-    """Return the state, as a dependency."""
+    """Return the same to an endpoint; a function that is not async would run in a thread."""
     return state_of(connection)
 
 

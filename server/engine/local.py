@@ -33,6 +33,7 @@ from server.engine.process_memory import tree_bytes
 from server.engine.protocol import EngineFigures, EngineStatus
 from server.engine.restarts import MAX_FAILED_STARTS, RestartPolicy, StallWatch
 from server.engine.worker_process import WorkerProcess
+from server.settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,15 @@ class LocalEngine:
     """Implements `server.engine.protocol.Engine` with a child process."""
 
     def __init__(
-        self, settings: PipelineSettings, on_failed: Callable[[str], None] = lambda message: None
+        self,
+        settings: PipelineSettings,
+        on_failed: Callable[[str], None] = lambda message: None,
+        logging_settings: LoggingSettings | None = None,
     ) -> None:
         """`on_failed` is called once, with the reason, if no worker can ever generate."""
         self._settings = settings
         self._on_failed = on_failed
+        self._logging = logging_settings or LoggingSettings()
         self._running: dict[str, _Running] = {}
         self._worker: WorkerProcess | None = None
         self._status = EngineStatus(is_ready=False, description="the worker has not been started")
@@ -177,7 +182,7 @@ class LocalEngine:
 
     async def _start_worker(self) -> None:
         self._status = EngineStatus(is_ready=False, description="the worker is loading")
-        self._worker = WorkerProcess(self._settings, self._on_event, self._on_death)
+        self._worker = WorkerProcess(self._settings, self._on_event, self._on_death, self._logging)
         await self._worker.start()
 
     async def _restart_worker(self, delay_s: float) -> None:

@@ -1,13 +1,17 @@
 """The meter of one task: counts and times what is done for it, for metrics, log line and answer."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.engine.messages import JobEvent, JobImage, JobPrefilled, JobStarted, JobStep, JobText
+from server.logs import log_fields
 from server.metrics import Kind, Metrics, Stage
 from server.runware.errors import TaskError
 from server.tasks.tables import TaskRow
+
+log = logging.getLogger("hyimage.tasks")
 
 # Seconds by stage, in the order in which they came; `queue` is the wait before all others.
 Seconds = dict[str, float]
@@ -74,6 +78,22 @@ class TaskMeter:
         self._metrics.tasks.labels("success" if failure is None else failure.code).inc()
         if failure is None:
             self._metrics.task_seconds.observe(time.time() - self._row.created_at)
+
+    def log_end(self, failure: TaskError | None) -> None:
+        """Write one line about a task that has ended: never its prompt, a key or a URL."""
+        row = self._row
+        values: dict[str, object] = {
+            "uuid": row.task_uuid,
+            "key": row.owner,
+            "outcome": "success" if failure is None else failure.code,
+            "size": self._size or f"{row.width or 'auto'}x{row.height or 'auto'}",
+            "images": self._num_images,
+            "steps": self._num_steps,
+            "reused": self._num_reused,
+            "total_s": round(time.time() - row.created_at, 3),
+        }
+        values |= {f"{stage}_s": round(seconds, 3) for stage, seconds in self._seconds.items()}
+        log_fields(log, logging.INFO, "task", values)
 
     def _observe(self, stage: Stage, seconds: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds

@@ -127,6 +127,7 @@ class TaskRunner:
             if self._stopping.is_set() and failure is not None:
                 return  # it stays in the store for the next start
             failure = await self._end(row, failure, meter)
+            meter.log_end(failure)
         finally:
             running.publish(failure)
             running.log.end(row.request, failure)

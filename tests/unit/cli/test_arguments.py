@@ -48,6 +48,15 @@ except SystemExit as e:
         (["bench", "load", "http://127.0.0.1:9"], 2),
         (["bench", "compare", "no.json", "no.json"], 2),
         (["status", "http://127.0.0.1:9"], 2),
+        *(
+            ([*command, "--checkpoint", "nowhere"], 2)
+            for command in (
+                ["verify", "x"], ["calibrate"], ["record", "x"],
+                ["quantize", "x", "--scheme", "int8"],
+                ["bench", "loading"], ["bench", "quality"], ["bench", "quantization"],
+                ["bench", "text"], ["bench", "adherence"],
+            )
+        ),
         (["--help"], 0),
         (["--version"], 0),
     ],
