@@ -13,10 +13,11 @@ from server.api import images as image_routes
 from server.api.access_log import AccessLog
 from server.api.body_limit import BodyLimit
 from server.api.cors import Cors
-from server.api.faults import add_fault_handlers
+from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
+from server.api.traffic import Traffic
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -30,6 +31,7 @@ from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
+from server.tracing import Tracer, start_tracing
 
 
 def create_app(
@@ -38,15 +40,16 @@ def create_app(
     *,
     images: ImageStore | None = None,
     safety: SafetyChecker | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Return the application; the engine starts and stops with it.
 
-    The settings name the image store and the content checker unless others are given.
+    The settings name the image store, the content checker and the tracer unless others are given.
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file, the database, the image store or the content checker cannot
-            be used.
+        SettingsError: the key file, the database, the image store, the content checker or the
+            tracer cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -56,6 +59,7 @@ def create_app(
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
         safety or SafetyChecker.from_settings(settings.safety),
+        tracer or start_tracing(settings.tracing),
     )
     tasks = TaskService(settings, services, checkpoint)
 
@@ -79,8 +83,10 @@ def create_app(
         app.include_router(module.router)
     app.mount(docs.FILES_PATH, docs.FILES)
     add_fault_handlers(app)
+    app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
+    app.add_middleware(Traffic, metrics=services.metrics)
     app.add_middleware(AccessLog)
     return app
 
@@ -97,6 +103,7 @@ async def _running(
     await calls
     await tasks.close()
     await egress.close()
+    await services.tracer.close()
 
 
 def _build_services(
@@ -105,16 +112,21 @@ def _build_services(
     egress: Egress,
     images: ImageStore,
     safety: SafetyChecker,
+    tracer: Tracer,
 ) -> RunnerServices:
-    store = TaskStore(settings.tasks.database_url, settings.tasks.durability)
+    metrics = Metrics()
+    store = TaskStore(settings.tasks.database_url, settings.tasks.durability, metrics)
     return RunnerServices(
         engine=engine,
         store=store,
         keys=Keys.load(Path(settings.keys.file)),
         images=images,
-        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        webhooks=WebhookSender(
+            settings.egress, store, egress, metrics, tracer, is_shared=settings.tasks.is_shared
+        ),
         uploader=Uploader(settings.egress, egress),
         egress=egress,
         safety=safety,
-        metrics=Metrics(),
+        metrics=metrics,
+        tracer=tracer,
     )

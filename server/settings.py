@@ -1,17 +1,27 @@
 """Deployment settings: a TOML file, overridden by the environment, overridden by flags."""
 
+import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
-from server.settings_faults import describe_fault
+from server.observing_settings import LoggingSettings, TracingSettings
+from server.settings_faults import (
+    describe_faults,
+    describe_unreadable,
+    unknown_variables,
+)
+from server.settings_file import place_data, read_settings_file
 
 Durability = Literal["power", "process"]
+PrivatePage = Literal["metrics", "docs", "ready"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +38,12 @@ class ServerSettings(BaseModel):
     model_config = _SECTION
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    data_dir: str = Field(
+        "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
+    )
+    private: tuple[PrivatePage, ...] = Field(
+        (), description="Pages that need a key; of /ready only its detail"
+    )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
@@ -204,10 +220,17 @@ class Settings(BaseSettings):
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()
     api: ApiSettings = ApiSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_data(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return place_data(values)
 
     def for_cluster(self) -> Self:
         """Return the same for servers that share their tasks, as those of a cluster do."""
@@ -233,20 +256,42 @@ def load_settings(file: Path | None, **flags: Any) -> Settings:
         SettingsError: the file is unreadable, or a value is unknown or out of range.
     """
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+        values = read_settings_file(file) if file else {}
     except OSError as e:
         raise SettingsError(f"settings file {file} cannot be read: {e.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise SettingsError(f"settings file {file} is not TOML: {e}") from None
+    if unknown := unknown_variables(os.environ, _fields()):
+        raise SettingsError(unknown)
     try:
         settings = Settings(**values)
-        for name, value in flags.items():
-            section, field = name.split("__")
-            if value is not None:
-                merged = {**getattr(settings, section).model_dump(), field: value}
-                checked = type(getattr(settings, section)).model_validate(merged)
-                settings = settings.model_copy(update={section: checked})
     except ValidationError as e:
-        faults = "; ".join(describe_fault(fault) for fault in e.errors())
-        raise SettingsError(f"settings from {file or 'flags and environment'}: {faults}") from None
+        faults = describe_faults(e.errors(), file or "the defaults", os.environ)
+        raise SettingsError(faults) from None
+    except UnreadableVariableError as e:  # a list or table that is not JSON
+        raise SettingsError(describe_unreadable(str(e), os.environ)) from None
+    for name, value in flags.items():
+        if value is not None:
+            settings = _with_flag(settings, name, value)
     return settings
+
+
+def _with_flag(settings: Settings, name: str, value: Any) -> Settings:
+    section, field = name.split("__")
+    merged = {**getattr(settings, section).model_dump(), field: value}
+    try:
+        checked = type(getattr(settings, section)).model_validate(merged)
+    except ValidationError as e:
+        faults = "; ".join(fault["msg"] for fault in e.errors())
+        raise SettingsError(f"--{field} {value!r} ({section}.{field}): {faults}") from None
+    return settings.model_copy(update={section: checked})
+
+
+def _fields() -> dict[str, Sequence[str]]:
+    """Return the fields of each section."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    return {
+        name: list(section.model_fields)
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, BaseModel)
+    }

@@ -1,7 +1,8 @@
 """A run folder that goes on from an exported checkpoint, for instance from the shipped one.
 
-By hand: `python -m training.from_checkpoint checkpoints/tiny RUN`, then `hyimage train-tiny RUN`
-with phases that end later. What an export leaves out starts anew: momenta and layout probes.
+By hand: `python -m training.from_checkpoint checkpoints/tiny RUN`, then `hyimage train-tiny RUN`,
+which refines the decoder and runs the last phase of the transformer. What an export leaves out
+starts anew: momenta and layout probes.
 """
 
 import shutil
@@ -14,6 +15,7 @@ from model.loading.build import load_model
 from model.loading.options import LoadOptions
 from training.export import TOKENIZER_FILES
 from training.phases import PHASES
+from training.recipe import DECODER_STEPS
 from training.state import save_state
 from training.transformer import STATE_NAME, TransformerTrainer
 from training.vae import STATE_NAME as VAE_STATE_NAME
@@ -31,7 +33,7 @@ def start_from_checkpoint(checkpoint: Path, run: Path, step: int) -> None:
     (run / "tokenizer").mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         shutil.copyfile(checkpoint / name, run / "tokenizer" / name)
-    save_state(run / VAE_STATE_NAME, {"weights": loaded.vae.state_dict(), "step": 0})
+    save_state(run / VAE_STATE_NAME, {"weights": loaded.vae.state_dict(), "step": DECODER_STEPS})
     weights = dict(loaded.named_parameters())
     trainer = TransformerTrainer(run, config=loaded.config)
     with torch.no_grad():

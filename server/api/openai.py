@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.disconnect import while_connected
-from server.api.dispatch import Caller, run_task
+from server.api.dispatch import Caller, run_task, server_timing
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_answers import GeneratedImages, OpenAIModel, OpenAIModels
 from server.api.openai_errors import failure
@@ -55,6 +55,7 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
             items = await while_connected(request, running)
         size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     return JSONResponse(
         GeneratedImages(
@@ -66,7 +67,8 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
             output_format=body.output_format,
             quality=body.drawn_quality,
             size=size,
-        )
+        ),
+        headers=server_timing(caller.seconds),
     )
 
 
@@ -89,6 +91,7 @@ async def list_models(request: Request, state: State) -> JSONResponse:
     try:
         _check_key(request, state)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     names = _names(state.settings.api)
     return JSONResponse(OpenAIModels(object="list", data=[_model(name) for name in names]))
@@ -106,6 +109,7 @@ async def get_model(model_id: str, request: Request, state: State) -> JSONRespon
         _check_key(request, state)
         _check_name(model_id, state.settings.api)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     return JSONResponse(_model(model_id))
 
@@ -120,6 +124,7 @@ async def get_model_schema(model_id: str, state: State) -> JSONResponse:
     try:
         _check_name(model_id, state.settings.api)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     schema = task_schema()
     name_values(schema, state.settings.api, state.tasks.checkpoint.sizes)
