@@ -35,7 +35,7 @@ def calibrate(
     """
     with reported_errors():
         settings = read_model_settings(config, checkpoint)
-        from tools.bench.images import read_prompts
+        from tools.bench.prompts import read_prompts
         from tools.calibrate import calibrate_checkpoint
 
         texts = read_prompts(prompts, num_prompts)

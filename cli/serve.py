@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.options import CheckpointOption, ConfigOption, reported_errors
+from server.logs import Form, Level
 from server.settings import SettingsError, load_settings
 
 
@@ -13,6 +14,12 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     checkpoint: CheckpointOption = None,
+    log_level: Annotated[
+        Level | None, typer.Option(help="Least level of log lines; debug shows probes, too.")
+    ] = None,
+    log_format: Annotated[
+        Form | None, typer.Option(help="Log lines as text, or as one JSON object each.")
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -30,7 +37,12 @@ def serve(
     """
     with reported_errors():
         settings = load_settings(
-            config, server__host=host, server__port=port, worker__checkpoint=checkpoint
+            config,
+            server__host=host,
+            server__port=port,
+            worker__checkpoint=checkpoint,
+            logging__level=log_level,
+            logging__format=log_format,
         )
         if cluster is not None:
             from server.cluster.deploy import deploy, take_down

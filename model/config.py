@@ -92,6 +92,9 @@ class ModelConfig:
     vae: VaeConfig
     vision: Mapping[str, Any]
     vision_aligner: Mapping[str, Any]
+    # Tokens of the vision tower for an input image, however few patches it has.
+    # Source: vit_processor.max_num_patches in config.json of the official checkpoints.
+    max_patches: int = 1024
     # Instruct-Distil: guidance is an input instead of a second row, and the model predicts the
     # mean velocity to the next noise level, which is an input too.
     is_guidance_distilled: bool = False
@@ -109,6 +112,11 @@ class ModelConfig:
     @property
     def pixels_per_token(self) -> int:
         return self.vae.spatial_factor
+
+    @property
+    def patch_size(self) -> int:
+        """Return the side of the vision tower's patches in pixels; 0 without a tower."""
+        return int(self.vision.get("patch_size", 0))
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:

@@ -48,11 +48,11 @@ _READ = {
     "norm_num_groups", "norm_topk_prob", "num_attention_heads", "num_experts", "num_hidden_layers",
     "num_key_value_heads", "num_shared_expert", "patch_embed_hidden_dim", "rms_norm_eps",
     "rope_scaling", "rope_theta", "use_meanflow", "use_qk_norm", "vae", "vae_downsample_factor",
-    "vit", "vit_aligner", "vocab_size",
+    "vit", "vit_aligner", "vit_processor", "vocab_size",
 }  # fmt: skip
 
 # Fields without influence on text-to-image mathematics: token ids (looked up by string in the
-# tokenizer), training-time values, names of Python files, and image-input preprocessing.
+# tokenizer), training-time values, and names of Python files.
 _IGNORED = {
     "_name_or_path", "anyres_pooling_size", "anyres_vit_max_image_size", "anyres_vit_two_views",
     "architectures", "attention_dropout", "auto_map", "bos_token_id", "cla_share_factor",
@@ -64,7 +64,7 @@ _IGNORED = {
     "skip_cls_token", "text_end_id", "text_start_id", "torch_dtype", "transformers_version",
     "use_cache", "v_head_dim", "vae_autocast_dtype", "vae_dtype", "video_end_id",
     "video_start_id", "vit_add_patchemb_bias", "vit_downsample_factor", "vit_input_resolution",
-    "vit_mapping_type", "vit_norm_type", "vit_patch", "vit_path", "vit_processor",
+    "vit_mapping_type", "vit_norm_type", "vit_patch", "vit_path",
     "vit_remove_prenorm", "vit_token", "vit_type", "vit_used_rms_norm", "xdrope_section",
 }  # fmt: skip
 
@@ -137,6 +137,9 @@ def parse_config(raw: Mapping[str, Any], source: str = "config.json") -> ModelCo
         vae=vae,
         vision=dict(raw.get("vit") or {}),
         vision_aligner=dict(raw.get("vit_aligner") or {}),
+        max_patches=_integer(
+            raw.get("vit_processor") or {}, "max_num_patches", f"{source}: vit_processor", 1024
+        ),
         is_guidance_distilled=bool(raw.get("cfg_distilled", False)),
         is_meanflow=bool(raw.get("use_meanflow", False)),
     )

@@ -3,6 +3,9 @@
 A prompt is prefilled in one pass over its tokens (`prefill`), or from the longest cached prompt
 that begins like it (`PromptKVCache`: prefix caching). Denoising steps attend to the cache and add
 nothing to it; text generation appends a token at a time (`prefill_batch`).
+
+Input images are a part of the prompt. Their tokens have the same ids whatever the image, so the
+cache compares the identities of the images too.
 """
 
 from collections.abc import Sequence
@@ -12,8 +15,15 @@ import torch
 from torch import Tensor
 
 from model.attention import AttentionGroup, LayerKV
+from model.image_input import EmbeddedImage
 from model.rope import RotaryTable, build_rotary_table
-from model.sequence import AttentionSpan, ImageSequence, grid_positions, step_spans
+from model.sequence import (
+    ImageSequence,
+    grid_positions,
+    prompt_positions,
+    prompt_spans,
+    step_spans,
+)
 from model.transformer import HunyuanImage
 
 
@@ -44,31 +54,33 @@ class PromptKVCache:
     """Prefix cache of one task: the prompts prefilled so far.
 
     A prompt that begins like one of them is prefilled from there: the unconditional row after the
-    system prompt, the image after the text that the model has written for it.
+    system prompt and the input images, the image after the text that the model has written for it.
+    All prompts have the cache's input images, at the same places.
     """
 
     # With fewer tokens in common the prompt is prefilled in one pass.
     MIN_SHARED = 16
 
-    def __init__(self, transformer: HunyuanImage) -> None:
+    def __init__(self, transformer: HunyuanImage, images: Sequence[EmbeddedImage] = ()) -> None:
         self._transformer = transformer
-        self._prompts: dict[tuple[int, ...], PromptKV] = {}
+        self._images = tuple(images)
+        self._prompts: dict[tuple[int | str, ...], PromptKV] = {}
         self._tables: dict[tuple[int, int, int, int], RotaryTable] = {}
         self.num_computed = 0  # tokens that went through the layers
 
     def get_or_compute(self, ids: Sequence[int]) -> PromptKV:
         """Return the keys and values of a prompt, from the cache or by prefilling it."""
-        wanted = tuple(ids)
+        wanted = self._key(ids)
         if wanted not in self._prompts:
             past = self._longest_prefix(wanted)
-            rest = wanted[past.length if past else 0 :]
-            self._prompts[wanted] = prefill(self._transformer, rest, past)
+            rest = ids[past.length if past else 0 :]
+            self._prompts[wanted] = prefill(self._transformer, rest, past, self._images)
             self.num_computed += len(rest)
         return self._prompts[wanted]
 
-    def fork(self) -> "PromptKVCache":
-        """Return a copy: prompts added to one are not added to the other."""
-        other = PromptKVCache(self._transformer)
+    def fork(self, images: Sequence[EmbeddedImage] | None = None) -> "PromptKVCache":
+        """Return a copy, for other input images if given; additions to one are not in the other."""
+        other = PromptKVCache(self._transformer, self._images if images is None else images)
         other._prompts = dict(self._prompts)
         other._tables = dict(self._tables)
         return other
@@ -86,43 +98,68 @@ class PromptKVCache:
 
     def put(self, ids: Sequence[int], prompt: PromptKV) -> None:
         """Add a prompt that was computed elsewhere."""
-        self._prompts[tuple(ids)] = prompt
+        self._prompts[self._key(ids)] = prompt
 
-    def _longest_prefix(self, ids: tuple[int, ...]) -> PromptKV | None:
-        """Return the longest cached prefix of `ids`, at least one token shorter than they are."""
+    def _key(self, ids: Sequence[int]) -> tuple[int | str, ...]:
+        """Return the ids, with each input image's identity in the place of its tokens."""
+        key: list[int | str] = list(ids)
+        for image in self._images:
+            block = image.block
+            assert block.stop < len(key), "a prompt ends within an input image"
+            key[block.start : block.stop] = [image.identity] * (block.stop - block.start)
+        return tuple(key)
+
+    def _longest_prefix(self, key: tuple[int | str, ...]) -> PromptKV | None:
+        """Return the longest cached prefix of a key, at least one token shorter than it is."""
         best, length = None, 0
-        for cached_ids, prompt in self._prompts.items():
-            shared = min(_shared_length(cached_ids, ids), len(ids) - 1)
+        for cached_key, prompt in self._prompts.items():
+            shared = min(_shared_length(cached_key, key), len(key) - 1)
             if shared > length:
                 best, length = prompt, shared
         return best.first(length) if best is not None and length >= self.MIN_SHARED else None
 
 
-def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+def _shared_length(a: Sequence[int | str], b: Sequence[int | str]) -> int:
     length = min(len(a), len(b))
     return next((i for i in range(length) if a[i] != b[i]), length)
 
 
 def prefill(
-    transformer: HunyuanImage, ids: Sequence[int], past: PromptKV | None = None
+    transformer: HunyuanImage,
+    ids: Sequence[int],
+    past: PromptKV | None = None,
+    images: Sequence[EmbeddedImage] = (),
 ) -> PromptKV:
     """Return the KV of one prompt, or of a `past` prompt followed by the ids.
 
-    It holds the keys and values of all tokens, and the hidden states of the new ones.
+    It holds the keys and values of all tokens, and the hidden states of the new ones. `images` are
+    the input images of the whole prompt; those that lie in the past are there already.
     """
-    (prompt,) = prefill_batch(transformer, [ids], [past])
+    (prompt,) = prefill_batch(transformer, [ids], [past], images)
     return prompt
 
 
 def prefill_batch(
-    transformer: HunyuanImage, ids: Sequence[Sequence[int]], pasts: Sequence[PromptKV | None]
+    transformer: HunyuanImage,
+    ids: Sequence[Sequence[int]],
+    pasts: Sequence[PromptKV | None],
+    images: Sequence[EmbeddedImage] = (),
 ) -> list[PromptKV]:
     """Return the KV of several texts after their next ids, as many of each, run as one batch.
 
     The texts may be of different length: each attends to its own past alone, without padding.
+    `images` are input images that stand in all of them.
     """
-    groups = [_text_group(transformer, row, len(ids[row]), past) for row, past in enumerate(pasts)]
-    x_BSD = torch.cat([transformer.embed_ids(row) for row in ids])
+    starts = [past.length if past else 0 for past in pasts]
+    groups = [
+        _text_group(transformer, row, range(start, start + len(ids[row])), pasts[row], images)
+        for row, start in enumerate(starts)
+    ]
+    rows = [transformer.embed_ids(row) for row in ids]
+    for x_1SD, start in zip(rows, starts, strict=True):
+        for image in images:
+            image.place(x_1SD, start)
+    x_BSD = torch.cat(rows)
     new_kv: list[list[LayerKV]] = [[] for _ in groups]
     hidden_BSD = transformer.run_layers(x_BSD, groups, new_kv=new_kv)
     prompts = []
@@ -137,16 +174,18 @@ def prefill_batch(
 
 
 def _text_group(
-    transformer: HunyuanImage, row: int, num_new: int, past: PromptKV | None
+    transformer: HunyuanImage,
+    row: int,
+    new: range,
+    past: PromptKV | None,
+    images: Sequence[EmbeddedImage],
 ) -> AttentionGroup:
-    start = past.length if past else 0
-    positions_S2 = torch.arange(start, start + num_new, device=transformer.device)
-    positions_S2 = positions_S2.unsqueeze(1).expand(-1, 2)
+    """Return the attention group of a prompt's new positions."""
+    blocks = [image.block for image in images]
     return AttentionGroup(
         rows=slice(row, row + 1),
-        rope=_table(transformer, positions_S2),
-        # A single token sees every key, which needs no mask.
-        spans=(AttentionSpan(0, num_new, is_causal=num_new > 1),),
+        rope=_table(transformer, prompt_positions(blocks, new.start, new.stop)),
+        spans=prompt_spans(blocks, new.start, new.stop),
         past_kv=past.layers if past else (),
     )
 

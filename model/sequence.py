@@ -4,6 +4,9 @@ A sequence is `prefix <timestep> <img> x h*w tail`. Text is causal; `<timestep>`
 before it never attend to the image; image tokens attend to everything up to the image's end. So
 the prefix is prefilled once, and a denoising step runs `[<timestep>, <img> x h*w]` alone.
 Distilled checkpoints have `<guidance>` and `<timestep_r>` after `<timestep>`, causal like it.
+
+The prefix may hold blocks of input images. Inside a block, from its first latent token to its last
+vision token, all attend to all; it lies on two grids, that of the latent and that of the patches.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.errors import PromptTooLongError
 from model.resolution import Size
-from model.template import Prompt, Section, Template
+from model.template import ImageBlock, Prompt, Section, Template, place_blocks
 from model.tokenizer import Tokenizer
 
 
@@ -34,13 +37,14 @@ class AttentionSpan:
 
 @dataclass(frozen=True, slots=True)
 class ImageSequence:
-    """One row: the ids of the whole sequence and the position of its image."""
+    """One row: the ids of the whole sequence, and the positions of its image and input images."""
 
     ids: tuple[int, ...]
     prefix_length: int
     grid_height: int
     grid_width: int
     num_step_tokens: int = 1
+    blocks: tuple[ImageBlock, ...] = ()
 
     @property
     def prefix_ids(self) -> tuple[int, ...]:
@@ -82,6 +86,7 @@ def build_image_sequence(
         grid_height=height,
         grid_width=width,
         num_step_tokens=len(before),
+        blocks=place_blocks(sections),
     )
 
 
@@ -127,7 +132,7 @@ def sequence_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
     """Return the spans of the whole sequence, in order."""
     causal_ends = range(row.image_stop, len(row.ids))
     return (
-        AttentionSpan(0, row.prefix_length, is_causal=True),
+        *prompt_spans(row.blocks, 0, row.prefix_length),
         *(
             AttentionSpan(i, i + 1, is_causal=False)
             for i in range(row.prefix_length, row.image_start)
@@ -135,6 +140,29 @@ def sequence_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
         AttentionSpan(row.image_start, row.image_stop, is_causal=False),
         *(AttentionSpan(i, i + 1, is_causal=False) for i in causal_ends),
     )
+
+
+def prompt_spans(blocks: Sequence[ImageBlock], start: int, stop: int) -> tuple[AttentionSpan, ...]:
+    """Return the spans of a prompt's tokens [start, stop), counted from `start`.
+
+    Text is causal; within the block of an input image every token attends to the whole block.
+    """
+    spans: list[AttentionSpan] = []
+
+    def add(first: int, last: int, *, is_causal: bool) -> None:
+        if last > first:  # a single token sees every key before it, which needs no mask
+            is_masked = is_causal and last - first > 1
+            spans.append(AttentionSpan(first - start, last - start, is_causal=is_masked))
+
+    end = start
+    for block in blocks:
+        if start <= block.start < stop:
+            assert block.stop <= stop, "a prompt ends within an input image"
+            add(end, block.start, is_causal=True)
+            add(block.start, block.stop, is_causal=False)
+            end = block.stop
+    add(end, stop, is_causal=True)
+    return tuple(spans)
 
 
 def step_spans(row: ImageSequence) -> tuple[AttentionSpan, ...]:
@@ -162,19 +190,42 @@ def visibility_mask(spans: Sequence[AttentionSpan], length: int) -> Tensor:
 def grid_positions(row: ImageSequence, length: int) -> Tensor:
     """Return the (y, x) position of each of the first `length` tokens, int64 [length, 2].
 
-    Text lies on the diagonal. The image is a grid centred on the diagonal stretch that its
+    Text lies on the diagonal. An image is a grid centred on the diagonal stretch that its
     tokens would occupy as text; what follows continues behind that stretch.
 
     Source: "2D RoPE", HunyuanImage 3.0 technical report (arXiv 2509.23951), measured in the
     recordings of the reference.
     """
-    height, width, start = row.grid_height, row.grid_width, row.image_start
-    positions_S2 = torch.arange(length).unsqueeze(1).repeat(1, 2)
+    positions_S2 = prompt_positions(row.blocks, 0, length)
+    cells = _centred_cells(row.image_start, row.grid_height, row.grid_width)
+    stop = min(row.image_stop, length)
+    positions_S2[row.image_start : stop] = cells[: max(stop - row.image_start, 0)]
+    return positions_S2
+
+
+def prompt_positions(blocks: Sequence[ImageBlock], start: int, stop: int) -> Tensor:
+    """Return the (y, x) positions of a prompt's tokens [start, stop), int64 [stop - start, 2].
+
+    Slots of the vision tower that no patch fills lie on the diagonal, like text.
+    """
+    positions_S2 = torch.arange(start, stop).unsqueeze(1).repeat(1, 2)
+    for block in blocks:
+        if not start <= block.start < stop:
+            continue
+        grid = block.grid
+        for first, height, width in (
+            (block.start, grid.height, grid.width),
+            (block.separator + 1, grid.patches_down, grid.patches_across),
+        ):
+            at = first - start
+            positions_S2[at : at + height * width] = _centred_cells(first, height, width)
+    return positions_S2
+
+
+def _centred_cells(start: int, height: int, width: int) -> Tensor:
+    """Return the positions of a grid whose first token stands at `start`, row by row."""
     top = (2 * start + height * width - height) // 2
     left = (2 * start + height * width - width) // 2
-    cells = torch.cartesian_prod(
+    return torch.cartesian_prod(
         torch.arange(top, top + height), torch.arange(left, left + width)
     ).view(-1, 2)
-    stop = min(row.image_stop, length)
-    positions_S2[start:stop] = cells[: max(stop - start, 0)]
-    return positions_S2

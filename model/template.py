@@ -14,7 +14,44 @@ from model.tokenizer import Tokenizer
 
 TextTask = Literal["image", "auto", "think", "recaption", "img_ratio"]
 
+NUM_BEFORE_IMAGE = 4  # <boi>, size, ratio, <timestep>
+
 _TAGGED = re.compile(r"<(think|recaption)>(.*?)</\1>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageGrid:
+    """Tokens of an input image: those of its latent, row by row, then the vision tower's.
+
+    The tower has `num_slots` tokens for every image, of which the patches fill the first.
+    """
+
+    ratio_index: int
+    height: int
+    width: int
+    patches_down: int
+    patches_across: int
+    num_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBlock:
+    """The place of an input image in a sequence: `start` is its first latent token.
+
+    Before it stand `<boi>`, size, ratio and `<timestep>`, behind it `<eoi>`, all of them causal.
+    """
+
+    grid: ImageGrid
+    start: int
+
+    @property
+    def separator(self) -> int:
+        """Return the position of `<joint_img_sep>`, between latent and vision tokens."""
+        return self.start + self.grid.height * self.grid.width
+
+    @property
+    def stop(self) -> int:
+        return self.separator + 1 + self.grid.num_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +60,25 @@ class Section:
 
     ids: tuple[int, ...]
     is_masked: bool = False
+    image: ImageGrid | None = None
+
+
+def place_blocks(sections: Sequence[Section]) -> tuple[ImageBlock, ...]:
+    """Return where the input images of sections stand in their sequence."""
+    blocks, start = [], 0
+    for section in sections:
+        if section.image is not None:
+            blocks.append(ImageBlock(section.image, start + NUM_BEFORE_IMAGE))
+        start += len(section.ids)
+    return tuple(blocks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """The text of one row before its image."""
+    """What stands in one row before its image: texts, and input images before the user's text."""
 
     text: str
+    images: tuple[ImageGrid, ...] = ()
     system_prompt: str | None = None
     cot_text: str | None = None
     drop_think: bool = False
@@ -62,6 +111,10 @@ class Template:
             ids += [self._tokenizer.control_id("</answer>"), *self._encode("\n\n")]
         return ids
 
+    def image_blocks(self, prompt: Prompt) -> tuple[ImageBlock, ...]:
+        """Return where a prompt's input images stand, whatever follows them."""
+        return place_blocks(self._turn(prompt))
+
     def text_head(self, prompt: Prompt, task: TextTask) -> list[int]:
         """Return the ids before the text, or the aspect ratio, that `task` generates."""
         sections = self._turn(prompt, with_assistant=task != "image")
@@ -90,6 +143,7 @@ class Template:
                 sections.append(self._text("\n\n"))
         if self._is_instruct:
             sections.append(self._text("User: "))
+        sections += map(self._image, prompt.images)
         sections.append(self._text(prompt.text, is_masked=True) if prompt.text else self.blank())
         if self._is_instruct:
             sections.append(self._text("\n\n"))
@@ -111,6 +165,14 @@ class Template:
             end = match.end()
         sections.append(self._text(text[end:], is_masked=True))
         return [section for section in sections if section.ids]
+
+    def _image(self, grid: ImageGrid) -> Section:
+        tokens = (
+            "<boi>", self._size_token, f"<img_ratio_{grid.ratio_index}>", "<timestep>",
+            *("<img>",) * (grid.height * grid.width), "<joint_img_sep>",
+            *("<img>",) * grid.num_slots, "<eoi>",
+        )  # fmt: skip
+        return replace(self._control(*tokens), image=grid)
 
     def _text(self, text: str, is_masked: bool = False) -> Section:
         return Section(tuple(self._encode(text)), is_masked)

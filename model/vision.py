@@ -1,8 +1,11 @@
-"""SigLIP2 vision tower and its aligner: part of every checkpoint, not run for text-to-image."""
+"""SigLIP2 vision tower, its patches and its aligner: not run for text-to-image."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.errors import ConfigError
@@ -81,3 +84,50 @@ class VisionAligner(nn.Module):
 
     def forward(self, x_BSZ: Tensor) -> Tensor:
         return self.layers(x_BSZ)
+
+
+def patch_grid(width: int, height: int, patch_size: int, max_patches: int) -> tuple[int, int]:
+    """Return the grid of patches, (down, across), in which the tower sees an image.
+
+    The largest scale is taken at which no more than `max_patches` cover the image.
+
+    Source: `get_image_size_for_max_num_patches`, SigLIP2 in transformers 4.57.
+    """
+
+    def grid(scale: float) -> tuple[int, int]:
+        down, across = (max(1, math.ceil(side * scale / patch_size)) for side in (height, width))
+        return down, across
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        middle = (low + high) / 2
+        if math.prod(grid(middle)) <= max_patches:
+            low = middle
+        else:
+            high = middle
+    return grid(low)
+
+
+def cut_patches(
+    rgb_yx3: Tensor, grid: tuple[int, int], patch_size: int, max_patches: int
+) -> Tensor:
+    """Return an image's patches for the tower, row by row, in [-1, 1]; rows of zeros fill up.
+
+    A patch is flattened as (row, column, channel). Resized on the CPU in uint8, where the release's
+    torchvision resizes too.
+
+    Shapes: rgb_yx3 uint8, grid (down, across) -> patches_SZ float32 with S = max_patches.
+    """
+    down, across = grid
+    resized_13yx = F.interpolate(
+        rgb_yx3.movedim(-1, 0).unsqueeze(0),
+        size=(down * patch_size, across * patch_size),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    cells = resized_13yx[0].unflatten(1, (down, patch_size)).unflatten(3, (across, patch_size))
+    values_SZ = cells.permute(1, 3, 2, 4, 0).flatten(0, 1).flatten(1)
+    patches_SZ = torch.zeros(max_patches, values_SZ.shape[1])
+    patches_SZ[: down * across] = (values_SZ.float() - 127.5) / 127.5
+    return patches_SZ

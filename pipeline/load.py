@@ -73,7 +73,9 @@ class Pipeline:
         """
         negative = None
         if negative_prompt is not None:
-            negative = Prompt(text=negative_prompt, system_prompt=prompt.system_prompt)
+            negative = Prompt(
+                text=negative_prompt, images=prompt.images, system_prompt=prompt.system_prompt
+            )
         config = self.transformer.config
         return build_guidance_rows(self.template, self.tokenizer, prompt, negative, size, config)
 

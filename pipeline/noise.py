@@ -1,8 +1,10 @@
 """Random streams of a seed: equal on every machine, with any thread count and in any batch.
 
-A seed has three streams that share nothing: the image's first noise, the fresh noise of stochastic
-solvers, and the tokens of a text.
+A seed has four streams that share nothing: the image's first noise, the fresh noise of stochastic
+solvers, the tokens of a text, and the noise of input images' latents.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 # the reference's own.
 FRESH_NOISE_STREAM = 1
 TEXT_STREAM = 2
+POSTERIOR_STREAM = 3
 
 
 def image_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
@@ -36,6 +39,17 @@ def to_device(noise: Tensor, device: torch.device) -> Tensor:
 def text_stream(seed: int) -> np.random.Generator:
     """Return the generator from which the tokens of an image's text are sampled."""
     return _stream(seed, TEXT_STREAM)
+
+
+def posterior_noise(seed: int, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Return the standard normal noise of input images' latents, in order, float32 on the CPU.
+
+    The release draws it before the image's first noise, from the same generator, and again with
+    another seed for each text. Here every stage of a request has the same, and the first noise is
+    that of a request without input images.
+    """
+    stream = _stream(seed, POSTERIOR_STREAM)
+    return [torch.from_numpy(stream.standard_normal(shape, dtype=np.float32)) for shape in shapes]
 
 
 def _stream(seed: int, number: int) -> np.random.Generator:

@@ -42,6 +42,7 @@ def report_run(
         fb_threshold=thresholds.fb,
         is_calibrated=calibration_of(plan, pipeline.calibration).is_calibrated,
         num_evaluations=num_evaluations,
+        num_reused_evaluations=trajectory.num_evaluations - num_evaluations,
         scheduler=scheduler.requested,
         resolved_scheduler=scheduler.resolved,
         sigma_schedule=scheduler.sigma_schedule,

@@ -39,7 +39,8 @@ class Diagnostics:
 
     `cache` names the policies; `window` is the steps [start, end) in which they may reuse one.
     `tea_threshold` and `fb_threshold` are what the request's values come to with this checkpoint's
-    calibration, None where the policy is off. `text` is what the model wrote before the image.
+    calibration, None where the policy is off. `num_evaluations` are those that layers computed, and
+    `num_reused_evaluations` the others. `text` is what the model wrote before the image.
     """
 
     cache: str
@@ -55,6 +56,7 @@ class Diagnostics:
     resolved_scheduler: str
     sigma_schedule: str
     scheduler_status: str
+    num_reused_evaluations: int = 0
     text: str | None = None
     warnings: tuple[str, ...] = ()
 

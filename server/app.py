@@ -17,6 +17,7 @@ from server.api.faults import ServerFaults, add_fault_handlers
 from server.api.openapi import DescribedApp
 from server.api.sessions import Sessions
 from server.api.state import AppState
+from server.api.traffic import Traffic
 from server.background import Background
 from server.delivery.egress import Egress
 from server.delivery.images import ImageStore
@@ -82,6 +83,7 @@ def create_app(
     app.add_middleware(ServerFaults)
     app.add_middleware(BodyLimit, limit=settings.server.max_body_bytes)
     app.add_middleware(Cors, origins=settings.server.cors_origins)
+    app.add_middleware(Traffic, metrics=services.metrics)
     app.add_middleware(AccessLog)
     return app
 
@@ -107,15 +109,18 @@ def _build_services(
     images: ImageStore,
     safety: SafetyChecker,
 ) -> RunnerServices:
-    store = TaskStore(settings.tasks.database_url, settings.tasks.durability)
+    metrics = Metrics()
+    store = TaskStore(settings.tasks.database_url, settings.tasks.durability, metrics)
     return RunnerServices(
         engine=engine,
         store=store,
         keys=Keys.load(Path(settings.keys.file)),
         images=images,
-        webhooks=WebhookSender(settings.egress, store, egress, is_shared=settings.tasks.is_shared),
+        webhooks=WebhookSender(
+            settings.egress, store, egress, metrics, is_shared=settings.tasks.is_shared
+        ),
         uploader=Uploader(settings.egress, egress),
         egress=egress,
         safety=safety,
-        metrics=Metrics(),
+        metrics=metrics,
     )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from server.logs import Form, Level, configure_logging
+
 # The request that the current coroutine serves, for the log; coroutines inherit it.
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -18,22 +20,16 @@ _ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-LOG_FORMAT = "%(asctime)s %(levelname)s [%(request_id)s] %(message)s"
 
-
-def configure_process() -> None:
+def configure_process(level: Level = "info", form: Form = "text") -> None:
     """Log to stderr, and set how torch allocates. Before torch is imported.
 
     What the environment sets already stays as it is.
 
     A checkpoint's pages are touched once while it is loaded: with pages of 2 MB there are a tenth
-    as many faults, and loading from the page cache took half as long (`hyimage bench load`).
+    as many faults, and loading from the page cache took half as long (`hyimage bench loading`).
     """
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(add_request_id)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # its lines hold whole URLs
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # server/tasks/database.py logs a line
+    configure_logging(add_request_id, level, form)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # child processes inherit it
     if not any(name in os.environ for name in _ALLOCATOR_VARIABLES):
         os.environ[_ALLOCATOR_VARIABLES[0]] = CUDA_ALLOCATOR

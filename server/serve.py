@@ -15,6 +15,7 @@ from server.app import create_app
 from server.engine.local import LocalEngine
 from server.import_guard import check_imports
 from server.listening import listen
+from server.process import configure_process
 from server.runware.errors import TaskError
 from server.settings import Settings, SettingsError
 from server.tasks.data_lock import locked_data
@@ -87,6 +88,7 @@ def serve_forever(settings: Settings) -> None:
         ConfigError: the checkpoint's configuration is missing or not usable.
         TaskError: the worker could not load the checkpoint.
     """
+    configure_process(settings.logging.level, settings.logging.format)
     check_imports()
     check_exposure(settings)
     with ExitStack() as held:
@@ -104,7 +106,7 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         failures.append(message)
         server.should_exit = True
 
-    app = create_app(settings, LocalEngine(settings.worker, on_failed=stop_server))
+    app = create_app(settings, LocalEngine(settings.worker, stop_server, settings.logging))
     config = uvicorn.Config(
         app,
         log_config=None,  # its lines in our format, and only those that need somebody's attention

@@ -12,6 +12,8 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.logs import Form, Level
+from server.price_settings import PriceSettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -120,25 +122,19 @@ class TaskSettings(BaseModel):
     )
 
 
+class LoggingSettings(BaseModel):
+    """Lines on standard error: one per request and per task that has ended, and what goes wrong."""
+
+    model_config = _SECTION
+    level: Level = Field("info", description="debug shows probes, too")
+    format: Form = Field("text", description="json: one object a line, for collectors")
+
+
 class KeySettings(BaseModel):
     """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
-
-
-class PriceSettings(BaseModel):
-    """What `includeCost` reports, in USD per image.
-
-    per_image + steps * per_megapixel_step * (MP + growth * MP^2) for MP megapixels: attention
-    grows with the square. The defaults give the four prices of the parameter page within 0.6 %.
-    """
-
-    model_config = _SECTION
-    per_megapixel_step: float = Field(0.00538, ge=0)
-    growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
-    per_image: float = Field(0.0, ge=0)
-    always_included: bool = Field(False, description="Return cost also without includeCost")
 
 
 class SafetySettings(BaseModel):
@@ -219,6 +215,7 @@ class Settings(BaseSettings):
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
+    logging: LoggingSettings = LoggingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()

@@ -56,7 +56,7 @@ def bench_quality(
     """
     with reported_errors():
         settings = read_model_settings(config, checkpoint)
-        from tools.bench.images import read_prompts
+        from tools.bench.prompts import read_prompts
         from tools.bench.quality_settings import Sweep
         from tools.charts import check_charts
 

@@ -35,7 +35,8 @@ def bench_quantization(
     """
     with reported_errors():
         settings = read_model_settings(config, checkpoint)
-        from tools.bench.images import read_prompts, square_request
+        from tools.bench.images import square_request
+        from tools.bench.prompts import read_prompts
         from tools.bench.quantization import run_quantization_bench
 
         texts = read_prompts(None, num_prompts)

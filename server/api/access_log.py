@@ -7,6 +7,7 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.logs import log_fields
 from server.process import request_id
 
 log = logging.getLogger("hyimage.access")
@@ -55,13 +56,15 @@ class AccessLog:
         try:
             await self._app(scope, receive_and_note, send_with_id)
         finally:
-            log.log(
+            log_fields(
+                log,
                 logging.DEBUG if scope["path"] in PROBES else logging.INFO,
-                "%s id=%s method=%s path=%s status=%d seconds=%.3f",
                 "request" if scope["type"] == "http" else "socket",
-                header.decode(),
-                scope.get("method", "GET"),
-                scope["path"],
-                status,
-                time.monotonic() - started,
+                {
+                    "id": header.decode(),
+                    "method": scope.get("method", "GET"),
+                    "path": scope["path"],
+                    "status": status,
+                    "seconds": round(time.monotonic() - started, 3),
+                },
             )

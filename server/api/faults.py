@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
 from server.api.private import CHALLENGE, CHALLENGED_PATHS
+from server.api.state import state_of
 from server.runware.envelope import http_status, to_error_object
 from server.runware.errors import TaskError
 
@@ -35,7 +36,7 @@ async def _answer_http_fault(request: Request, fault: Exception) -> Response:
         error = TaskError("unknownPath", f"There is nothing at {request.url.path[:200]}.")
     else:
         error = TaskError("invalidRequest", str(fault.detail))
-    return _envelope(error, fault.status_code, dict(fault.headers or {}))
+    return _envelope(request, error, fault.status_code, dict(fault.headers or {}))
 
 
 async def _answer_refusal(request: Request, fault: Exception) -> Response:
@@ -43,7 +44,7 @@ async def _answer_refusal(request: Request, fault: Exception) -> Response:
     assert isinstance(fault, TaskError)
     status = http_status(fault.code)
     is_challenged = status == 401 and request.url.path in CHALLENGED_PATHS
-    return _envelope(fault, status, CHALLENGE if is_challenged else {})
+    return _envelope(request, fault, status, CHALLENGE if is_challenged else {})
 
 
 async def _answer_nobody(request: Request, fault: Exception) -> Response:
@@ -55,7 +56,7 @@ async def _answer_invalid_request(request: Request, fault: Exception) -> Respons
     first = fault.errors()[0]
     name = str(first["loc"][-1])[:80]
     message = f"Invalid value for '{name}' parameter: {first['msg'].lower()}."
-    return _envelope(TaskError("invalidRequest", message, name), 400, {})
+    return _envelope(request, TaskError("invalidRequest", message, name), 400, {})
 
 
 class ServerFaults:
@@ -87,11 +88,14 @@ class ServerFaults:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])
             error = TaskError("internalServerError", "The server failed; its log says why.")
-            await _envelope(error, 500, {})(scope, receive, send)
+            await _envelope(Request(scope), error, 500, {})(scope, receive, send)
 
 
-def _envelope(error: TaskError, status: int, headers: dict[str, str]) -> JSONResponse:
+def _envelope(
+    request: Request, error: TaskError, status: int, headers: dict[str, str]
+) -> JSONResponse:
     """Return an envelope that Runware's clients and OpenAI's can read: both look at `error`."""
+    state_of(request).count_error(error)
     runware = to_error_object(error)
     both = {**error_object(error, status), **runware}
     return JSONResponse({"data": [], "errors": [runware], "error": both}, status, headers)

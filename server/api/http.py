@@ -12,6 +12,7 @@ from server.api.dispatch import Caller, run_task
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
 from server.api.private import key_needed, may_see
+from server.api.scrape import refresh_gauges
 from server.api.state import AppState, State
 from server.runware.envelope import (
     Envelope,
@@ -71,6 +72,7 @@ async def run_tasks(
         bodies, key = _take_key(parse_tasks(await request.body()), given)
         client = Client(state.keys.check(key), base_url, has_diagnostics)
     except TaskError as e:
+        state.count_error(e)
         return failure([to_error_object(e)])
     caller = Caller(client, repeats_failures=True, is_dry_run=is_dry_run)
     running = _run_all(state, bodies, caller)
@@ -115,9 +117,7 @@ async def ready(request: Request, state: State) -> JSONResponse:
 @router.get("/metrics", include_in_schema=False, dependencies=[Depends(key_needed("metrics"))])
 async def metrics(state: State) -> Response:
     """Return counters and timings for Prometheus."""
-    state.metrics.running.set(state.tasks.num_running_tasks)
-    state.metrics.sockets.set(state.sessions.num_sockets)
-    state.metrics.ready.set(state.tasks.status.is_ready)
+    await refresh_gauges(state)
     content = state.metrics.render()
     return Response(content, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -137,6 +137,7 @@ async def _run_one(
         async for batch in run_task(state, body, caller):
             items += batch
     except TaskError as e:
+        state.count_error(e)
         return items, to_error_object(e, body)
     return items, None
 

@@ -55,6 +55,7 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
             items = await while_connected(request, running)
         size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     return JSONResponse(
         GeneratedImages(
@@ -89,6 +90,7 @@ async def list_models(request: Request, state: State) -> JSONResponse:
     try:
         _check_key(request, state)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     names = _names(state.settings.api)
     return JSONResponse(OpenAIModels(object="list", data=[_model(name) for name in names]))
@@ -106,6 +108,7 @@ async def get_model(model_id: str, request: Request, state: State) -> JSONRespon
         _check_key(request, state)
         _check_name(model_id, state.settings.api)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     return JSONResponse(_model(model_id))
 
@@ -120,6 +123,7 @@ async def get_model_schema(model_id: str, state: State) -> JSONResponse:
     try:
         _check_name(model_id, state.settings.api)
     except TaskError as e:
+        state.count_error(e)
         return failure(e)
     schema = task_schema()
     name_values(schema, state.settings.api, state.tasks.checkpoint.sizes)

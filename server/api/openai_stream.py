@@ -61,6 +61,7 @@ class _Stream:
                     yield self._completed(values, size)
                 elif kind in ("failed", "cancelled"):
                     failure = as_task_error(values["error"])
+                    self._state.count_error(failure)
                     error = error_object(failure, http_status(failure.code))
                     yield _encode("error", {"type": "error", "error": error})
         finally:

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from server.api.openai_answers import GeneratedImages, OpenAIFailure, OpenAIModel, OpenAIModels
 from server.api.openai_request import ImageGeneration
-from server.api.schema_values import complete_generation, name_values
+from server.api.schema_values import complete_generation, name_values, say_defaults
 from server.api.state import AppState
 from server.runware.answers import Answer, Failure
 from server.runware.envelope import RETRY_AFTER_S
@@ -122,6 +122,7 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)
     complete_generation(schemas["ImageGeneration"], schemas["ImageInference"], api, sizes)
+    say_defaults(schemas, state.tasks.checkpoint.default_steps)
     components["securitySchemes"] = {
         "apiKey": {
             "type": "http",

@@ -14,6 +14,7 @@ from server.api.sessions import Sessions
 from server.background import Background
 from server.delivery.images import ImageStore
 from server.metrics import Metrics
+from server.runware.errors import TaskError
 from server.settings import Settings
 from server.tasks.keys import Keys
 from server.tasks.service import TaskService
@@ -33,10 +34,20 @@ class AppState:
     sessions: Sessions
     background: Background
 
+    def count_error(self, error: TaskError) -> None:
+        """Count an error that a client is answered, once: not each poll of a failed task."""
+        if error.details.get("status") != "error":
+            self.metrics.errors.labels(error.code).inc()
 
-async def app_state(connection: HTTPConnection) -> AppState:
+
+def state_of(connection: HTTPConnection) -> AppState:
     """Return the state of the application that serves a request or a socket."""
     return cast(AppState, connection.app.state.hyimage)
+
+
+async def app_state(connection: HTTPConnection) -> AppState:
+    """Return the same to an endpoint; a function that is not async would run in a thread."""
+    return state_of(connection)
 
 
 State = Annotated[AppState, Depends(app_state)]

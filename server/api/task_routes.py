@@ -81,5 +81,6 @@ async def delete_task(task_uuid: str, state: State, client: Caller) -> JSONRespo
     try:
         item = await cancel_task(state, task_uuid, client)
     except TaskError as e:
+        state.count_error(e)
         return failure([to_error_object(e)])
     return JSONResponse({"data": [item]})

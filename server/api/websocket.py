@@ -164,7 +164,9 @@ class Connection:
             owner = self._state.keys.check(key if isinstance(key, str) else None)
         except TaskError as e:
             # This code alone, also for no key: JS clients reconnect for ever on any other.
-            error = to_error_object(replace(e, code="invalidApiKey"))
+            refusal = replace(e, code="invalidApiKey")
+            self._state.count_error(refusal)
+            error = to_error_object(refusal)
             # Here alone `error` stands beside `errors`: one client waits 15 s without it.
             await try_send(self._socket, {"errors": [error], "error": error})
             return
@@ -200,7 +202,9 @@ class Connection:
         limit = self._state.settings.server.max_connections_per_key
         self.is_refused = True
         message = f"This key has {limit} connections, which is its limit; try again later."
-        error = to_error_object(TaskError("rateLimitExceeded", message))
+        refusal = TaskError("rateLimitExceeded", message)
+        self._state.count_error(refusal)
+        error = to_error_object(refusal)
         error["taskType"] = "authentication"
         await try_send(self._socket, {"errors": [error], "error": error})
 
@@ -219,7 +223,9 @@ class Connection:
             async for items in run_task(self._state, body, caller):
                 await session.send({"data": items})
         except TaskError as e:
+            self._state.count_error(e)
             await session.send({"errors": [to_error_object(e, body)]})
 
     async def _send_error(self, error: TaskError, body: object) -> None:
+        self._state.count_error(error)
         await try_send(self._socket, {"errors": [to_error_object(error, body)]})

@@ -123,7 +123,7 @@ def build_application(settings: Settings) -> Application:
     settings = settings.for_cluster()
 
     def build_ingress() -> FastAPI:
-        configure_process()
+        configure_process(settings.logging.level, settings.logging.format)
         check_imports()
         return create_app(
             settings, ClusterEngine(serve.get_deployment_handle(ENGINES, APPLICATION))

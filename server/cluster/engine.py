@@ -18,7 +18,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from server.engine.messages import Job, JobCancelled, JobEnd, JobEvent, JobFailed, JobImage
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,11 @@ class ClusterEngine:
     @property
     def status(self) -> EngineStatus:
         return self._status
+
+    @property
+    def figures(self) -> EngineFigures:
+        """None: each replica is a process elsewhere."""
+        return EngineFigures()
 
     async def start(self) -> None:
         """Begin to watch the replicas; they were started by Ray Serve."""

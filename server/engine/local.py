@@ -26,12 +26,14 @@ from server.engine.messages import (
     ShowPreviews,
     WorkerEvent,
     WorkerFailed,
+    WorkerMemory,
     WorkerReady,
 )
 from server.engine.process_memory import tree_bytes
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 from server.engine.restarts import MAX_FAILED_STARTS, RestartPolicy, StallWatch
 from server.engine.worker_process import WorkerProcess
+from server.settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +71,19 @@ class LocalEngine:
     """Implements `server.engine.protocol.Engine` with a child process."""
 
     def __init__(
-        self, settings: PipelineSettings, on_failed: Callable[[str], None] = lambda message: None
+        self,
+        settings: PipelineSettings,
+        on_failed: Callable[[str], None] = lambda message: None,
+        logging_settings: LoggingSettings | None = None,
     ) -> None:
         """`on_failed` is called once, with the reason, if no worker can ever generate."""
         self._settings = settings
         self._on_failed = on_failed
+        self._logging = logging_settings or LoggingSettings()
         self._running: dict[str, _Running] = {}
         self._worker: WorkerProcess | None = None
         self._status = EngineStatus(is_ready=False, description="the worker has not been started")
+        self._figures = EngineFigures()
         self._failure: tuple[str, str] | None = None  # code and message, once there is no hope
         self._is_stopping = False
         self._policy = RestartPolicy()
@@ -88,6 +95,10 @@ class LocalEngine:
     def status(self) -> EngineStatus:
         pid = self.worker_pid
         return replace(self._status, memory_bytes=None if pid is None else tree_bytes(pid))
+
+    @property
+    def figures(self) -> EngineFigures:
+        return self._figures
 
     @property
     def worker_pid(self) -> int | None:
@@ -171,7 +182,7 @@ class LocalEngine:
 
     async def _start_worker(self) -> None:
         self._status = EngineStatus(is_ready=False, description="the worker is loading")
-        self._worker = WorkerProcess(self._settings, self._on_event, self._on_death)
+        self._worker = WorkerProcess(self._settings, self._on_event, self._on_death, self._logging)
         await self._worker.start()
 
     async def _restart_worker(self, delay_s: float) -> None:
@@ -201,6 +212,8 @@ class LocalEngine:
                     self._background.spawn(self._send_job(running))
         elif isinstance(event, WorkerFailed):
             self._give_up(event.code, event.message)  # the same files would fail the same way
+        elif isinstance(event, WorkerMemory):
+            self._figures = replace(self._figures, memory=event.readings)
         elif event.job_id in self._running:
             self._running[event.job_id].pass_on(event)
 
@@ -210,6 +223,7 @@ class LocalEngine:
         was_ready = any(running.is_started for running in self._running.values())
         was_ready |= self._status.is_ready
         self._stall.forget()
+        self._figures = EngineFigures(self._figures.num_deaths + 1)
         delay_s = self._policy.note_death(time.monotonic(), was_ready=was_ready)
         self._take_back_jobs()
         if delay_s is None:

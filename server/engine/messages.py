@@ -1,6 +1,7 @@
 """Messages between server and worker: jobs and control one way, events the other."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.request import Diagnostics, ImageFormat, ImageRequest
 
@@ -51,6 +52,22 @@ class WorkerFailed:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReading:
+    """Bytes of one device; `kind` says which of them."""
+
+    device: str
+    kind: Literal["allocated", "reserved", "peak", "total"]
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerMemory:
+    """The memory of the worker's devices, as torch counts it."""
+
+    readings: tuple[MemoryReading, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,4 +159,4 @@ JobEnd = JobDone | JobFailed | JobCancelled
 JobProgress = JobQueued | JobStarted | JobText | JobPrefilled | JobStep
 JobEvent = JobProgress | JobImage | JobEnd
 Control = Cancel | ShowPreviews
-WorkerEvent = WorkerReady | WorkerFailed | JobEvent
+WorkerEvent = WorkerReady | WorkerFailed | WorkerMemory | JobEvent

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.engine.messages import Job, JobEvent
+from server.engine.messages import Job, JobEvent, MemoryReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,17 @@ class EngineStatus:
     is_ready: bool
     description: str
     memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """What an engine measures of its worker: deaths since it was started, and memory.
+
+    An engine whose workers lie elsewhere has none of them.
+    """
+
+    num_deaths: int = 0
+    memory: tuple[MemoryReading, ...] = ()
 
 
 class Engine(Protocol):
@@ -44,3 +55,6 @@ class Engine(Protocol):
 
     @property
     def status(self) -> EngineStatus: ...
+
+    @property
+    def figures(self) -> EngineFigures: ...

@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pipeline.settings import PipelineSettings
 from server.engine.messages import Control, Job, WorkerEvent
 from server.process import configure_process, ignore_stop_signals, stop_signals_blocked
+from server.settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class WorkerProcess:
         settings: PipelineSettings,
         on_event: Callable[[WorkerEvent], None],
         on_death: Callable[["WorkerProcess"], None],
+        logging_settings: LoggingSettings,
     ) -> None:
         """Both functions are called in the event loop; the second once, at the end."""
         self._on_event, self._on_death = on_event, on_death
@@ -42,7 +44,9 @@ class WorkerProcess:
         self._control, their_control = context.Pipe()
         self._theirs = (their_jobs, their_control)
         self._process: BaseProcess = context.Process(
-            target=_run_worker, args=(*self._theirs, settings), name="hyimage-worker"
+            target=_run_worker,
+            args=(*self._theirs, settings, logging_settings),
+            name="hyimage-worker",
         )
         self._reader = threading.Thread(target=self._read, name="worker-read", daemon=True)
         self._starting: asyncio.Future[None] | None = None
@@ -107,10 +111,15 @@ class WorkerProcess:
             log.debug("the event loop is closed; the worker's last events are lost")
 
 
-def _run_worker(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
+def _run_worker(
+    jobs: Connection,
+    control: Connection,
+    settings: PipelineSettings,
+    logging_settings: LoggingSettings,
+) -> None:
     """Run in the child: torch is imported there and nowhere else, hence by name."""
     ignore_stop_signals()
-    configure_process()
+    configure_process(logging_settings.level, logging_settings.format)
     importlib.import_module("server.worker.main").run(jobs, control, settings)
 
 

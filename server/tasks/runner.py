@@ -33,6 +33,7 @@ from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.keys import Keys
+from server.tasks.meter import TaskMeter
 from server.tasks.results import result_item, upload_failure
 from server.tasks.running import RunningTask, RunningTasks
 from server.tasks.store import TaskStore
@@ -111,10 +112,11 @@ class TaskRunner:
         row = stored.row
         request_id.set(row.request_id or "-")
         running = self.running[row.task_uuid]
+        meter = TaskMeter(row, self._services.metrics, running.seconds)
         failure: TaskError | None = TaskError("internalServerError", "The task was cut short.")
         try:
             try:
-                failure = await self._generate(running, stored)
+                failure = await self._generate(running, stored, meter)
             except TaskError as e:
                 failure = e
             except Exception:  # one task's failure must not leave it without an end
@@ -124,13 +126,16 @@ class TaskRunner:
                 )
             if self._stopping.is_set() and failure is not None:
                 return  # it stays in the store for the next start
-            failure = await self._end(row, failure)
+            failure = await self._end(row, failure, meter)
+            meter.log_end(failure)
         finally:
             running.publish(failure)
             running.log.end(row.request, failure)
             self.running.forget(row.task_uuid)
 
-    async def _generate(self, running: RunningTask, stored: StoredTask) -> TaskError | None:
+    async def _generate(
+        self, running: RunningTask, stored: StoredTask, meter: TaskMeter
+    ) -> TaskError | None:
         """Generate and store the missing images; return the failure, or None."""
         task = AcceptedTask.from_row(stored.row, self._checkpoint.default_steps)
         kept = list(stored.images)
@@ -144,9 +149,10 @@ class TaskRunner:
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
         async for event in self._services.engine.submit(job):
+            meter.note(event)
             match event:
                 case JobImage():
-                    row = await self._keep(task, positions[event.image], event)
+                    row = await self._keep(task, positions[event.image], event, meter)
                     kept.append(row)
                     running.note_image(row, event, self.running.estimates)
                 case JobFailed():
@@ -157,25 +163,29 @@ class TaskRunner:
                     return upload_failure(kept)
                 case JobQueued() | JobStarted() | JobText() | JobPrefilled() | JobStep():
                     running.note_progress(event, positions, self.running.estimates)
-                    self._services.metrics.steps.inc(isinstance(event, JobStep))
                 case _:
                     assert_never(event)
         return TaskError("inferenceError", "The engine left the task without an end.")
 
-    async def _keep(self, task: AcceptedTask, position: int, done: JobImage) -> ImageRow:
+    async def _keep(
+        self, task: AcceptedTask, position: int, done: JobImage, meter: TaskMeter
+    ) -> ImageRow:
         """Store an image, upload it where its task requested, and store the webhook call."""
         services, parameters = self._services, task.parameters
         name = f"{task.image_uuids[position]}.{parameters.outputFormat.lower()}"
-        await services.images.save(name, done.encoded)
+        with meter.stage("store"):
+            await services.images.save(name, done.encoded)
         upload_fault: str | None = None
         if parameters.uploadEndpoint is not None:
             try:
-                await services.uploader.upload(parameters.uploadEndpoint, name, done.encoded)
+                with meter.stage("upload"):
+                    await services.uploader.upload(parameters.uploadEndpoint, name, done.encoded)
             except TaskError as e:  # the image is there, and the others are generated
                 upload_fault = e.message
         is_nsfw = None
         if parameters.is_checked:
-            is_nsfw = await services.safety.is_nsfw(done.encoded)
+            with meter.stage("check"):
+                is_nsfw = await services.safety.is_nsfw(done.encoded)
         image = ImageRow(
             image_uuid=task.image_uuids[position],
             task_uuid=task.task_uuid,
@@ -195,10 +205,11 @@ class TaskRunner:
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
         cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
-        await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
+        with meter.stage("store"):
+            await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
         if webhook is not None:
             services.webhooks.wake()
-        services.metrics.images.inc()
+        meter.note_stored(done)
         return image
 
     def _diagnostics(self, task: AcceptedTask, done: JobImage) -> dict[str, Any] | None:
@@ -209,17 +220,18 @@ class TaskRunner:
         )
         return diagnostics_object(done.diagnostics, warnings)
 
-    async def _end(self, row: TaskRow, failure: TaskError | None) -> TaskError | None:
+    async def _end(
+        self, row: TaskRow, failure: TaskError | None, meter: TaskMeter
+    ) -> TaskError | None:
         """Store the end of a task; return what its followers receive.
 
         If the store cannot be reached, the end is stored as soon as it can: otherwise the task
         would stay running for ever, for pollers and for other servers.
         """
-        self._services.metrics.tasks.labels("success" if failure is None else failure.code).inc()
-        if failure is None:
-            self._services.metrics.task_seconds.observe(time.time() - row.created_at)
+        meter.note_end(failure)
         try:
-            await self._store_end(row, failure)
+            with meter.stage("store"):
+                await self._store_end(row, failure)
         except TaskError as e:  # the store has logged why
             later = e
         except Exception:  # whatever it is, the task must not stay without an end

@@ -21,6 +21,7 @@ from server.engine.messages import (
 from server.runware.errors import TaskError
 from server.tasks.estimates import Estimates, Mode, Work, finish_times
 from server.tasks.events import EventLog
+from server.tasks.meter import Seconds
 from server.tasks.tables import ImageRow, TaskRow
 
 MAX_ENDED = 256  # logs of ended tasks that are kept, for clients that continue
@@ -42,6 +43,7 @@ Outcome = FinishedImage | TaskError | None
 class RunningTask:
     """A task that this process generates. `progress` in percent, `texts` by image position.
 
+    `seconds` by stage are those of its meter.
     `position` is its place in the worker's queue, 0 once it runs.
     """
 
@@ -54,6 +56,7 @@ class RunningTask:
     position: int | None = None
     is_cancelled: bool = False
     texts: dict[int, str] = field(default_factory=dict)
+    seconds: Seconds = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
     followers: list["asyncio.Queue[Outcome]"] = field(default_factory=list)
 
@@ -132,6 +135,15 @@ class RunningTask:
         return estimates.work(self.request, self.num_images, self.num_steps_done)
 
 
+@dataclass(frozen=True, slots=True)
+class TaskCounts:
+    """Tasks that wait, tasks that are generated, and the images that both will have."""
+
+    num_waiting: int
+    num_started: int
+    num_images: int
+
+
 class RunningTasks(dict[str, RunningTask]):
     """The running tasks by UUID, and the logs of those that ended last."""
 
@@ -145,6 +157,12 @@ class RunningTasks(dict[str, RunningTask]):
         """Return the log of a task that runs here, or did lately."""
         running = self.get(task_uuid)
         return self._ended.get(task_uuid) if running is None else running.log
+
+    def count(self) -> TaskCounts:
+        """Return how many tasks wait and are generated, and the images of both."""
+        num_started = sum(task.has_started for task in self.values())
+        num_images = sum(task.num_images for task in self.values())
+        return TaskCounts(len(self) - num_started, num_started, num_images)
 
     def forget(self, task_uuid: str) -> None:
         """Forget a task that has ended, but keep its log for a while."""

@@ -15,7 +15,7 @@ from typing import Any
 from model.resolution import Size
 from pipeline.checkpoint_info import CheckpointInfo
 from server.background import Background
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 from server.process import request_id
 from server.runware.envelope import EstimateItem, ResultItem
 from server.runware.errors import TaskError
@@ -88,6 +88,11 @@ class TaskService:
         if self._is_draining:
             return EngineStatus(is_ready=False, description="the server is stopping")
         return self._services.engine.status
+
+    @property
+    def figures(self) -> EngineFigures:
+        """What the engine measures of its worker."""
+        return self._services.engine.figures
 
     @property
     def running(self) -> RunningTasks:

@@ -7,15 +7,17 @@ API's largest seed lies beyond a signed 64-bit integer.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.metrics import Metrics
 from server.runware.envelope import ErrorObject
 from server.runware.errors import TaskError
 from server.settings import Durability, SettingsError
@@ -56,7 +58,9 @@ class TaskStore:
     Every call raises a TaskError if the database does not work.
     """
 
-    def __init__(self, url: str, durability: Durability = "power") -> None:
+    def __init__(
+        self, url: str, durability: Durability = "power", metrics: Metrics | None = None
+    ) -> None:
         """Connect to the database and bring its schema up to date.
 
         Raises:
@@ -72,6 +76,7 @@ class TaskStore:
                 f"tasks.database_url ({shown}://...) cannot be used: {reason}; "
                 "write sqlite:///FILE or postgresql+psycopg://USER@HOST/DATABASE"
             ) from None
+        self._metrics = metrics or Metrics()
         self._writer = Writer(self._engine)
         # Not asyncio's default pool, whose threads may all wait for S3 or check contents.
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="store-read")
@@ -259,21 +264,34 @@ class TaskStore:
         change = sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
         await self._write(lambda connection: connection.execute(change).rowcount)
 
+    async def count_webhooks(self) -> int:
+        """Return how many calls are not made yet, due or not."""
+        count = sa.select(sa.func.count()).select_from(WEBHOOKS)
+        return await self._read(lambda connection: connection.scalar(count) or 0)
+
     async def _read(self, operation: Callable[[Connection], Result]) -> Result:
         def read() -> Result:
             with self._engine.connect() as connection:
                 return operation(connection)
 
-        try:
+        with self._measured("read"):
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
-        except SQLAlchemyError as e:
-            raise _unreachable(e) from None
 
     async def _write(self, operation: Callable[[Connection], Result]) -> Result:
-        try:
+        with self._measured("write"):
             return await self._writer.run(operation)
+
+    @contextmanager
+    def _measured(self, operation: Literal["read", "write"]) -> Iterator[None]:
+        """Time a call; turn the database's own error into one for clients."""
+        started = time.monotonic()
+        try:
+            yield
         except SQLAlchemyError as e:
+            self._metrics.store_faults.labels(operation).inc()
             raise _unreachable(e) from None
+        finally:
+            self._metrics.store_seconds.labels(operation).observe(time.monotonic() - started)
 
 
 def _unreachable(error: SQLAlchemyError) -> TaskError:

@@ -13,12 +13,15 @@ from typing import Any, Literal
 
 from server.delivery.backoff import backoff_s
 from server.delivery.egress import Egress, EgressError, OutgoingRequest
+from server.metrics import Metrics
 from server.runware.errors import TaskError
 from server.settings import EgressSettings
 from server.tasks.store import TaskStore
 from server.tasks.tables import DueWebhook, Webhook
 
 log = logging.getLogger(__name__)
+
+Outcome = Literal["answered", "failed"]
 
 BATCH = 16
 # How often calls are looked for that another server, or an earlier process, left.
@@ -31,9 +34,16 @@ class WebhookSender:
     """Sends the webhook calls that are due; one instance per server process."""
 
     def __init__(
-        self, settings: EgressSettings, store: TaskStore, egress: Egress, *, is_shared: bool = False
+        self,
+        settings: EgressSettings,
+        store: TaskStore,
+        egress: Egress,
+        metrics: Metrics | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._is_shared = is_shared
         self._store = store
         self._egress = egress
@@ -104,14 +114,17 @@ class WebhookSender:
             until = time.time() + CLAIM_TIMEOUTS * self._settings.webhook_timeout_s
             if not await self._store.claim_webhook(row, until):
                 return
+        started = time.monotonic()
         try:
             await self._egress.send(_to_request(row), self._settings.webhook_timeout_s)
         except EgressError as e:
+            self._note_try("failed", started)
             num_tries = row.num_tries + 1
             if num_tries >= self._settings.webhook_tries or not e.is_worth_retrying:
                 log.error(
                     "webhook of task %s given up after %d tries: %s", row.task_uuid, num_tries, e
                 )
+                self._metrics.webhooks_given_up.inc()
                 await self._store.drop_webhook(row.id)
                 return
             delay_s = backoff_s(num_tries)
@@ -121,7 +134,12 @@ class WebhookSender:
             await self._store.delay_webhook(row.id, num_tries, time.time() + delay_s)
             asyncio.get_running_loop().call_later(delay_s, self.wake)
         else:
+            self._note_try("answered", started)
             await self._store.drop_webhook(row.id)
+
+    def _note_try(self, outcome: Outcome, started: float) -> None:
+        self._metrics.webhook_tries.labels(outcome).inc()
+        self._metrics.stage_seconds.labels("webhook").observe(time.monotonic() - started)
 
 
 def _to_request(row: DueWebhook) -> OutgoingRequest:

@@ -36,6 +36,7 @@ from server.process import request_id
 from server.worker.event_sender import EventSender
 from server.worker.fair_queue import FairQueue
 from server.worker.memory import MemoryBudget
+from server.worker.memory_report import MemoryReporter
 from server.worker.pacing import Pacer
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class StepScheduler:
         self._followers = followers
         self._run = run
         self._pacer = Pacer(self._devices)
+        self._memory = MemoryReporter(self._devices)
         self._queue = FairQueue(job_cost)
         self._active: deque[_Active] = deque()
         self._positions: dict[str, int] = {}
@@ -86,6 +88,7 @@ class StepScheduler:
         Raises:
             EOFError: the server closed its end of a pipe.
         """
+        self._report_memory()
         while True:
             self._receive()
             self._start_jobs()
@@ -181,11 +184,16 @@ class StepScheduler:
                 self._end(JobDone(job_id=job.job_id))
                 return
             self._events.send_event(job, event, time.perf_counter() - started)
+            self._report_memory()
             self._active.append(active)
             return
         # Outside of the handler: its traceback would hold the job's tensors.
         active.events.close()
         self._free_and_retry(job)
+
+    def _report_memory(self) -> None:
+        if (memory := self._memory.read_if_due()) is not None:
+            self._events.send(memory)
 
     def _fail(self, job: Job) -> None:
         """End a job that met a bug."""

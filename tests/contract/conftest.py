@@ -24,7 +24,7 @@ from server.engine.messages import (
     JobImage,
     JobStep,
 )
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 from server.settings import Settings, load_settings
 from server.tasks.service import TaskService
 from tests.waiting import until
@@ -124,6 +124,7 @@ class FakeEngine:
         self.previewed: set[str] = set()
         self.story: Callable[[Job], list[JobEvent]] | None = None
         self.status = EngineStatus(is_ready=True, description="fake")
+        self.figures = EngineFigures()
 
     async def start(self) -> None:
         self.is_stopped = False

@@ -1,15 +1,16 @@
 """Log lines: each carries the id of the request that it is about."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi.testclient import TestClient
 
 from server.app import create_app
+from server.logs import Fields
 from server.process import add_request_id
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, make_task, tasks_of
+from tests.contract.conftest import FakeEngine, ask, make_task, tasks_of
 from tests.waiting import wait_until
 
 ID = {"X-Request-ID": "request-1"}
@@ -69,6 +70,76 @@ def test_a_task_from_before_a_restart_keeps_the_id_of_its_request(
     with TestClient(create_app(settings, second)) as client:
         wait_until(lambda: not tasks_of(client).num_running_tasks)
     assert ids_of(lines, f"task {task['taskUUID']} failed") == ["request-1"]
+
+
+def fields_of(lines: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
+    """Return the fields of the lines about an event."""
+    found = [line.msg for line in lines.records if isinstance(line.msg, Fields)]
+    return [dict(fields.values) for fields in found if fields.event == event]
+
+
+def test_a_task_that_ended_has_one_line_with_its_figures(
+    client: TestClient, lines: pytest.LogCaptureFixture
+) -> None:
+    task = make_task(numberResults=2, width=1344, height=704)
+    client.post("/v1", json=[task], headers=ID)
+    [fields] = fields_of(lines, "task")
+    seconds = {name: fields.pop(name) for name in list(fields) if name.endswith("_s")}
+    assert fields == {
+        "uuid": task["taskUUID"], "key": "anybody", "outcome": "success", "size": "1344x704",
+        "images": 2, "steps": 2, "reused": 0,
+    }  # fmt: skip
+    assert list(seconds) == ["total_s", "step_s", "decode_s", "encode_s", "store_s"]
+    assert ids_of(lines, "task uuid=") == ["request-1"]
+
+
+def test_a_task_that_failed_has_its_code_and_the_size_that_was_requested(
+    client: TestClient, engine: FakeEngine, lines: pytest.LogCaptureFixture
+) -> None:
+    engine.failure = ("inferenceError", "died")
+    client.post("/v1", json=[make_task(width=1344, height=704)])
+    [fields] = fields_of(lines, "task")
+    assert (fields["outcome"], fields["size"], fields["images"]) == (
+        "inferenceError", "1344x704", 0,
+    )  # fmt: skip
+
+
+def test_a_task_that_stays_for_the_next_start_has_no_line_yet(
+    settings: Settings, engine: FakeEngine, lines: pytest.LogCaptureFixture
+) -> None:
+    engine.is_held = True
+    with TestClient(create_app(settings, engine)) as client:
+        client.post("/v1", json=[make_task(deliveryMethod="async")])
+    assert fields_of(lines, "task") == []
+
+
+def test_no_line_holds_a_prompt_a_key_or_a_url_of_a_client(
+    settings: Settings, new_client: Callable[..., TestClient], lines: pytest.LogCaptureFixture
+) -> None:
+    lines.set_level(logging.DEBUG)
+    engine, key = FakeEngine(), "key-that-is-secret"
+    client = new_client(settings, engine, [key])
+    headers = {"Authorization": f"Bearer {key}"}
+    secrets = {
+        "positivePrompt": "a fox nobody may see",
+        "negativePrompt": "what nobody may see",
+        "uploadEndpoint": "http://127.0.0.1:9/put?signature=hidden",
+    }
+    client.post("/v1", json=[make_task(**secrets)], headers=headers)
+    client.post("/v1", json=[make_task(positivePrompt=secrets["positivePrompt"])], headers=headers)
+    engine.fault = KeyError("a bug")
+    client.post("/v1", json=[make_task(positivePrompt=secrets["positivePrompt"])], headers=headers)
+    client.post("/v1", json=[make_task()], headers={"Authorization": "Bearer key-that-is-secret2"})
+    body = {"prompt": secrets["positivePrompt"]}
+    client.post("/v1/images/generations", json=body, headers=headers)
+    with client.websocket_connect("/v1") as socket:
+        ask(socket, {"taskType": "authentication", "apiKey": key})
+        ask(socket, make_task(positivePrompt=secrets["positivePrompt"]))
+    ours = [line for line in lines.records if not line.name.startswith(("httpx", "httpcore"))]
+    text = "\n".join(map(logging.Formatter().format, ours))
+    assert "a bug" in text
+    assert [word for word in ("nobody may see", key, "hidden") if word in text] == []
+    assert fields_of(lines, "task")[0]["key"] == "environment-0"
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])

@@ -93,7 +93,7 @@ def test_a_task_waits_in_the_queue_is_cancelled_and_the_server_stops_drawing_it(
 
 
 def test_a_reload_while_an_image_is_drawn_loses_nothing(page: Page) -> None:
-    draw(page, "a robot at night", steps=30)
+    draw(page, "a robot at night", steps=16)
     expect(page.locator(".hud-text")).to_contain_text("Step ", timeout=DRAWN_MS)
     page.reload()
     finished(page)

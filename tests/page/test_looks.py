@@ -105,7 +105,11 @@ def show_open_form(page: Page) -> None:
 def show_drawing(page: Page) -> None:
     page.reload()
     page.wait_for_selector("html[data-loaded]")
-    draw(page, "a robot above a yellow star at night", steps=40, shape="1280x768")
+    for prompt in ("a slice of pizza in the desert", "a rocket above a red heart at night"):
+        draw(page, prompt, steps=6)
+        finished(page)
+        expect(page.locator(".caption")).to_have_text(prompt)
+    draw(page, "a red car to the left of a panda in the snow", steps=24, shape="1280x768")
     expect(page.locator(".hud-text")).to_contain_text("Step 1", timeout=DRAWN_MS)  # or 10 to 19
     expect(page.locator(".layer.preview")).to_have_count(1)
     page.locator(".stage").evaluate("stage => stage.scrollIntoView({block: 'start'})")

@@ -171,6 +171,7 @@ def test_a_job_that_kills_its_worker_twice_ends_in_one_error(
                 events.append(event)
                 if isinstance(event, JobStep) and event.step == 2:
                     os.kill(worker_pid(engine), signal.SIGKILL)
+            assert engine.figures.num_deaths == 2
             return events
 
     ends = [e for e in asyncio.run(scenario()) if isinstance(e, JobEnd)]

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from server.app import create_app
 from server.engine.messages import Job, JobDone, JobEvent, JobImage
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures, EngineStatus
 from server.runware.schemas import ImageInference
 from server.settings import ImageSettings, Settings, TaskSettings
 
@@ -43,6 +43,7 @@ class StubEngine:
     """Generates nothing: every image is the same few bytes."""
 
     status = EngineStatus(is_ready=True, description="stub")
+    figures = EngineFigures()
 
     async def start(self) -> None:
         """Nothing to start."""

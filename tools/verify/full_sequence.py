@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import AttentionGroup, LayerKV
+from model.image_input import EmbeddedImage
 from model.rope import build_rotary_table
 from model.sequence import ImageSequence, grid_positions, sequence_spans
 from model.transformer import HunyuanImage
@@ -18,15 +19,18 @@ from model.transformer import HunyuanImage
 
 @torch.inference_mode()
 def trace_full_sequence(
-    transformer: HunyuanImage, rows: Sequence[ImageSequence], step_BSD: Tensor
+    transformer: HunyuanImage,
+    rows: Sequence[ImageSequence],
+    step_BSD: Tensor,
+    images: Sequence[EmbeddedImage] = (),
 ) -> dict[str, Tensor]:
     """Return what the recordings name, for rows of equal length.
 
     `step_BSD` holds the [<timestep>, image] embeddings of step 0. `layer*` values are those of the
-    first row, the others of all rows.
+    first row, the others of all rows. `images` are the input images of every row.
     """
     traced: dict[str, Tensor] = {}
-    x_BSD = torch.cat([_embed(transformer, row, step_BSD[i]) for i, row in enumerate(rows)])
+    x_BSD = torch.cat([_embed(transformer, row, step_BSD[i], images) for i, row in enumerate(rows)])
     traced["inputs_embeds_step0"] = x_BSD
     new_kv: list[list[LayerKV]] = [[] for _ in rows]
     config = transformer.config
@@ -60,8 +64,15 @@ def trace_full_sequence(
     return traced
 
 
-def _embed(transformer: HunyuanImage, row: ImageSequence, step_SD: Tensor) -> Tensor:
+def _embed(
+    transformer: HunyuanImage,
+    row: ImageSequence,
+    step_SD: Tensor,
+    images: Sequence[EmbeddedImage],
+) -> Tensor:
     x_1SD = transformer.embed_ids(row.ids)
+    for image in images:
+        image.place(x_1SD, 0)
     x_1SD[0, row.prefix_length : row.image_stop] = step_SD
     return x_1SD
 

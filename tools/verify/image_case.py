@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from cache.protocol import Evaluation, RunFirstBlock, RunRemainingBlocks, StepContext
+from model.image_input import EmbeddedImage
+from model.kv_cache import PromptKVCache
 from model.mesh import SINGLE
 from model.resolution import Size
 from model.rope import build_rotary_table
@@ -37,7 +39,7 @@ from tools.verify.full_sequence import trace_full_sequence
 from tools.verify.recording import Recording
 from tools.verify.sizes import parse_reference_size
 
-_INPUTS = {"latents_init"}
+_INPUT = re.compile(r"latents_init|vae_noise_\d")
 _STEP = re.compile(r"(pred|latents|inputs_embeds|backbone_out)_step(\d+)")
 
 
@@ -74,7 +76,7 @@ class ImageCase:
         for name, recorded in self._recorded.items():
             if name not in tolerances:
                 yield from left_out(group, [f"{name} (not in the manifest)"])
-            elif name in _INPUTS:
+            elif _INPUT.fullmatch(name):
                 shape = "x".join(map(str, recorded.shape))
                 yield Check(group, name, shape, None, "", is_ok=True, note="input")
             elif (ours := self._ours(name, recorded)) is None:
@@ -102,24 +104,35 @@ class ImageCase:
     @cached_property
     def _rows(self) -> list[ImageSequence]:
         """Return [conditional x B; unconditional x B], each of its own length."""
-        config = self._pipeline.transformer.config
-        template = Template(
+        pipeline = replace(self._pipeline, template=self._template)
+        pairs = [
+            pipeline.guidance_rows(self._prompt(index), None, self._size)
+            for index in range(len(self._prompts))
+        ]
+        return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+
+    @cached_property
+    def _template(self) -> Template:
+        return Template(
             self._pipeline.tokenizer,
             self._case.get("template", "pretrain"),
-            config.image_base_size,
+            self._pipeline.transformer.config.image_base_size,
             parse_control=True,
         )
-        pipeline = replace(self._pipeline, template=template)
-        pairs = []
-        for index, text in enumerate(self._prompts):
-            prompt = Prompt(
-                text=text,
-                system_prompt=_pick(self._case.get("system_prompt"), index),
-                cot_text=_pick(self._case.get("cot_text"), index),
-                drop_think=bool(self._case.get("drop_think", False)),
-            )
-            pairs.append(pipeline.guidance_rows(prompt, None, self._size))
-        return [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+
+    def _prompt(self, index: int) -> Prompt:
+        return Prompt(
+            text=self._prompts[index],
+            images=tuple(image.block.grid for image in self._images),
+            system_prompt=_pick(self._case.get("system_prompt"), index),
+            cot_text=_pick(self._case.get("cot_text"), index),
+            drop_think=bool(self._case.get("drop_think", False)),
+        )
+
+    @property
+    def _images(self) -> Sequence[EmbeddedImage]:
+        """Return the input images; a case of text has none."""
+        return ()
 
     @cached_property
     def _padded_rows(self) -> list[ImageSequence]:
@@ -151,6 +164,7 @@ class ImageCase:
                 Trajectory(solver, noise_BCYX[i : i + 1]),
                 float(self._case["guidance"]),
                 probes[i],
+                PromptKVCache(transformer, self._images),
             )
             for i in range(count)
         ]
@@ -172,7 +186,7 @@ class ImageCase:
     def _full(self) -> dict[str, Tensor]:
         rows = self._padded_rows if self._has_guidance else self._padded_rows[: len(self._prompts)]
         _, _, probe = self._run
-        return trace_full_sequence(self._pipeline.transformer, rows, probe.inputs[0])
+        return trace_full_sequence(self._pipeline.transformer, rows, probe.inputs[0], self._images)
 
     @cached_property
     def _rgb(self) -> Tensor:
@@ -185,7 +199,7 @@ class ImageCase:
         if match := _STEP.fullmatch(name):
             return self._step_tensor(match[1], int(match[2]), recorded)
         if name.startswith("layer"):
-            traced = self._full.get(name)
+            traced = self._full.get(name.removesuffix("_step0"))
             return None if traced is None else traced[: recorded.shape[0]]
         if name == "vae_in":
             return self._pipeline.transformer.vae.unscale(self._run[1][-1]).unsqueeze(2)
@@ -213,7 +227,7 @@ class ImageCase:
         length = len(rows[0].ids)
         if name == "token_ids":
             return torch.tensor([row.ids for row in rows])
-        if name == "image_mask":
+        if name in ("image_mask", "gen_image_mask"):
             image = self._pipeline.tokenizer.control_id("<img>")
             ids_BS = torch.tensor([row.ids for row in rows])
             positions_S = torch.arange(length)
@@ -221,13 +235,15 @@ class ImageCase:
                 [(positions_S >= r.image_start) & (positions_S < r.image_stop) for r in rows]
             )
             return inside_BS & (ids_BS == image)
-        if name == "timestep_index":
+        if name in ("timestep_index", "gen_timestep_index"):
             return torch.tensor([[row.prefix_length] for row in rows])
         if name == "position_ids_step1":
             return torch.tensor([list(row.step_indices) for row in rows])
-        if name in ("attn_mask", "attn_mask_rowsum"):
+        if name in ("attn_mask", "attn_mask_rowsum", "attn_mask_colsum"):
             masks_BSS = torch.stack([visibility_mask(sequence_spans(row), length) for row in rows])
-            return masks_BSS.unsqueeze(1) if name == "attn_mask" else masks_BSS.sum(-1)
+            if name == "attn_mask":
+                return masks_BSS.unsqueeze(1)
+            return masks_BSS.sum(-1 if name == "attn_mask_rowsum" else -2)
         if name == "attn_mask_step1_rowsum":
             return torch.stack([_visible_in_step(row) for row in rows])
         if name in ("rope_cos", "rope_sin"):

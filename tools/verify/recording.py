@@ -39,6 +39,11 @@ class Recording:
     def has(self, file_name: str) -> bool:
         return (self.folder / file_name).is_file()
 
+    def inner(self) -> list["Recording"]:
+        """Return the recordings in folders of this one, each of which is a group of it."""
+        paths = sorted(self.folder.glob("*/manifest.json"))
+        return [Recording(path.parent) for path in paths]
+
     def tolerances(self, file_name: str) -> dict[str, Any]:
         """Return tensor name -> tolerance for every tensor the manifest promises in a file."""
         tensors: dict[str, dict[str, Any]] = self.manifest["tensors"]
