@@ -91,6 +91,7 @@ class Page {
   #select(entry) {
     this.#selectedId = entry?.id ?? null;
     this.stage.show(entry);
+    showTitle(entry);
     this.#showTiles();
   }
 
@@ -111,8 +112,10 @@ class Page {
       return;
     }
     this.#moveOn(entry);
-    if (entry.id === this.#selectedId) this.stage.show(entry);
-    announceState(entry, entry.id === this.#selectedId);
+    if (entry.id !== this.#selectedId) return;
+    this.stage.show(entry);
+    showTitle(entry);
+    announceState(entry);
   }
 
   /** Of several images of a task, keep the one in sight that is being generated. */
@@ -170,9 +173,14 @@ function isComparable(first, second) {
 
 const announced = new Map();
 
+/** Show the share that is done in the tab's title, for those who look at another tab meanwhile. */
+function showTitle(entry) {
+  const isDrawn = entry && isOpen(entry) && entry.numSteps;
+  document.title = isDrawn ? `${Math.round((100 * entry.step) / entry.numSteps)} % · hyimage` : "hyimage";
+}
+
 /** Announce the quarters of a generation and its end, not every step. */
-function announceState(entry, isSelected) {
-  if (!isSelected) return;
+function announceState(entry) {
   const quarter = entry.numSteps ? Math.floor((4 * entry.step) / entry.numSteps) : 0;
   const texts = {
     queued: entry.position ? `Queued, position ${entry.position}` : "Queued",
@@ -214,6 +222,10 @@ await page.start();
 document.documentElement.dataset.loaded = "true";
 
 // The server may start, stop and start again while the page is open.
-setInterval(async () => {
-  if (!document.hidden) showServed(await connect(api));
-}, 10 * RETRY_MS);
+for (let { ready } = config; ; ) {
+  await new Promise((resolve) => setTimeout(resolve, ready ? 10 * RETRY_MS : RETRY_MS));
+  if (document.hidden) continue;
+  const latest = await connect(api);
+  showServed(latest);
+  ready = latest.ready;
+}
