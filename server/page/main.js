@@ -39,7 +39,9 @@ class Page {
     this.stage = new Stage(byId("stage"), this.#urls);
     this.gallery = new Gallery(this.#urls);
     this.showCode = setUpCode(config);
-    byId("gallery-note").textContent = store.keeps ? "" : "This browser stores nothing: they are gone when the page is left.";
+    byId("gallery-note").textContent = store.keeps
+      ? ""
+      : "This browser stores nothing: they are gone when the page is left.";
     this.#connect();
   }
 
@@ -50,7 +52,9 @@ class Page {
   }
 
   #connect() {
-    this.composer.addEventListener("task", ({ detail }) => this.#generate(detail.task, detail.comparedTo));
+    this.composer.addEventListener("task", ({ detail }) =>
+      this.#generate(detail.task, detail.comparedTo),
+    );
     this.composer.addEventListener("compare-end", () => this.#endComparison());
     this.library.addEventListener("change", ({ detail }) => this.#refresh(detail));
     this.gallery.addEventListener("choose", ({ detail }) => this.#choose(detail));
@@ -58,7 +62,12 @@ class Page {
       example: () => this.composer.useExample(),
       cancel: (entry) => this.library.cancel(entry),
       again: (entry) => this.#generate(entry.task, entry.comparedTo),
-      vary: (entry) => this.#generate({ ...entry.task, numberResults: 1, seed: Math.floor(Math.random() * 2 ** 31) }),
+      vary: (entry) =>
+        this.#generate({
+          ...entry.task,
+          numberResults: 1,
+          seed: Math.floor(Math.random() * 2 ** 31),
+        }),
       use: (entry) => this.#use(entry),
       compare: (entry) => this.#startComparison(entry),
       code: (entry) => this.showCode(entry),
@@ -75,7 +84,8 @@ class Page {
   #generate(task, comparedTo = null) {
     const entry = this.library.start(task, comparedTo);
     this.#select(entry);
-    if (matchMedia("(max-width: 900px)").matches) byId("stage").scrollIntoView({ behavior: "smooth", block: "start" });
+    if (matchMedia("(max-width: 900px)").matches)
+      byId("stage").scrollIntoView({ behavior: "smooth", block: "start" });
   }
 
   #choose(entry) {
@@ -122,7 +132,13 @@ class Page {
   #moveOn(entry) {
     const selected = this.library.find(this.#selectedId);
     const isNext = entry.state === "running" && selected?.taskUUID === entry.taskUUID;
-    if (isNext && selected !== entry && selected.state === "done" && selected.index === entry.index - 1) this.#select(entry);
+    if (
+      isNext &&
+      selected !== entry &&
+      selected.state === "done" &&
+      selected.index === entry.index - 1
+    )
+      this.#select(entry);
   }
 
   #use(entry) {
@@ -168,7 +184,12 @@ class Page {
 }
 
 function isComparable(first, second) {
-  return second.state === "done" && first.seed === second.seed && first.width === second.width && first.height === second.height;
+  return (
+    second.state === "done" &&
+    first.seed === second.seed &&
+    first.width === second.width &&
+    first.height === second.height
+  );
 }
 
 const announced = new Map();
@@ -176,7 +197,9 @@ const announced = new Map();
 /** Show the share that is done in the tab's title, for those who look at another tab meanwhile. */
 function showTitle(entry) {
   const isDrawn = entry && isOpen(entry) && entry.numSteps;
-  document.title = isDrawn ? `${Math.round((100 * entry.step) / entry.numSteps)} % · hyimage` : "hyimage";
+  document.title = isDrawn
+    ? `${Math.round((100 * entry.step) / entry.numSteps)} % · hyimage`
+    : "hyimage";
 }
 
 /** Announce the quarters of a generation and its end, not every step. */
@@ -222,7 +245,7 @@ await page.start();
 document.documentElement.dataset.loaded = "true";
 
 // The server may start, stop and start again while the page is open.
-for (let { ready } = config; ; ) {
+for (let { ready } = config; ;) {
   await new Promise((resolve) => setTimeout(resolve, ready ? 10 * RETRY_MS : RETRY_MS));
   if (document.hidden) continue;
   const latest = await connect(api);
