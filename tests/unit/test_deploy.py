@@ -1,10 +1,14 @@
 """The Grafana dashboard and the alert rules name metrics, labels and values that exist."""
 
+import importlib.util
 import json
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -142,3 +146,41 @@ def test_panels_do_not_overlap() -> None:
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
+
+
+class FakePrometheus(BaseHTTPRequestHandler):
+    """Answers every query with one series of three values."""
+
+    queries: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        self.queries.append(asked["query"][0])
+        start = float(asked["start"][0])
+        values = [[start, "1"], [start + 5, "NaN"], [start + 10, "3"]]
+        labels = {label: label.upper() for _, names in CATALOG.values() for label in names}
+        body = {"data": {"result": [{"metric": labels, "values": values}]}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_picture_asks_for_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("draw", DEPLOY / "grafana" / "draw.py")
+    assert spec is not None
+    assert spec.loader is not None
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakePrometheus)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    draw.draw_board(url, 1.0, tmp_path / "board.webp")
+    found = draw.query(url, {"expr": "up", "legendFormat": "{{stage}} x"}, 0.0, 60.0)
+    server.shutdown()
+    server.server_close()
+    assert found == {"STAGE x": {0.0: 1.0, 10.0: 3.0}}
+    assert len(FakePrometheus.queries) == sum(len(p["targets"]) for p in panels()) + 1
+    assert [query for query in FakePrometheus.queries if "$" in query] == []
+    assert (tmp_path / "board.webp").stat().st_size > 1000
