@@ -12,7 +12,7 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
-from server.logs import Form, Level
+from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
 from server.settings_faults import (
     describe_faults,
@@ -122,14 +122,6 @@ class TaskSettings(BaseModel):
     )
 
 
-class LoggingSettings(BaseModel):
-    """Lines on standard error: one per request and per task that has ended, and what goes wrong."""
-
-    model_config = _SECTION
-    level: Level = Field("info", description="debug shows probes, too")
-    format: Form = Field("text", description="json: one object a line, for collectors")
-
-
 class KeySettings(BaseModel):
     """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
@@ -216,6 +208,7 @@ class Settings(BaseSettings):
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from server.api.disconnect import while_connected
-from server.api.dispatch import Caller, run_task
+from server.api.dispatch import Caller, run_task, server_timing
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
 from server.api.private import key_needed, may_see
@@ -87,7 +87,7 @@ async def run_tasks(
     envelope: Envelope = {"data": data}
     if errors:
         envelope["errors"] = errors
-    return JSONResponse(envelope)
+    return JSONResponse(envelope, headers=server_timing(caller.seconds))
 
 
 @router.get("/health", operation_id="getHealth")
