@@ -141,6 +141,10 @@ class TaskService:
         except (DuplicateTaskError, TaskError) as e:
             self._runner.release(row.task_uuid)
             raise (e if isinstance(e, TaskError) else conflict(parameters.taskUUID)) from None
+        except asyncio.CancelledError:  # its client hung up; the write may be done all the same
+            self._runner.release(row.task_uuid)
+            self._background.spawn(self._forget(row.task_uuid))
+            raise
         self._runner.start(StoredTask(row, ()))
         return row.task_uuid
 
@@ -196,6 +200,10 @@ class TaskService:
             expires_at=expires_at,
         )
         await self._services.store.add_image(row, None)
+
+    async def _forget(self, task_uuid: str) -> None:
+        with contextlib.suppress(TaskError):  # the store logs its errors
+            await self._services.store.release(task_uuid)
 
     async def release(self, task_uuid: str) -> None:
         """Delete a failed task whose client will send it again."""

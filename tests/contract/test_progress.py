@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from server.engine.messages import Job, JobEvent, JobStarted, JobStep
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, ask, change, make_task, refusal, tasks_of
+from tests.contract.conftest import FakeEngine, ask, change, make_task, refusal, state_of, tasks_of
 from tests.contract.test_cancel_and_events import parse
 from tests.waiting import wait_until
 
@@ -121,7 +122,7 @@ def test_a_socket_that_goes_takes_its_tasks_along_only_if_set_so(
     with client.websocket_connect("/v1") as socket:
         ask(socket, {"taskType": "authentication", "apiKey": "any"})
         socket.send_text(json.dumps([task]))
-        wait_until(lambda: tasks_of(client).num_running_tasks == 1)
+        wait_until(lambda: bool(engine.jobs))
     if is_cancelled:
         wait_until(lambda: tasks_of(client).num_running_tasks == 0)
         assert task["taskUUID"] in engine.cancelled
@@ -130,3 +131,23 @@ def test_a_socket_that_goes_takes_its_tasks_along_only_if_set_so(
         wait_until(lambda: tasks_of(client).num_running_tasks == 0)
         poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
         assert client.post("/v1", json=[poll]).json()["data"][0]["status"] == "success"
+
+
+def test_a_task_whose_client_goes_while_it_is_stored_is_forgotten(
+    settings: Settings, engine: FakeEngine, new_client: Callable[..., TestClient]
+) -> None:
+    client = new_client(change(settings, server__cancel_on_disconnect="always"), engine)
+    is_open = threading.Event()
+    assert client.portal is not None
+    client.portal.start_task_soon(state_of(client).store._write, lambda _: is_open.wait())
+    task: dict[str, Any] = make_task()
+    with client.websocket_connect("/v1") as socket:
+        ask(socket, {"taskType": "authentication", "apiKey": "any"})
+        socket.send_text(json.dumps([task]))
+        wait_until(lambda: tasks_of(client).num_running_tasks == 1)
+    wait_until(lambda: tasks_of(client).num_running_tasks == 0)
+    is_open.set()
+    client.post("/v1", json=[make_task()])  # its write comes after those of before
+    poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
+    assert client.post("/v1", json=[poll]).json()["errors"][0]["code"] == "taskFailedOrNotFound"
+    assert task["taskUUID"] not in [job.job_id for job in engine.jobs]
