@@ -63,7 +63,7 @@ class PromptKVCache:
 
     def __init__(self, transformer: HunyuanImage, images: Sequence[EmbeddedImage] = ()) -> None:
         self._transformer = transformer
-        self._images = tuple(images)
+        self.images = tuple(images)
         self._prompts: dict[tuple[int | str, ...], PromptKV] = {}
         self._tables: dict[tuple[int, int, int, int], RotaryTable] = {}
         self.num_computed = 0  # tokens that went through the layers
@@ -74,16 +74,20 @@ class PromptKVCache:
         if wanted not in self._prompts:
             past = self._longest_prefix(wanted)
             rest = ids[past.length if past else 0 :]
-            self._prompts[wanted] = prefill(self._transformer, rest, past, self._images)
+            self._prompts[wanted] = prefill(self._transformer, rest, past, self.images)
             self.num_computed += len(rest)
         return self._prompts[wanted]
 
     def fork(self, images: Sequence[EmbeddedImage] | None = None) -> "PromptKVCache":
         """Return a copy, for other input images if given; additions to one are not in the other."""
-        other = PromptKVCache(self._transformer, self._images if images is None else images)
+        other = PromptKVCache(self._transformer, self.images if images is None else images)
         other._prompts = dict(self._prompts)
         other._tables = dict(self._tables)
         return other
+
+    def clear(self) -> None:
+        """Let go of the prompts' memory; runs that use them keep their own."""
+        self._prompts.clear()
 
     def rotary_table(self, row: ImageSequence) -> RotaryTable:
         """Return the table of a row's denoising steps, built once for all rows of one layout.
@@ -103,7 +107,7 @@ class PromptKVCache:
     def _key(self, ids: Sequence[int]) -> tuple[int | str, ...]:
         """Return the ids, with each input image's identity in the place of its tokens."""
         key: list[int | str] = list(ids)
-        for image in self._images:
+        for image in self.images:
             block = image.block
             assert block.stop < len(key), "a prompt ends within an input image"
             key[block.start : block.stop] = [image.identity] * (block.stop - block.start)

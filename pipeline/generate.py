@@ -1,5 +1,6 @@
-"""Text-to-image generation: how a prompt becomes images.
+"""Generation: how a prompt, with or without input images, becomes images.
 
+    input images  --VAE and vision tower-->  tokens of the prompt
     prompt   --rewrite-->  prompt  --choose a size-->  rows  --prefill-->  KV cache
     noise    --denoising steps: layers or step cache, guidance, solver-->  latent
     latent   --VAE-->  pixels; between steps a linear map makes previews
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from model.resolution import Size
 from pipeline.denoise import Denoised, ImageRun, denoise, estimate_image, start_run
+from pipeline.input_image import aligned_size, resize_pixels
 from pipeline.load import Pipeline
 from pipeline.noise import NoiseStream, image_noise, to_device
-from pipeline.prompt import PreparedPrompt, choose_size, rewrite_prompts
+from pipeline.prompt import PreparedPrompt, choose_sizes, rewrite_prompts
 from pipeline.report import report_run
 from pipeline.request import Event, ImageDone, ImageRequest, PromptPrefilled, StepDone
 from pipeline.step_cache import new_step_cache
@@ -39,11 +41,11 @@ def generate(
     on it.
 
     Raises:
-        ModelError: the checkpoint cannot rewrite prompts, the size is not a trained one, or a
-            prompt and its image need more positions than the model has.
+        ModelError: the checkpoint cannot rewrite prompts, the size is not a trained one, an input
+            image cannot be used, or a prompt and its images need more positions than the model has.
     """
     prompts = yield from rewrite_prompts(pipeline, request)
-    sizes = [choose_size(pipeline, request, prompt) for prompt in prompts]
+    sizes = choose_sizes(pipeline, request, prompts)
     scheduler = build_scheduler(
         request.scheduler,
         request.num_steps,
@@ -70,11 +72,14 @@ def generate(
             yield ImageDone(
                 image=i,
                 seed=request.seeds[i],
-                pixels_yx3=pipeline.decode(run.trajectory.latent_BCYX)[0].cpu().numpy(),
+                pixels_yx3=_finish(pipeline, request, prompts[i], sizes[i], run),
                 diagnostics=report_run(pipeline, request, scheduler, run, prompts[i]),
             )
         # The caches of this batch would take memory beside those of the next one.
         del runs, run
+        if request.images:  # each image has its own
+            for i in batch:
+                prompts[i].prompt_cache.clear()
 
 
 def _start_image(
@@ -98,6 +103,21 @@ def _start_image(
     return start_run(
         pipeline.transformer, rows, trajectory, request.guidance, step_cache, prompt.prompt_cache
     )
+
+
+def _finish(
+    pipeline: Pipeline, request: ImageRequest, prompt: PreparedPrompt, size: Size, run: ImageRun
+) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a finished image, with `align` resized to an input image's ratio."""
+    pixels_yx3: npt.NDArray[np.uint8]
+    pixels_yx3 = pipeline.decode(run.trajectory.latent_BCYX)[0].cpu().numpy()
+    if not request.align:
+        return pixels_yx3
+    base_size = pipeline.transformer.config.image_base_size
+    wanted_wh = aligned_size(prompt.upright_wh, size, pipeline.sizes, base_size)
+    if wanted_wh == (size.width_px, size.height_px):
+        return pixels_yx3
+    return resize_pixels(pixels_yx3, *wanted_wh)
 
 
 def _preview(pipeline: Pipeline, run: ImageRun, done: Denoised) -> npt.NDArray[np.uint8] | None:

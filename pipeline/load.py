@@ -117,13 +117,14 @@ class Pipeline:
 def load_pipeline(
     settings: PipelineSettings,
     progress: Progress | None = None,
-    skip: tuple[str, ...] = IMAGE_INPUT_PARTS,
+    skip: tuple[str, ...] | None = None,
     with_calibration: bool = True,
     mesh: Mesh = SINGLE,
 ) -> Pipeline:
     """Load the checkpoint that the settings name. Small files first, so that errors come early.
 
-    `skip` names parts of the model that are checked but not held. Without calibration neither
+    `skip` names parts of the model that are checked but not held, by default those of input images
+    unless the settings want them. Without calibration neither
     step_cache.json nor latent_preview.json is read.
 
     Raises:
@@ -139,6 +140,8 @@ def load_pipeline(
     calibration = _read_calibration(folder) if with_calibration else UNCALIBRATED
     preview_map = _read_preview_map(folder, config) if with_calibration else None
     system_prompts = read_system_prompts(folder)
+    if skip is None:
+        skip = () if settings.image_inputs else IMAGE_INPUT_PARTS
     options = build_options(settings, skip)
     if settings.device_memory_gb:
         # On a CPU oneDNN builds kernels for each number of tokens of an expert; a thousand of them,

@@ -11,6 +11,7 @@ from model.resolution import Size, find_size
 from model.system_prompts import pick_system_prompt
 from model.template import Prompt, TextTask
 from model.text_generation import Sampler, choose_ratio, stop_tokens, write_texts
+from pipeline.image_inputs import load_input_images
 from pipeline.load import Pipeline
 from pipeline.noise import text_stream
 from pipeline.request import ImageRequest, TextWritten
@@ -27,11 +28,15 @@ class RewriteError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """The prompt of one image after a rewrite, its KV cache, and warnings for its diagnostics."""
+    """The prompt of one image after a rewrite, its KV cache, and warnings for its diagnostics.
+
+    `upright_wh` are the width and height of the input images.
+    """
 
     prompt: Prompt
     prompt_cache: PromptKVCache
     warnings: tuple[str, ...] = ()
+    upright_wh: tuple[tuple[int, int], ...] = ()
 
 
 def rewrite_prompts(
@@ -39,26 +44,49 @@ def rewrite_prompts(
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
     """Return the prompt of each image; with a rewrite the model writes it, from the image's seed.
 
+    Input images are encoded once. Their latents are samples from an image's own seed, so with them
+    each image has a KV cache of its own.
+
     Raises:
         RewriteError: the checkpoint's template has no place for a rewrite.
+        ModelError: an input image cannot be used, or this worker takes none.
     """
-    prompt = Prompt(
-        text=request.prompt,
-        system_prompt=resolve_system_prompt(pipeline, request),
-        drop_think=pipeline.generation.drop_think,
-    )
-    prompt_cache = PromptKVCache(pipeline.transformer)
-    if request.rewrite == "off":
-        return [PreparedPrompt(prompt, prompt_cache)] * len(request.seeds)
-    if pipeline.generation.template != "instruct":
+    if request.rewrite != "off" and pipeline.generation.template != "instruct":
         raise RewriteError(
             f"hunyuan.rewrite is {request.rewrite!r}, and this checkpoint's template is "
             f"{pipeline.generation.template!r}; only Instruct checkpoints rewrite prompts"
         )
+    inputs = load_input_images(pipeline, request.images, is_stretched=request.align)
+    prompt = Prompt(
+        text=request.prompt,
+        images=inputs.grids,
+        system_prompt=resolve_system_prompt(pipeline, request),
+        drop_think=pipeline.generation.drop_think,
+    )
+    common = PreparedPrompt(
+        prompt,
+        PromptKVCache(pipeline.transformer),
+        upright_wh=tuple(image.upright_wh for image in inputs.prepared),
+    )
+    if request.rewrite == "off" and not request.images:
+        return [common] * len(request.seeds)
+    blocks = pipeline.template.image_blocks(prompt)
+
+    def of_seed(seed: int) -> PreparedPrompt:
+        embedded = inputs.embed(pipeline, blocks, seed)
+        return replace(common, prompt_cache=common.prompt_cache.fork(embedded))
+
+    if request.rewrite == "off":
+        return [of_seed(seed) for seed in request.seeds]
+    if not request.images:
+        task: TextTask = "think" if request.rewrite == "think" else "recaption"
+        with torch.inference_mode():
+            common.prompt_cache.get_or_compute(pipeline.template.text_head(prompt, task))
     prepared: list[PreparedPrompt] = []
     for first in range(0, len(request.seeds), pipeline.batch_size):
         images = range(first, min(first + pipeline.batch_size, len(request.seeds)))
-        prepared += yield from _rewrite_batch(pipeline, request, images, prompt, prompt_cache)
+        unwritten = [of_seed(request.seeds[image]) for image in images]
+        prepared += yield from _rewrite_batch(pipeline, request, images, unwritten)
     return prepared
 
 
@@ -66,8 +94,7 @@ def _rewrite_batch(
     pipeline: Pipeline,
     request: ImageRequest,
     images: range,
-    prompt: Prompt,
-    prompt_cache: PromptKVCache,
+    unwritten: Sequence[PreparedPrompt],
 ) -> Generator[TextWritten, None, list[PreparedPrompt]]:
     """Rewrite the prompt for some images together.
 
@@ -75,10 +102,8 @@ def _rewrite_batch(
     rounding, on the text of another one.
     """
     task: TextTask = "think" if request.rewrite == "think" else "recaption"
-    head = pipeline.template.text_head(prompt, task)
-    with torch.inference_mode():
-        prompt_cache.get_or_compute(head)
-    caches = [prompt_cache.fork() for _ in images]
+    caches = [prompt.prompt_cache for prompt in unwritten]
+    head = pipeline.template.text_head(unwritten[0].prompt, task)
     tokens: dict[int, list[int]] = {image: [] for image in images}
     rounds = write_texts(
         pipeline.transformer,
@@ -100,10 +125,11 @@ def _rewrite_batch(
                 text = f"<{task}>{pipeline.tokenizer.decode(tokens[image])}"
                 yield TextWritten(image=image, text=text)
     prepared = []
-    for image, image_cache in zip(images, caches, strict=True):
+    for image, bare in zip(images, unwritten, strict=True):
         text, warnings = finish_text(pipeline, task, tokens[image])
         yield TextWritten(image=image, text=text)
-        prepared.append(PreparedPrompt(replace(prompt, cot_text=text), image_cache, warnings))
+        written = replace(bare.prompt, cot_text=text)
+        prepared.append(replace(bare, prompt=written, warnings=warnings))
     return prepared
 
 
@@ -137,6 +163,19 @@ def resolve_system_prompt(pipeline: Pipeline, request: ImageRequest) -> str | No
     task: TextTask = "image" if request.rewrite == "off" else request.rewrite
     wanted = pipeline.generation.use_system_prompt
     return pick_system_prompt(pipeline.system_prompts, wanted, task)
+
+
+def choose_sizes(
+    pipeline: Pipeline, request: ImageRequest, prompts: Sequence[PreparedPrompt]
+) -> list[Size]:
+    """Return the size of each image; prompts that were not rewritten have one for all.
+
+    Raises:
+        ModelError: the request's size is not a trained one.
+    """
+    if request.rewrite == "off":
+        return [choose_size(pipeline, request, prompts[0])] * len(prompts)
+    return [choose_size(pipeline, request, prompt) for prompt in prompts]
 
 
 def choose_size(pipeline: Pipeline, request: ImageRequest, prompt: PreparedPrompt) -> Size:

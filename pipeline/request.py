@@ -17,7 +17,9 @@ class ImageRequest:
     """Images to generate from one prompt: one image per seed, sizes in pixels.
 
     Without a size the model chooses one. With a rewrite it first writes a better prompt, for each
-    image from the image's own seed.
+    image from the image's own seed. `images` are input images, the bytes of their files in the
+    order of the prompt; with `align` each is stretched to a trained size instead of cut, and the
+    result gets the ratio of the first one that has the result's trained size.
     """
 
     prompt: str
@@ -31,6 +33,8 @@ class ImageRequest:
     cache: CachePlan = NO_REUSE
     rewrite: Rewrite = "off"
     system_prompt: str | None = None
+    images: tuple[bytes, ...] = field(default=(), repr=False)
+    align: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,6 +56,9 @@ class PipelineSettings(BaseModel):
         gt=0,
         description="A worker silent for longer, and for 10 times its longest step, is replaced",
     )
+    image_inputs: bool = Field(
+        False, description="Load what reads input images: the vision tower and the VAE's encoder"
+    )
     max_rewrite_tokens: int = Field(2048, ge=16, le=12800, description="Longest rewritten prompt")
     system_prompt: str = Field(
         "auto", description="auto: the checkpoint's own; none; or the text itself"

@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
 from server.observing_settings import LoggingSettings, TracingSettings
+from server.price_settings import PriceSettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -126,20 +127,6 @@ class KeySettings(BaseModel):
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
-
-
-class PriceSettings(BaseModel):
-    """What `includeCost` reports, in USD per image.
-
-    per_image + steps * per_megapixel_step * (MP + growth * MP^2) for MP megapixels: attention
-    grows with the square. The defaults give the four prices of the parameter page within 0.6 %.
-    """
-
-    model_config = _SECTION
-    per_megapixel_step: float = Field(0.00538, ge=0)
-    growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
-    per_image: float = Field(0.0, ge=0)
-    always_included: bool = Field(False, description="Return cost also without includeCost")
 
 
 class SafetySettings(BaseModel):

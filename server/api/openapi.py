@@ -117,7 +117,7 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
             for answer in operation["responses"].values():
                 if (stream := answer.get("content", {}).get("text/event-stream")) is not None:
                     stream.pop("itemSchema", None)  # of OpenAPI 3.2; this page is 3.1
-                    stream["schema"] = {"type": "string", "description": "Server-sent events."}
+                    stream["schema"] = {"$ref": REF + "ServerSentEvent"}
     schemas |= body_schemas()
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)
@@ -144,6 +144,11 @@ def body_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = found["$defs"]
     names = {_task_type(schemas[task.__name__]): REF + task.__name__ for task in TASKS}
     schemas["JSONSchema"] = {"type": "object", "description": "A JSON schema, whole in itself."}
+    schemas["ServerSentEvent"] = {
+        "description": "One event of a stream.",
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    }
     schemas["Task"] = {
         "description": "A task of any type.",
         "oneOf": [{"$ref": reference} for reference in names.values()],

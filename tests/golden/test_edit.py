@@ -8,6 +8,7 @@ from pipeline.load import Pipeline
 from tools.verify.checks import Check
 from tools.verify.recording import Recording
 from tools.verify.run import group_names, list_groups
+from tools.verify.verify import Request, verify_recording
 
 EDIT = Path(__file__).parent / "edit"
 
@@ -35,3 +36,14 @@ def test_the_whole_recording_is_one_group_of_the_other_one(golden_pipeline: Pipe
     assert group_names(recording)[-1] == "edit"
     (group,) = (g for g in list_groups(golden_pipeline, recording, {"edit"}) if not g.skipped)
     assert next(group.checks).group == "edit_sizes"
+
+
+@pytest.mark.parametrize(
+    ("mode", "group"),
+    [("layers2", "edit_auto"), ("cfg2", "edit_align_cot"), ("tensor2", "edit_auto")],
+)
+def test_the_recordings_hold_on_a_mesh(mode: str, group: str) -> None:
+    request = Request(
+        checkpoint=EDIT.parent / "model", recording=EDIT, only=frozenset({group}), mode=mode
+    )
+    assert verify_recording(request)

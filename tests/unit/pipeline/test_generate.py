@@ -14,7 +14,7 @@ from pipeline.denoise import Denoised, denoise, start_run
 from pipeline.generate import generate
 from pipeline.load import Pipeline
 from pipeline.noise import image_noise
-from pipeline.request import ImageDone, ImageRequest, StepDone
+from pipeline.request import ImageDone, ImageRequest, PromptPrefilled, StepDone
 from schedulers.euler import Euler
 from schedulers.sigmas import shifted_sigmas
 from schedulers.trajectory import Trajectory
@@ -178,6 +178,7 @@ def test_closing_the_loop_stops_generating(
     tiny_pipeline: Pipeline, image_request: ImageRequest
 ) -> None:
     events = generate(tiny_pipeline, replace(image_request, num_steps=50))
+    assert isinstance(next(events), PromptPrefilled)
     assert isinstance(next(events), StepDone)
     events.close()
     assert list(events) == []
