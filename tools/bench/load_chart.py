@@ -10,7 +10,7 @@ from tools.charts import check_charts
 
 _TITLES: dict[LoadKind, tuple[str, str]] = {
     "closed": ("closed loop", "tasks at once"),
-    "open": ("open loop (Poisson)", "requests a second, as sent"),
+    "open": ("open loop (Poisson)", "requests a second (--rate)"),
 }
 _LINES = (("p99", "#c0392b"), ("p90", "#e08e0b"), ("p50", "#1f6fb2"))
 
@@ -57,8 +57,7 @@ def _plot_latency(axes: Any, levels: Sequence[LevelResult]) -> None:
 def _plot_throughput(axes: Any, levels: Sequence[LevelResult], kind: LoadKind) -> None:
     _plot(axes, [(r.load, r.images_per_s) for r in levels], "o-", "finished", "#1f6fb2")
     if kind == "open":
-        offered = [(r.load, r.load) for r in levels]
-        _plot(axes, offered, ":", "sent", "#7f8c8d")
+        _plot(axes, [(r.load, r.due_per_s) for r in levels], ":", "due", "#7f8c8d")
     failed = [
         (r.load, (r.num_requests - r.num_ok) / r.duration_s) for r in levels if r.duration_s > 0
     ]

@@ -46,8 +46,9 @@ class LevelResult:
     """One level of load. Latencies and waits are of tasks that succeeded, and None without any.
 
     An open loop's begin when a task was due, and `send_lag_p99_s` is how late the client was: if
-    it is not far below the latency, the client was the bottleneck. Raw values are in the order in
-    which tasks were due, ends in the order in which they came.
+    it is not far below the latency, the client was the bottleneck. `due_per_s` is the rate that
+    its draws came to, which differs from `load` the more, the fewer they are. Raw values are in the
+    order in which tasks were due, ends in the order in which they came.
     """
 
     kind: LoadKind
@@ -56,6 +57,7 @@ class LevelResult:
     num_ok: int
     errors: dict[str, int]
     duration_s: float
+    due_per_s: float
     images_per_s: float
     megapixels_per_s: float
     send_lag_p99_s: float
@@ -131,6 +133,7 @@ def summarize(level: Level, samples: Sequence[Sample]) -> LevelResult:
         num_ok=len(good),
         errors=dict(Counter(sample.code for sample in samples if not sample.is_ok).most_common()),
         duration_s=_rounded(duration_s),
+        due_per_s=_rounded(due_rate([sample.due_s for sample in samples])),
         images_per_s=_rounded(len(good) / duration_s if duration_s else 0.0),
         megapixels_per_s=_rounded(pixels / 1e6 / duration_s if duration_s else 0.0),
         send_lag_p99_s=_rounded(float(np.percentile(lags, 99))) if lags else 0.0,
@@ -141,6 +144,12 @@ def summarize(level: Level, samples: Sequence[Sample]) -> LevelResult:
         queue_waits_s=[_rounded(value) for value in waits],
         ends_s=sorted(_rounded(sample.ended_s) for sample in good),
     )
+
+
+def due_rate(due_s: Sequence[float]) -> float:
+    """Return how many tasks a second were due, by the mean time between them; 0 if unknown."""
+    passed_s = max(due_s, default=0.0) - min(due_s, default=0.0)
+    return (len(due_s) - 1) / passed_s if passed_s else 0.0
 
 
 def percentiles(values: Sequence[float]) -> Percentiles | None:

@@ -137,6 +137,12 @@ def test_figures_are_of_the_tasks_that_succeeded_and_failures_are_counted_by_cod
     assert result.ends_s == [1.0, 4.0]
 
 
+def test_the_rate_that_the_draws_came_to_stands_beside_the_one_that_was_set() -> None:
+    samples = [sample_of(1.0, due_s=due_s) for due_s in (0.0, 0.5, 2.0)]
+    assert summarize(Level("open", 2.0), samples).due_per_s == 1.0
+    assert summarize(Level("open", 2.0), samples[:1]).due_per_s == 0.0
+
+
 def test_a_level_without_any_success_has_no_latency() -> None:
     result = summarize(Level("open", 1), [sample_of(1.0, code="connectionFailed")])
     assert result.latency is None
