@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from model.loading.options import IMAGE_INPUT_PARTS
 from model.planning.memory_plan import USABLE
 from model.planning.meta_step import MeshShape, Workload, build_meta_mesh, build_meta_model
 from model.planning.step_memory import StepMemory, measure_step_memory
@@ -100,7 +101,7 @@ def free_bytes(pipeline: Pipeline) -> int:
 
 
 def _measure(pipeline: Pipeline, settings: PipelineSettings, workload: Workload) -> StepMemory:
-    options = build_options(settings, ())
+    options = build_options(settings, IMAGE_INPUT_PARTS)
     mesh = build_meta_mesh(
         MeshShape(
             settings.cfg_parallel_size, settings.tensor_parallel_size, settings.expert_parallel
