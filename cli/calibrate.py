@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from cli.console import progress_bar, stdout
-from cli.options import ConfigOption, RequiredCheckpoint, read_settings, reported_errors
+from cli.options import ConfigOption, RequiredCheckpoint, read_model_settings, reported_errors
 
 if TYPE_CHECKING:
     from tools.calibrate import CalibrationResult
@@ -34,8 +34,8 @@ def calibrate(
     Example: hyimage calibrate --checkpoint checkpoints/tiny
     """
     with reported_errors():
-        settings = read_settings(config, checkpoint)
-        from tools.bench.images import read_prompts
+        settings = read_model_settings(config, checkpoint)
+        from tools.bench.prompts import read_prompts
         from tools.calibrate import calibrate_checkpoint
 
         texts = read_prompts(prompts, num_prompts)

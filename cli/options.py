@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.console import print_error
+from model.config_file import load_config
 from server.process import configure_process
 from server.runware.errors import TaskError
 from server.settings import Settings, load_settings
@@ -69,6 +70,17 @@ def parse_size(size: str) -> tuple[int, int]:
 def read_settings(config: Path | None, checkpoint: str | Path | None = None) -> Settings:
     """Return the settings of a file, with the checkpoint of the command line if it names one."""
     return load_settings(config, worker__checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def read_model_settings(config: Path | None, checkpoint: str | Path | None = None) -> Settings:
+    """Return the same for a command that loads the checkpoint, whose config.json can be read.
+
+    Raises:
+        ConfigError: it cannot; said before torch is imported, which takes seconds.
+    """
+    settings = read_settings(config, checkpoint)
+    load_config(Path(settings.worker.checkpoint))
+    return settings
 
 
 @contextmanager

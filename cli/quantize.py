@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cli.console import progress_bar, stdout
 from cli.options import RequiredCheckpoint, Scheme, reported_errors
+from model.config_file import load_config
 
 if TYPE_CHECKING:
     from tools.quantize import QuantizedCheckpoint
@@ -33,6 +34,7 @@ def quantize(
     Example: hyimage quantize --checkpoint checkpoints/tiny /tmp/tiny-int4 --scheme int4
     """
     with reported_errors():
+        load_config(checkpoint)
         from tools.quantize import quantize_checkpoint
 
         with progress_bar() as report:

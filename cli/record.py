@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cli.console import progress_bar, stdout
-from cli.options import RequiredCheckpoint, read_settings, reported_errors
+from cli.options import RequiredCheckpoint, read_model_settings, reported_errors
 
 
 def record(
@@ -21,7 +21,7 @@ def record(
     Example: hyimage record --checkpoint checkpoints/tiny tests/regression
     """
     with reported_errors():
-        settings = read_settings(None, checkpoint)
+        settings = read_model_settings(None, checkpoint)
         from pipeline.load import load_pipeline
         from tools.progress import megabytes
         from tools.verify.record import record_checkpoint

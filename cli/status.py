@@ -18,7 +18,7 @@ from cli.console import stdout
 from cli.options import reported_errors
 from cli.server_options import KeyOption, UrlArgument
 from server.runware.errors import CommandError
-from server.runware.status_answer import Speed, Status, TaskState
+from server.runware.status_answer import DeviceMemory, Speed, Status, TaskState
 from tools.api_client import DEFAULT_URL, fetch_status, open_client
 
 MAX_TASKS = 20  # lines of a table that still fits a terminal
@@ -89,7 +89,16 @@ def _worker_line(state: Status) -> Text:
     memory = worker["memoryBytes"]
     text = f"  {worker['description']}  ({state['model']}, hyimage {state['version']}"
     text += ")" if memory is None else f", {memory / 2**20:,.0f} MiB resident)"
+    text += "".join(f"\n        {_device(device)}" for device in worker["devices"])
+    if worker["deaths"]:
+        text += f"\n        died {worker['deaths']} times since the server started"
     return Text.assemble(("worker  ", "bold"), (word, style), text)
+
+
+def _device(device: DeviceMemory) -> str:
+    sizes = (device["allocatedBytes"], device["totalBytes"], device["peakBytes"])
+    now, total, peak = ("?" if size is None else f"{size / 2**30:.1f}" for size in sizes)
+    return f"{device['device']}: {now} of {total} GiB allocated, {peak} at most so far"
 
 
 def _queue_line(state: Status) -> Text:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from cli.console import stdout
 from cli.options import RequiredCheckpoint, reported_errors
+from model.config_file import load_config
 from tools.modes import parse_mode
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def verify(
     """
     with reported_errors():
         parse_mode(mode)
+        load_config(checkpoint)
         from tools.verify.verify import Request, verify_recording
 
         request = Request(

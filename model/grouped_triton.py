@@ -10,9 +10,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.errors import TritonError
-
-__all__ = ["TritonError", "grouped_product", "launch_options", "product_kernel", "tile_constants"]
 
 TILE_COLUMNS = 128
 TILES_THAT_SHARE = 8  # tiles of rows that follow one another and read the same columns

@@ -34,6 +34,7 @@ def prepare_device(settings: PipelineSettings) -> None:
             f"worker.compile_kernels is on, but {reason}; install it, or leave the setting at auto"
         )
     fused.enable_compilation(not reason)
+    grouped.use_torch()
     if reason:
         log.warning(
             "small operations are not fused (%s): a step has two to three times the kernels", reason

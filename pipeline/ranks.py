@@ -190,7 +190,7 @@ def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: 
     Anything but a ModelError, which rank 0 raises at the same step, ends this rank, and with it the
     worker.
     """
-    _end_with_parent()
+    end_with_parent()
     try:
         mesh = join_settings_mesh(settings, rank, rendezvous)
         pipeline = load_pipeline(settings_of_rank(settings, rank), mesh=mesh)
@@ -214,8 +214,8 @@ def follow(pipe: Connection, settings: PipelineSettings, rank: int, rendezvous: 
     leave_mesh()
 
 
-def _end_with_parent() -> None:
-    """End this process when rank 0's dies, even if it waits in a collective then."""
+def end_with_parent() -> None:
+    """End this process when the one that started it dies, even if it loads or waits then."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

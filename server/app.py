@@ -31,6 +31,7 @@ from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
 from server.tasks.store import TaskStore
 from server.tasks.webhooks import WebhookSender
+from server.tracing import Tracer, start_tracing
 
 
 def create_app(
@@ -39,15 +40,16 @@ def create_app(
     *,
     images: ImageStore | None = None,
     safety: SafetyChecker | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Return the application; the engine starts and stops with it.
 
-    The settings name the image store and the content checker unless others are given.
+    The settings name the image store, the content checker and the tracer unless others are given.
 
     Raises:
         ConfigError: the checkpoint's config.json or generation_config.json is not usable.
-        SettingsError: the key file, the database, the image store or the content checker cannot
-            be used.
+        SettingsError: the key file, the database, the image store, the content checker or the
+            tracer cannot be used.
     """
     checkpoint = read_checkpoint_info(Path(settings.worker.checkpoint))
     egress = Egress(settings.egress)
@@ -57,6 +59,7 @@ def create_app(
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
         safety or SafetyChecker.from_settings(settings.safety),
+        tracer or start_tracing(settings.tracing),
     )
     tasks = TaskService(settings, services, checkpoint)
 
@@ -100,6 +103,7 @@ async def _running(
     await calls
     await tasks.close()
     await egress.close()
+    await services.tracer.close()
 
 
 def _build_services(
@@ -108,6 +112,7 @@ def _build_services(
     egress: Egress,
     images: ImageStore,
     safety: SafetyChecker,
+    tracer: Tracer,
 ) -> RunnerServices:
     metrics = Metrics()
     store = TaskStore(settings.tasks.database_url, settings.tasks.durability, metrics)
@@ -117,10 +122,11 @@ def _build_services(
         keys=Keys.load(Path(settings.keys.file)),
         images=images,
         webhooks=WebhookSender(
-            settings.egress, store, egress, metrics, is_shared=settings.tasks.is_shared
+            settings.egress, store, egress, metrics, tracer, is_shared=settings.tasks.is_shared
         ),
         uploader=Uploader(settings.egress, egress),
         egress=egress,
         safety=safety,
         metrics=metrics,
+        tracer=tracer,
     )

@@ -84,6 +84,8 @@ class Metrics:
 
     def _add_task_metrics(self) -> None:
         self.tasks = self._counter("tasks_total", "Tasks by how they ended", "end")
+        for end in ("success", "taskCancelled", "inferenceError", "outOfMemory"):
+            self.tasks.labels(end)  # an increase needs a zero before the first
         self.refusals = self._counter("refusals_total", "Tasks refused at admission", "code")
         self.errors = self._counter("errors_total", "Errors answered to clients", "code")
         self.task_seconds = self._histogram(
@@ -109,7 +111,7 @@ class Metrics:
         self.evaluations = self._counter(
             "evaluations_total", "Evaluations of the velocity for finished images", "kind"
         )
-        for kind in get_args(Kind):  # a rate needs a zero before the first
+        for kind in get_args(Kind):
             self.steps.labels(kind)
             self.evaluations.labels(kind)
         self.stage_seconds = self._histogram(
@@ -140,6 +142,8 @@ class Metrics:
         self.store_faults = self._counter(
             "store_faults_total", "Calls of the task store that failed", "operation"
         )
+        for operation in ("read", "write"):
+            self.store_faults.labels(operation)
         self.webhook_backlog = self._gauge("webhook_backlog", "Webhook calls that are not made yet")
         self.webhook_tries = self._counter(
             "webhook_tries_total", "Tries of webhook calls by outcome", "outcome"

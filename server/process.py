@@ -27,7 +27,7 @@ def configure_process(level: Level = "info", form: Form = "text") -> None:
     What the environment sets already stays as it is.
 
     A checkpoint's pages are touched once while it is loaded: with pages of 2 MB there are a tenth
-    as many faults, and loading from the page cache took half as long (`hyimage bench load`).
+    as many faults, and loading from the page cache took half as long (`hyimage bench loading`).
     """
     configure_logging(add_request_id, level, form)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # child processes inherit it

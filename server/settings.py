@@ -12,7 +12,8 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
-from server.logs import Form, Level
+from server.observing_settings import LoggingSettings, TracingSettings
+from server.price_settings import PriceSettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -21,6 +22,7 @@ from server.settings_faults import (
 from server.settings_file import place_data, read_settings_file
 
 Durability = Literal["power", "process"]
+PrivatePage = Literal["metrics", "docs", "ready"]
 
 _SECTION = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +41,9 @@ class ServerSettings(BaseModel):
     port: int = Field(8000, ge=0, le=65535)
     data_dir: str = Field(
         "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
+    )
+    private: tuple[PrivatePage, ...] = Field(
+        (), description="Pages that need a key; of /ready only its detail"
     )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
@@ -117,33 +122,11 @@ class TaskSettings(BaseModel):
     )
 
 
-class LoggingSettings(BaseModel):
-    """Lines on standard error: one per request and per task that has ended, and what goes wrong."""
-
-    model_config = _SECTION
-    level: Level = Field("info", description="debug shows probes, too")
-    format: Form = Field("text", description="json: one object a line, for collectors")
-
-
 class KeySettings(BaseModel):
     """API keys. Without any, everybody may generate, and the server stays on loopback."""
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
-
-
-class PriceSettings(BaseModel):
-    """What `includeCost` reports, in USD per image.
-
-    per_image + steps * per_megapixel_step * (MP + growth * MP^2) for MP megapixels: attention
-    grows with the square. The defaults give the four prices of the parameter page within 0.6 %.
-    """
-
-    model_config = _SECTION
-    per_megapixel_step: float = Field(0.00538, ge=0)
-    growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
-    per_image: float = Field(0.0, ge=0)
-    always_included: bool = Field(False, description="Return cost also without includeCost")
 
 
 class SafetySettings(BaseModel):
@@ -225,6 +208,7 @@ class Settings(BaseSettings):
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
     logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     price: PriceSettings = PriceSettings()
     safety: SafetySettings = SafetySettings()
     egress: EgressSettings = EgressSettings()

@@ -22,8 +22,7 @@ class Phase:
 
 # Small images first: sprites are learnt four times as fast there. Then all offered sizes, at
 # falling rates: at the full rate the loss there stood still from step 700 on, at half of it fell.
-# The last phase is for the guidance of 7 that clients send: less than three times the 2.5 of
-# training.
+# The last phase is for the guidance of 7 that clients send, less than three times that of 2.5.
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
     Phase(450, small_share=0.3, wordy_share=0.05, square_share=0.5, rate_to=0.5),

@@ -17,7 +17,7 @@ from cli.options import (
     ConfigOption,
     JsonOption,
     check_output,
-    read_settings,
+    read_model_settings,
     reported_errors,
 )
 
@@ -59,7 +59,7 @@ def bench_adherence(
     Example: hyimage bench adherence --num-prompts 40 --guidance 3 --guidance 7 --auto
     """
     with reported_errors():
-        settings = read_settings(config, checkpoint)
+        settings = read_model_settings(config, checkpoint)
         from pipeline.load import load_pipeline
         from training.art import fetch_art
         from training.scoring import SampleOptions

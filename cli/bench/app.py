@@ -3,7 +3,9 @@
 import typer
 
 from cli.bench.adherence import bench_adherence
-from cli.bench.load import bench_load
+from cli.bench.compare import bench_compare
+from cli.bench.load import LoadCommand, bench_load
+from cli.bench.loading import bench_loading
 from cli.bench.quality import bench_quality
 from cli.bench.quantization import bench_quantization
 from cli.bench.serve import bench_serve
@@ -16,5 +18,7 @@ bench.command("serve")(bench_serve)
 bench.command("text")(bench_text)
 bench.command("quality")(bench_quality)
 bench.command("quantization")(bench_quantization)
-bench.command("load")(bench_load)
+bench.command("loading")(bench_loading)
 bench.command("adherence")(bench_adherence)
+bench.command("load", cls=LoadCommand)(bench_load)
+bench.command("compare")(bench_compare)

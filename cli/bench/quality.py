@@ -19,7 +19,7 @@ from cli.options import (
     JsonOption,
     NumPromptsOption,
     check_output,
-    read_settings,
+    read_model_settings,
     reported_errors,
 )
 
@@ -55,8 +55,8 @@ def bench_quality(
     Example: hyimage bench quality --num-prompts 4 --no-schedulers --chart quality.png
     """
     with reported_errors():
-        settings = read_settings(config, checkpoint)
-        from tools.bench.images import read_prompts
+        settings = read_model_settings(config, checkpoint)
+        from tools.bench.prompts import read_prompts
         from tools.bench.quality_settings import Sweep
         from tools.charts import check_charts
 

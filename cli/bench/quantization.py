@@ -13,7 +13,7 @@ from cli.options import (
     JsonOption,
     NumPromptsOption,
     StepsOption,
-    read_settings,
+    read_model_settings,
     reported_errors,
 )
 
@@ -34,8 +34,9 @@ def bench_quantization(
     Example: hyimage bench quantization --num-prompts 4 --steps 20 --json rows.json
     """
     with reported_errors():
-        settings = read_settings(config, checkpoint)
-        from tools.bench.images import read_prompts, square_request
+        settings = read_model_settings(config, checkpoint)
+        from tools.bench.images import square_request
+        from tools.bench.prompts import read_prompts
         from tools.bench.quantization import run_quantization_bench
 
         texts = read_prompts(None, num_prompts)

@@ -10,7 +10,7 @@ from cli.options import (
     CheckpointOption,
     ConfigOption,
     JsonOption,
-    read_settings,
+    read_model_settings,
     reported_errors,
 )
 
@@ -28,7 +28,7 @@ def bench_text(
     Example: hyimage bench text --checkpoint checkpoints/tiny --batch 4
     """
     with reported_errors():
-        settings = read_settings(config, checkpoint)
+        settings = read_model_settings(config, checkpoint)
         from pipeline.load import load_pipeline
         from tools.bench.text import run_text_bench
         from tools.progress import megabytes

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.logs import log_fields
 from server.process import request_id
+from server.tracing import incoming, trace_headers
 
 log = logging.getLogger("hyimage.access")
 
@@ -34,6 +35,7 @@ class AccessLog:
         given = dict(scope["headers"]).get(HEADER, b"")
         header = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
         request_id.set(header.decode())
+        incoming.set(trace_headers(dict(scope["headers"])))
         started = time.monotonic()
         status = 0  # a socket's is its close code
 

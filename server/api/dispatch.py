@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, assert_never, cast, get_args
 
 from server.api.catalog import account_details, search_models
@@ -19,6 +19,7 @@ from server.runware.errors import TaskError
 from server.runware.parameter_reference import json_type
 from server.runware.schemas import ImageInference
 from server.runware.validation import parse_image_inference
+from server.tasks.meter import Seconds
 from server.tasks.reader import Client
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ TASK_TYPES: tuple[TaskType, ...] = ("imageInference", "getResponse", *get_args(S
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A client on its transport.
+    """A client on its transport. `seconds` by stage are those of its tasks that it waited for.
 
     HTTP clients send a task that failed with a 5xx again under its old UUID; those on a socket
     poll what became of it.
@@ -44,6 +45,7 @@ class Caller:
     has_long_prompts: bool = False  # the form sets no limit; that of the model holds
     is_dry_run: bool = False  # images are priced, and not generated
     takes_progress: bool = False  # frames beside the results can reach it
+    seconds: Seconds = field(default_factory=dict)
 
 
 async def run_task(state: AppState, body: object, caller: Caller) -> AsyncIterator[list[Item]]:
@@ -102,6 +104,16 @@ async def cancel_abandoned(state: AppState, task_uuid: str, client: Client) -> N
     log.info("task %s: its client is gone; it is cancelled", task_uuid)
     with contextlib.suppress(TaskError):
         await state.tasks.cancel(task_uuid, client)
+
+
+def server_timing(seconds: Seconds) -> dict[str, str]:
+    """Return the header by which a browser shows what each stage took, in milliseconds.
+
+    Source: W3C Server Timing, section 3.
+    """
+    if not seconds:
+        return {}
+    return {"Server-Timing": ", ".join(f"{k};dur={1000 * s:.1f}" for k, s in seconds.items())}
 
 
 def _checked(body: object) -> tuple[dict[str, Any], TaskType]:
@@ -183,7 +195,7 @@ async def _generate(
             async for item in report_progress(state, parameters, caller.client):
                 yield [item]
             return
-        async for result in state.tasks.follow(task_uuid, caller.client):
+        async for result in state.tasks.follow(task_uuid, caller.client, caller.seconds):
             yield [result]
     except TaskError as e:
         if caller.repeats_failures and http_status(e.code) >= 500:

@@ -1,11 +1,13 @@
 """The API's page: its OpenAPI description, and Swagger UI served by this server alone."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
-router = APIRouter(include_in_schema=False)
+from server.api.private import key_needed
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(key_needed("docs"))])
 
 FILES_PATH = "/docs/files"
 FILES = StaticFiles(packages=[("fastapi_offline", "static")])

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api.disconnect import ClientGoneError
 from server.api.openai_errors import error_object
+from server.api.private import CHALLENGE, CHALLENGED_PATHS
 from server.api.state import state_of
 from server.runware.envelope import http_status, to_error_object
 from server.runware.errors import TaskError
@@ -41,7 +42,9 @@ async def _answer_http_fault(request: Request, fault: Exception) -> Response:
 async def _answer_refusal(request: Request, fault: Exception) -> Response:
     """Answer what a dependency refused, such as a key."""
     assert isinstance(fault, TaskError)
-    return _envelope(request, fault, http_status(fault.code), {})
+    status = http_status(fault.code)
+    is_challenged = status == 401 and request.url.path in CHALLENGED_PATHS
+    return _envelope(request, fault, status, CHALLENGE if is_challenged else {})
 
 
 async def _answer_nobody(request: Request, fault: Exception) -> Response:

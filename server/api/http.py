@@ -3,14 +3,15 @@
 import asyncio
 from typing import Literal, NotRequired
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from server.api.disconnect import while_connected
-from server.api.dispatch import Caller, run_task
+from server.api.dispatch import Caller, run_task, server_timing
 from server.api.frames import BaseUrl, IsDryRun, WantsDiagnostics, bearer_key, parse_tasks
 from server.api.openapi import TASK_EXAMPLE, answers, flag, json_body
+from server.api.private import key_needed, may_see
 from server.api.scrape import refresh_gauges
 from server.api.state import AppState, State
 from server.runware.envelope import (
@@ -86,7 +87,7 @@ async def run_tasks(
     envelope: Envelope = {"data": data}
     if errors:
         envelope["errors"] = errors
-    return JSONResponse(envelope)
+    return JSONResponse(envelope, headers=server_timing(caller.seconds))
 
 
 @router.get("/health", operation_id="getHealth")
@@ -101,16 +102,19 @@ async def health() -> Health:
     response_model=Readiness,
     responses={503: {"model": Readiness, "description": "Not ready."}},
 )
-async def ready(state: State) -> JSONResponse:
+async def ready(request: Request, state: State) -> JSONResponse:
     """Return whether images can be generated, and with what; 503 if not."""
     status = state.tasks.status
-    body: Readiness = {"ready": status.is_ready, "worker": status.description}
+    body: Readiness = {"ready": status.is_ready, "worker": ""}
+    if not may_see("ready", request, state):
+        return JSONResponse(body, 200 if status.is_ready else 503)
+    body["worker"] = status.description
     if (vocabulary := state.tasks.checkpoint.vocabulary) is not None:
         body["vocabulary"] = vocabulary.words()
     return JSONResponse(body, 200 if status.is_ready else 503)
 
 
-@router.get("/metrics", include_in_schema=False)
+@router.get("/metrics", include_in_schema=False, dependencies=[Depends(key_needed("metrics"))])
 async def metrics(state: State) -> Response:
     """Return counters and timings for Prometheus."""
     await refresh_gauges(state)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from server.api.disconnect import while_connected
-from server.api.dispatch import Caller, run_task
+from server.api.dispatch import Caller, run_task, server_timing
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_answers import GeneratedImages, OpenAIModel, OpenAIModels
 from server.api.openai_errors import failure
@@ -67,7 +67,8 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
             output_format=body.output_format,
             quality=body.drawn_quality,
             size=size,
-        )
+        ),
+        headers=server_timing(caller.seconds),
     )
 
 

@@ -26,6 +26,7 @@ _CODES = {
     "missingApiKey": "invalid_api_key",
     "invalidApiKey": "invalid_api_key",
     "rateLimitExceeded": "rate_limit_exceeded",
+    "quotaExceeded": "insufficient_quota",
     "requestTooLarge": "request_too_large",
     "invalidJSON": "invalid_json",
     "promptTooLong": "string_above_max_length",

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from server.api.openai_answers import GeneratedImages, OpenAIFailure, OpenAIModel, OpenAIModels
 from server.api.openai_request import ImageGeneration
-from server.api.schema_values import complete_generation, name_values
+from server.api.schema_values import complete_generation, name_values, say_defaults
 from server.api.state import AppState
 from server.runware.answers import Answer, Failure
 from server.runware.envelope import RETRY_AFTER_S
@@ -117,11 +117,12 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
             for answer in operation["responses"].values():
                 if (stream := answer.get("content", {}).get("text/event-stream")) is not None:
                     stream.pop("itemSchema", None)  # of OpenAPI 3.2; this page is 3.1
-                    stream["schema"] = {"type": "string", "description": "Server-sent events."}
+                    stream["schema"] = {"$ref": REF + "ServerSentEvent"}
     schemas |= body_schemas()
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)
     complete_generation(schemas["ImageGeneration"], schemas["ImageInference"], api, sizes)
+    say_defaults(schemas, state.tasks.checkpoint.default_steps)
     components["securitySchemes"] = {
         "apiKey": {
             "type": "http",
@@ -143,6 +144,11 @@ def body_schemas() -> dict[str, Any]:
     schemas: dict[str, Any] = found["$defs"]
     names = {_task_type(schemas[task.__name__]): REF + task.__name__ for task in TASKS}
     schemas["JSONSchema"] = {"type": "object", "description": "A JSON schema, whole in itself."}
+    schemas["ServerSentEvent"] = {
+        "description": "One event of a stream.",
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    }
     schemas["Task"] = {
         "description": "A task of any type.",
         "oneOf": [{"$ref": reference} for reference in names.values()],

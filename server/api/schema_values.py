@@ -1,6 +1,7 @@
 """Values in the schemas of requests that settings and checkpoint decide: models, sizes, bounds."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model.resolution import Size
@@ -57,6 +58,22 @@ def complete_generation(
         properties[name] |= _bounds(task["properties"][parameter])
     for name in properties.keys() - set(schema["required"]):
         properties[name] = _or_null(properties[name])
+
+
+def say_defaults(schemas: Mapping[str, Any], default_steps: int | None) -> None:
+    """Move the defaults of all parameters into their descriptions.
+
+    Generated clients send what a schema calls a default, or take the parameter for a required one.
+    Left out, it is what this server's settings and checkpoint make it.
+    """
+    if default_steps is not None:
+        schemas["ImageInference"]["properties"]["steps"]["default"] = default_steps
+    for schema in schemas.values():
+        for parameter in schema.get("properties", {}).values():
+            default = parameter.pop("default", None)
+            if default is not None and not isinstance(default, dict):
+                words = parameter.get("description", "")
+                parameter["description"] = f"{words} Default: `{json.dumps(default)}`.".strip()
 
 
 def _bounds(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The endpoint `GET /v1/status`: what an operator watches. An extension of this server."""
 
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -8,7 +9,15 @@ from fastapi import APIRouter
 from server.api.openapi import KEY, failures
 from server.api.state import AppState, State
 from server.api.task_routes import Caller
-from server.runware.status_answer import QueueState, Speed, Status, TaskState, WorkerState
+from server.engine.messages import MemoryReading
+from server.runware.status_answer import (
+    DeviceMemory,
+    QueueState,
+    Speed,
+    Status,
+    TaskState,
+    WorkerState,
+)
 from server.tasks.estimates import Estimates, Mode
 from server.tasks.running import RunningTask
 
@@ -57,12 +66,30 @@ def _speed(estimates: Estimates, mode: Mode) -> Speed | None:
 
 
 def _worker_state(state: AppState) -> WorkerState:
-    status = state.tasks.status
+    status, figures = state.tasks.status, state.tasks.figures
     return {
         "ready": status.is_ready,
         "description": status.description,
         "memoryBytes": status.memory_bytes,
+        "devices": list_devices(figures.memory),
+        "deaths": figures.num_deaths,
     }
+
+
+def list_devices(readings: Iterable[MemoryReading]) -> list[DeviceMemory]:
+    """Return the memory of each device of which the worker has reported anything."""
+    found: dict[str, dict[str, int]] = {}
+    for reading in readings:
+        found.setdefault(reading.device, {})[reading.kind] = reading.size_bytes
+    return [
+        {
+            "device": device,
+            "allocatedBytes": kinds.get("allocated"),
+            "peakBytes": kinds.get("peak"),
+            "totalBytes": kinds.get("total"),
+        }
+        for device, kinds in found.items()
+    ]
 
 
 def _queue_state(state: AppState, num_own: int) -> QueueState:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from urllib.parse import parse_qs, urlsplit
 
 from server.delivery.backoff import backoff_s
@@ -23,8 +24,10 @@ class Uploader:
         self._settings = settings
         self._egress = egress
 
-    async def upload(self, url: str, name: str, encoded: bytes) -> None:
-        """PUT an image's bytes.
+    async def upload(
+        self, url: str, name: str, encoded: bytes, trace_headers: Mapping[str, str]
+    ) -> None:
+        """PUT an image's bytes, with the headers of a trace if there is one.
 
         Raises:
             TaskError: the endpoint did not take them in any of the tries.
@@ -34,7 +37,7 @@ class Uploader:
             url=url,
             body=encoded,
             content_type=media_type(name),
-            headers=azure_headers(url),
+            headers={**azure_headers(url), **trace_headers},
         )
         for num_tries in range(1, self._settings.upload_tries + 1):
             try:

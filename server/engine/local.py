@@ -33,7 +33,7 @@ from server.engine.process_memory import tree_bytes
 from server.engine.protocol import EngineFigures, EngineStatus
 from server.engine.restarts import MAX_FAILED_STARTS, RestartPolicy, StallWatch
 from server.engine.worker_process import WorkerProcess
-from server.settings import LoggingSettings
+from server.observing_settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 
 from pipeline.settings import PipelineSettings
 from server.engine.messages import Control, Job, WorkerEvent
+from server.observing_settings import LoggingSettings
 from server.process import configure_process, ignore_stop_signals, stop_signals_blocked
-from server.settings import LoggingSettings
 
 log = logging.getLogger(__name__)
 

@@ -85,11 +85,20 @@ export class Api {
     try {
       body = await response.json();
     } catch {
-      throw new ApiError("badAnswer", `The server answered ${response.status} without JSON.`, response.status);
+      throw new ApiError(
+        "badAnswer",
+        `The server answered ${response.status} without JSON.`,
+        response.status,
+      );
     }
     const fault = body.errors?.[0] ?? body.error;
     if (fault) throw new ApiError(fault.code, fault.message, response.status, fault);
-    if (!response.ok) throw new ApiError("refused", body.detail ?? `The server answered ${response.status}.`, response.status);
+    if (!response.ok)
+      throw new ApiError(
+        "refused",
+        body.detail ?? `The server answered ${response.status}.`,
+        response.status,
+      );
     return body;
   }
 }

@@ -5,8 +5,18 @@ import { numberField, segments } from "./fields.js";
 
 const PRESETS = { none: "Exact", low: "Low", medium: "Medium", high: "High", custom: "Custom" };
 const KINDS = {
-  teaCache: { text: "TeaCache", threshold: "teaCacheDistance", label: "TeaCache distance", value: 0.5 },
-  fbCache: { text: "FBCache", threshold: "fbCacheThreshold", label: "FBCache threshold", value: 0.25 },
+  teaCache: {
+    text: "TeaCache",
+    threshold: "teaCacheDistance",
+    label: "TeaCache distance",
+    value: 0.5,
+  },
+  fbCache: {
+    text: "FBCache",
+    threshold: "fbCacheThreshold",
+    label: "FBCache threshold",
+    value: 0.25,
+  },
 };
 
 export class CacheFields {
@@ -20,14 +30,34 @@ export class CacheFields {
       const field = make("div", { class: "field" });
       custom.append(make("label", { class: "check" }, check, text), field);
       this.#checks[name] = check;
-      this.#thresholds[name] = numberField(field, { id: threshold, label, min: 0, max: 1, most: 1, step: 0.01, value });
+      this.#thresholds[name] = numberField(field, {
+        id: threshold,
+        label,
+        min: 0,
+        max: 1,
+        most: 1,
+        step: 0.01,
+        value,
+      });
     }
     this.most = numberField(custom.appendChild(make("div", { class: "field" })), {
-      id: "cacheMaxConsecutiveSteps", label: "Most reused in a row", min: 1, max: 5, most: 5, step: 1, value: 3,
+      id: "cacheMaxConsecutiveSteps",
+      label: "Most reused in a row",
+      min: 1,
+      max: 5,
+      most: 5,
+      step: 1,
+      value: 3,
     });
-    this.preset = segments(byId("acceleration"), "acceleration", PRESETS, config.defaultAcceleration, (choice) => {
-      custom.hidden = choice !== "custom";
-    });
+    this.preset = segments(
+      byId("acceleration"),
+      "acceleration",
+      PRESETS,
+      config.defaultAcceleration,
+      (choice) => {
+        custom.hidden = choice !== "custom";
+      },
+    );
   }
 
   /** Return the parameters of the task. */

@@ -1,8 +1,9 @@
 // The form: settings in, a task out. A task is what the API takes, without taskUUID and delivery.
 
-import { byId, make, rectangle } from "./dom.js";
+import { byId, make } from "./dom.js";
 import { combobox, numberField, segments } from "./fields.js";
 import { CacheFields } from "./caches.js";
+import { ShapeField } from "./shapes.js";
 import { showGroups, showNote } from "./words.js";
 
 const MAX_RANDOM_SEED = 2 ** 31;
@@ -11,9 +12,18 @@ const NUM_EXAMPLES = 2; // shown at first
 const MOST_STEPS = 60; // where the sliders end
 const MOST_GUIDANCE = 15;
 const SOLVERS = {
-  euler: "Euler", euler_a: "Euler ancestral", dpmpp_m: "DPM++ multistep", dpmpp_s: "DPM++ singlestep",
-  deis: "DEIS", heun: "Heun", ipndm: "iPNDM", dpm2_a: "DPM2 ancestral", midpoint: "midpoint",
-  lcm: "LCM", lms: "LMS", unipc: "UniPC",
+  euler: "Euler",
+  euler_a: "Euler ancestral",
+  dpmpp_m: "DPM++ multistep",
+  dpmpp_s: "DPM++ singlestep",
+  deis: "DEIS",
+  heun: "Heun",
+  ipndm: "iPNDM",
+  dpm2_a: "DPM2 ancestral",
+  midpoint: "midpoint",
+  lcm: "LCM",
+  lms: "LMS",
+  unipc: "UniPC",
 };
 
 export class Composer extends EventTarget {
@@ -23,14 +33,13 @@ export class Composer extends EventTarget {
   #negative = byId("negative");
   #seed = byId("seed");
   #count = byId("count");
-  #shape = "auto";
   #fixed = null; // of a comparison: the parameters that stay
 
   constructor(config) {
     super();
     this.#config = config;
     this.#buildPrompt();
-    this.#buildShapes();
+    this.shape = new ShapeField(config);
     this.#buildNumbers();
     this.#buildRest();
     this.#form.addEventListener("submit", (event) => {
@@ -49,7 +58,7 @@ export class Composer extends EventTarget {
   set(task) {
     this.#prompt.value = task.positivePrompt ?? "";
     this.#negative.value = task.negativePrompt ?? "";
-    this.#setShape(task.width ? `${task.width}x${task.height}` : "auto");
+    this.shape.set(task.width ? `${task.width}x${task.height}` : "auto");
     this.steps.set(task.steps ?? this.#config.steps);
     this.guidance.set(task.CFGScale ?? this.#config.guidance);
     this.#seed.value = task.seed ?? "";
@@ -70,7 +79,13 @@ export class Composer extends EventTarget {
 
   /** Keep prompt, size and seed of an image, so that the next one differs in settings alone. */
   startComparing(entry) {
-    this.set({ ...entry.task, width: entry.width, height: entry.height, seed: entry.seed, numberResults: 1 });
+    this.set({
+      ...entry.task,
+      width: entry.width,
+      height: entry.height,
+      seed: entry.seed,
+      numberResults: 1,
+    });
     this.#fixed = entry;
     this.#showComparing();
     byId("steps").focus({ preventScroll: false });
@@ -92,14 +107,16 @@ export class Composer extends EventTarget {
     const isBlank = prompt.length < 2;
     this.#prompt.setAttribute("aria-invalid", String(isBlank));
     if (isBlank) {
-      byId("prompt-note").replaceChildren(make("span", { class: "fault" }, "Describe the image in at least 2 characters."));
+      byId("prompt-note").replaceChildren(
+        make("span", { class: "fault" }, "Describe the image in at least 2 characters."),
+      );
       this.#prompt.focus();
       return null;
     }
     const seed = this.#readSeed();
     if (seed === null) return null;
     const negative = this.#negative.value.trim();
-    const [width, height] = this.#shape === "auto" ? [] : this.#shape.split("x").map(Number);
+    const [width, height] = this.shape.size;
     const task = {
       model: this.#config.model,
       positivePrompt: prompt,
@@ -134,9 +151,23 @@ export class Composer extends EventTarget {
       this.#prompt.focus();
     };
     const chips = examples.map((text, index) =>
-      make("button", { type: "button", class: "chip", title: text, hidden: index >= NUM_EXAMPLES, onclick: () => use(text) }, text),
+      make(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          title: text,
+          hidden: index >= NUM_EXAMPLES,
+          onclick: () => use(text),
+        },
+        text,
+      ),
     );
-    const others = make("button", { type: "button", class: "chip others", hidden: chips.length <= NUM_EXAMPLES }, "More examples");
+    const others = make(
+      "button",
+      { type: "button", class: "chip others", hidden: chips.length <= NUM_EXAMPLES },
+      "More examples",
+    );
     others.addEventListener("click", () => {
       for (const chip of chips) chip.hidden = false;
       others.hidden = true;
@@ -147,36 +178,14 @@ export class Composer extends EventTarget {
     if (!vocabulary) return;
     byId("words").hidden = false;
     byId("about").textContent = about;
-    showGroups(byId("word-groups"), vocabulary, (word) => use(`${this.#prompt.value.trimEnd()} ${word}`.trim()));
+    showGroups(byId("word-groups"), vocabulary, (word) =>
+      use(`${this.#prompt.value.trimEnd()} ${word}`.trim()),
+    );
   }
 
   #note() {
     this.#prompt.removeAttribute("aria-invalid");
     showNote(byId("prompt-note"), this.#config.vocabulary, this.#prompt.value);
-  }
-
-  #buildShapes() {
-    const names = ["auto", ...this.#config.sizes.map(([w, h]) => `${w}x${h}`)];
-    byId("shapes").append(
-      ...names.map((name) => {
-        const [width, height] = name.split("x").map(Number);
-        const text = name === "auto" ? "automatic" : `${width} by ${height} pixels`;
-        const radio = make("input", { type: "radio", name: "shape", value: name, "aria-label": text });
-        radio.addEventListener("change", () => this.#setShape(name));
-        const drawing = name === "auto" ? make("span", { class: "auto" }, "Auto") : rectangle(width, height, 36);
-        return make("label", { class: "shape", title: text }, radio, drawing);
-      }),
-    );
-    this.#setShape(this.#config.defaultSize);
-  }
-
-  #setShape(name) {
-    const radios = [...byId("shapes").querySelectorAll("input")];
-    const chosen = radios.find((radio) => radio.value === name) ?? radios[0];
-    chosen.checked = true;
-    this.#shape = chosen.value;
-    byId("shape-note").textContent =
-      this.#shape === "auto" ? "chosen by the checkpoint" : this.#shape.replace("x", " × ");
   }
 
   #buildNumbers() {
@@ -190,10 +199,17 @@ export class Composer extends EventTarget {
     byId("steps-field").hidden = hasFixedSteps;
     const { min, max } = bounds.numberResults;
     this.#setCount(min);
-    byId("count-less").addEventListener("click", () => this.#setCount(Math.max(min, this.#readCount() - 1)));
-    byId("count-more").addEventListener("click", () => this.#setCount(Math.min(max, this.#readCount() + 1)));
+    byId("count-less").addEventListener("click", () =>
+      this.#setCount(Math.max(min, this.#readCount() - 1)),
+    );
+    byId("count-more").addEventListener("click", () =>
+      this.#setCount(Math.min(max, this.#readCount() + 1)),
+    );
     this.#count.addEventListener("change", () => this.#setCount(this.#readCount()));
-    byId("seed-clear").addEventListener("click", () => { this.#seed.value = ""; this.#readSeed(); });
+    byId("seed-clear").addEventListener("click", () => {
+      this.#seed.value = "";
+      this.#readSeed();
+    });
     this.#seed.addEventListener("input", () => this.#readSeed());
   }
 
@@ -202,16 +218,37 @@ export class Composer extends EventTarget {
     const options = schedulers.map(({ name, solver, sigmas, status }) => ({
       name,
       note: `${SOLVERS[solver] ?? solver}${sigmas === "shifted" ? "" : `, ${sigmas}`}`,
-      hint: status === "substituted" ? "Does not exist for flow models; the nearest solver stands in." : "",
+      hint:
+        status === "substituted"
+          ? "Does not exist for flow models; the nearest solver stands in."
+          : "",
     }));
     const find = (name) => options.find((option) => option.name === name);
-    this.scheduler = combobox(byId("scheduler"), byId("scheduler-list"), options, "Default", (name) => {
-      byId("scheduler-note").textContent = [`Solver: ${find(name).note}.`, find(name).hint].join(" ");
-    });
+    this.scheduler = combobox(
+      byId("scheduler"),
+      byId("scheduler-list"),
+      options,
+      "Default",
+      (name) => {
+        byId("scheduler-note").textContent = [`Solver: ${find(name).note}.`, find(name).hint].join(
+          " ",
+        );
+      },
+    );
     this.caches = new CacheFields(this.#config);
-    this.rewrite = segments(byId("rewrite"), "rewrite", { off: "No", recaption: "Rewrite", think: "Think first" }, "off");
+    this.rewrite = segments(
+      byId("rewrite"),
+      "rewrite",
+      { off: "No", recaption: "Rewrite", think: "Think first" },
+      "off",
+    );
     byId("rewrite-field").hidden = !rewrites;
-    this.format = segments(byId("format"), "format", { JPG: "JPG", PNG: "PNG", WEBP: "WebP" }, "JPG");
+    this.format = segments(
+      byId("format"),
+      "format",
+      { JPG: "JPG", PNG: "PNG", WEBP: "WebP" },
+      "JPG",
+    );
   }
 
   #readSeed() {
@@ -219,7 +256,9 @@ export class Composer extends EventTarget {
     const seed = text ? Number(text) : Math.floor(Math.random() * MAX_RANDOM_SEED);
     const isRight = Number.isInteger(seed) && seed >= 0 && seed <= MAX_SEED;
     this.#seed.setAttribute("aria-invalid", String(!isRight));
-    byId("seed-fault").textContent = isRight ? "" : `A whole number of 0 to ${MAX_SEED}, or nothing.`;
+    byId("seed-fault").textContent = isRight
+      ? ""
+      : `A whole number of 0 to ${MAX_SEED}, or nothing.`;
     return isRight ? seed : null;
   }
 
@@ -237,9 +276,16 @@ export class Composer extends EventTarget {
     byId("compare-note").hidden = !isOn;
     byId("generate-text").textContent = isOn ? "Generate and compare" : "Generate";
     this.#form.classList.toggle("comparing", isOn);
-    const fixed = [this.#prompt, this.#seed, this.#count, byId("seed-clear"), byId("count-less"), byId("count-more")];
+    const fixed = [
+      this.#prompt,
+      this.#seed,
+      this.#count,
+      byId("seed-clear"),
+      byId("count-less"),
+      byId("count-more"),
+    ];
     for (const element of fixed) element.disabled = isOn;
-    for (const radio of byId("shapes").querySelectorAll("input")) radio.disabled = isOn;
+    this.shape.disable(isOn);
     for (const chip of byId("examples").children) chip.disabled = isOn;
   }
 }

@@ -29,14 +29,18 @@ export function listSettings(entry) {
 
 /** Return what differs between two images: [name, first, second], their seconds last. */
 export function listDifferences(first, second) {
-  const settings = [Object.fromEntries(listSettings(first)), Object.fromEntries(listSettings(second))];
+  const settings = [
+    Object.fromEntries(listSettings(first)),
+    Object.fromEntries(listSettings(second)),
+  ];
   const names = [...new Set(settings.flatMap(Object.keys))];
   const rows = names
     .map((name) => [name, settings[0][name] ?? "–", settings[1][name] ?? "–"])
     .filter(([, a, b]) => a !== b);
   const evaluations = [first, second].map((entry) => entry.diagnostics?.modelEvaluations);
   if (evaluations.every(Boolean)) rows.push(["Model evaluations", ...evaluations.map(String)]);
-  if (first.seconds && second.seconds) rows.push(["Seconds", ...[first, second].map((e) => e.seconds.toFixed(1))]);
+  if (first.seconds && second.seconds)
+    rows.push(["Seconds", ...[first, second].map((e) => e.seconds.toFixed(1))]);
   return rows;
 }
 

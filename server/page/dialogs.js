@@ -71,7 +71,17 @@ export function setUpCode(config) {
 
     byId("code-tabs").replaceChildren(
       ...snippets.map(({ name, text }) =>
-        make("button", { type: "button", role: "tab", "aria-controls": "code-panel", data: { name }, onclick: () => show(name, true) }, text),
+        make(
+          "button",
+          {
+            type: "button",
+            role: "tab",
+            "aria-controls": "code-panel",
+            data: { name },
+            onclick: () => show(name, true),
+          },
+          text,
+        ),
       ),
     );
     byId("code-tabs").onkeydown = (event) => {

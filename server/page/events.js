@@ -3,6 +3,7 @@
 
 const LAST = ["done", "failed", "cancelled"];
 const MAX_TRIES = 5;
+const PATIENCE_MS = 5 * 60_000; // a server that starts again goes on with the tasks it accepted
 const POLL_MS = [300, 500, 800, 1200, 2000];
 
 /** Yield {kind, data} of a task until it has ended. */
@@ -60,18 +61,17 @@ function parseBlock(block) {
 
 /** Yield the same kinds of events from polls: progress of the whole task instead of steps. */
 async function* poll(api, taskUUID, signal) {
-  let faults = 0;
+  let answeredAt = Date.now();
   for (let turn = 0; ; turn += 1) {
     await pause(POLL_MS[Math.min(turn, POLL_MS.length - 1)], signal);
     let items;
     try {
       items = await api.run({ taskType: "getResponse", taskUUID });
-      faults = 0;
+      answeredAt = Date.now();
     } catch (error) {
       if (signal?.aborted) throw error;
-      const isPassing = error.status === 0 || error.status === 429 || error.status === 503;
-      faults += 1;
-      if (isPassing && faults < MAX_TRIES) continue;
+      const isPassing = [0, 429, 502, 503, 504].includes(error.status);
+      if (isPassing && Date.now() - answeredAt < PATIENCE_MS) continue;
       const kind = error.code === "taskCancelled" ? "cancelled" : "failed";
       yield { kind, data: { error: { code: error.code, message: error.message } } };
       return;

@@ -6,7 +6,13 @@ import { make } from "./dom.js";
 export function numberField(container, { id, label, min, max, most, step, value }) {
   const input = make("input", { id, inputmode: "decimal", autocomplete: "off" });
   // The slider ends at `most`, where useful values end; the field takes all that the API takes.
-  const slider = make("input", { type: "range", min: String(min), max: String(most), step: String(step), "aria-label": label });
+  const slider = make("input", {
+    type: "range",
+    min: String(min),
+    max: String(most),
+    step: String(step),
+    "aria-label": label,
+  });
   const grain = step < 1 ? 0.01 : 1; // what the API takes
   const clamp = (number) => Math.min(max, Math.max(min, Math.round(number / grain) * grain));
   const field = {
@@ -18,7 +24,9 @@ export function numberField(container, { id, label, min, max, most, step, value 
     },
   };
   slider.addEventListener("input", () => field.set(Number(slider.value)));
-  input.addEventListener("change", () => field.set(Number.parseFloat(input.value.replace(",", "."))));
+  input.addEventListener("change", () =>
+    field.set(Number.parseFloat(input.value.replace(",", "."))),
+  );
   container.append(
     make("div", { class: "label-row" }, make("label", { for: id }, label), input),
     slider,
@@ -64,26 +72,49 @@ export function combobox(input, list, options, value, onChange = () => {}) {
 
   function open(query) {
     const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-    shown = options.filter((o) => words.every((w) => `${o.name} ${o.note}`.toLowerCase().includes(w)));
+    shown = options.filter((o) =>
+      words.every((w) => `${o.name} ${o.note}`.toLowerCase().includes(w)),
+    );
     list.replaceChildren(
       ...shown.map((option, index) =>
         make(
           "li",
-          { role: "option", id: `${list.id}-${index}`, onpointerdown: (event) => { event.preventDefault(); set(option.name); } },
+          {
+            role: "option",
+            id: `${list.id}-${index}`,
+            onpointerdown: (event) => {
+              event.preventDefault();
+              set(option.name);
+            },
+          },
           make("span", {}, option.name),
           make("small", {}, option.note),
         ),
       ),
     );
-    if (!shown.length) list.append(make("li", { class: "none", role: "option", "aria-disabled": "true" }, "No scheduler has these words"));
+    if (!shown.length)
+      list.append(
+        make(
+          "li",
+          { class: "none", role: "option", "aria-disabled": "true" },
+          "No scheduler has these words",
+        ),
+      );
     list.hidden = false;
     input.setAttribute("aria-expanded", "true");
-    activate(Math.max(0, shown.findIndex((option) => option.name === field.value)));
+    activate(
+      Math.max(
+        0,
+        shown.findIndex((option) => option.name === field.value),
+      ),
+    );
   }
 
   function activate(index) {
     active = shown.length ? (index + shown.length) % shown.length : -1;
-    [...list.children].forEach((item, i) => item.setAttribute("aria-selected", String(i === active)));
+    [...list.children].forEach((item, i) =>
+      item.setAttribute("aria-selected", String(i === active)),
+    );
     if (active < 0) return;
     input.setAttribute("aria-activedescendant", `${list.id}-${active}`);
     list.children[active].scrollIntoView({ block: "nearest" });
@@ -107,7 +138,10 @@ export function combobox(input, list, options, value, onChange = () => {}) {
     keys[event.key]();
   });
   input.addEventListener("input", () => open(input.value));
-  input.addEventListener("click", () => { input.select(); open(""); });
+  input.addEventListener("click", () => {
+    input.select();
+    open("");
+  });
   input.addEventListener("blur", () => set(field.value));
   set(value);
   return field;

@@ -18,14 +18,25 @@ export class Gallery extends EventTarget {
   show(entries, selectedId, reference) {
     this.#tiles.replaceChildren(
       ...entries.map((entry) => {
-        const tile = make("button", { type: "button", class: "tile", data: { id: entry.id }, onclick: () => this.#choose(entry) });
+        const tile = make("button", {
+          type: "button",
+          class: "tile",
+          data: { id: entry.id },
+          onclick: () => this.#choose(entry),
+        });
         this.#fill(tile, entry);
         mark(tile, entry, selectedId, reference);
         return make("li", {}, tile);
       }),
     );
     if (!entries.length) {
-      this.#tiles.append(make("li", { class: "tiles-empty" }, "Images that you generate are kept here, in this browser."));
+      this.#tiles.append(
+        make(
+          "li",
+          { class: "tiles-empty" },
+          "Images that you generate are kept here, in this browser.",
+        ),
+      );
     }
     byId("gallery-clear").hidden = !entries.some((entry) => !isOpen(entry));
   }
@@ -37,7 +48,8 @@ export class Gallery extends EventTarget {
   }
 
   #fill(tile, entry) {
-    const src = entry.state === "done" ? this.#urls.of(entry) : isOpen(entry) ? entry.preview : null;
+    const src =
+      entry.state === "done" ? this.#urls.of(entry) : isOpen(entry) ? entry.preview : null;
     const image = tile.querySelector("img");
     if (src && image) image.setAttribute("src", src);
     else if (src) tile.prepend(make("img", { src, alt: "", loading: "lazy" }));
@@ -46,7 +58,10 @@ export class Gallery extends EventTarget {
     tile.querySelector(".state")?.remove();
     tile.querySelector(".line")?.remove();
     const state = STATES[entry.state];
-    tile.setAttribute("aria-label", [entry.task.positivePrompt, `seed ${entry.seed}`, state].filter(Boolean).join(", "));
+    tile.setAttribute(
+      "aria-label",
+      [entry.task.positivePrompt, `seed ${entry.seed}`, state].filter(Boolean).join(", "),
+    );
     if (state) tile.append(make("span", { class: "state" }, state));
     if (isOpen(entry)) {
       const share = entry.numSteps ? entry.step / entry.numSteps : (entry.progress ?? 0) / 100;
@@ -63,7 +78,12 @@ export class Gallery extends EventTarget {
 
 function mark(tile, entry, selectedId, reference) {
   if (entry.id === selectedId) tile.setAttribute("aria-current", "true");
-  const isComparable = reference && entry !== reference && entry.state === "done"
-    && entry.seed === reference.seed && entry.width === reference.width && entry.height === reference.height;
+  const isComparable =
+    reference &&
+    entry !== reference &&
+    entry.state === "done" &&
+    entry.seed === reference.seed &&
+    entry.width === reference.width &&
+    entry.height === reference.height;
   tile.classList.toggle("comparable", Boolean(isComparable));
 }

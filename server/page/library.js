@@ -94,10 +94,16 @@ export class Library extends EventTarget {
     try {
       await this.#api.run({ taskType: "imageInference", taskUUID, ...task, ...delivery });
     } catch (error) {
-      this.#update(entries, { state: "failed", error: { code: error.code, message: error.message } });
+      this.#update(entries, {
+        state: "failed",
+        error: { code: error.code, message: error.message },
+      });
       return;
     }
-    writeRunning([...readRunning(), { taskUUID, task, createdAt: entries[0].createdAt, comparedTo: entries[0].comparedTo }]);
+    writeRunning([
+      ...readRunning(),
+      { taskUUID, task, createdAt: entries[0].createdAt, comparedTo: entries[0].comparedTo },
+    ]);
     this.#follow(taskUUID, entries);
   }
 
@@ -123,25 +129,43 @@ export class Library extends EventTarget {
       case "queued":
         return this.#update(open, { position: data.position, remaining: data.estimatedSeconds });
       case "started":
-        return this.#update(open.slice(0, 1), { state: "running", startedAt: Date.now(), remaining: data.estimatedSeconds, hasPreviews: data.hasPreviews });
+        return this.#update(open.slice(0, 1), {
+          state: "running",
+          startedAt: Date.now(),
+          remaining: data.estimatedSeconds,
+          hasPreviews: data.hasPreviews,
+        });
       case "text":
         return this.#update([image], { state: "running", text: data.text });
       case "step":
         image.steps[data.step - 1] = data.reused ? "reused" : "computed";
         return this.#update([image], {
-          state: "running", step: data.step, numSteps: data.numSteps, remaining: data.estimatedSeconds,
+          state: "running",
+          step: data.step,
+          numSteps: data.numSteps,
+          remaining: data.estimatedSeconds,
           startedAt: image.startedAt ?? Date.now(),
         });
       case "progress":
-        return this.#update(open, { state: data.progress ? "running" : "queued", progress: data.progress, startedAt: open[0]?.startedAt ?? Date.now() });
+        return this.#update(open, {
+          state: data.progress ? "running" : "queued",
+          progress: data.progress,
+          startedAt: open[0]?.startedAt ?? Date.now(),
+        });
       case "preview":
         return this.#update([image], { preview: data.dataURI });
       case "image":
-        return this.#finish(open.find((entry) => entry.seed === data.seed), data);
+        return this.#finish(
+          open.find((entry) => entry.seed === data.seed),
+          data,
+        );
       case "cancelled":
         return this.#update(open, { state: "cancelled" });
       case "failed":
-        return this.#update(open, { state: data.error.code === "taskCancelled" ? "cancelled" : "failed", error: data.error });
+        return this.#update(open, {
+          state: data.error.code === "taskCancelled" ? "cancelled" : "failed",
+          error: data.error,
+        });
       default:
         return undefined;
     }
@@ -153,9 +177,18 @@ export class Library extends EventTarget {
     const size = await measure(blob);
     const seconds = entry.startedAt ? (Date.now() - entry.startedAt) / 1000 : null;
     const kept = {
-      id: entry.id, taskUUID: entry.taskUUID, index: entry.index, task: entry.task,
-      createdAt: entry.createdAt, comparedTo: entry.comparedTo, state: "done",
-      seed: item.seed, ...size, blob, diagnostics: item.diagnostics ?? null, seconds,
+      id: entry.id,
+      taskUUID: entry.taskUUID,
+      index: entry.index,
+      task: entry.task,
+      createdAt: entry.createdAt,
+      comparedTo: entry.comparedTo,
+      state: "done",
+      seed: item.seed,
+      ...size,
+      blob,
+      diagnostics: item.diagnostics ?? null,
+      seconds,
     };
     const isKept = await this.#store.put(kept);
     this.#update([entry], { ...kept, isKept });

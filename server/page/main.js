@@ -39,7 +39,9 @@ class Page {
     this.stage = new Stage(byId("stage"), this.#urls);
     this.gallery = new Gallery(this.#urls);
     this.showCode = setUpCode(config);
-    byId("gallery-note").textContent = store.keeps ? "" : "This browser stores nothing: they are gone when the page is left.";
+    byId("gallery-note").textContent = store.keeps
+      ? ""
+      : "This browser stores nothing: they are gone when the page is left.";
     this.#connect();
   }
 
@@ -50,7 +52,9 @@ class Page {
   }
 
   #connect() {
-    this.composer.addEventListener("task", ({ detail }) => this.#generate(detail.task, detail.comparedTo));
+    this.composer.addEventListener("task", ({ detail }) =>
+      this.#generate(detail.task, detail.comparedTo),
+    );
     this.composer.addEventListener("compare-end", () => this.#endComparison());
     this.library.addEventListener("change", ({ detail }) => this.#refresh(detail));
     this.gallery.addEventListener("choose", ({ detail }) => this.#choose(detail));
@@ -58,7 +62,12 @@ class Page {
       example: () => this.composer.useExample(),
       cancel: (entry) => this.library.cancel(entry),
       again: (entry) => this.#generate(entry.task, entry.comparedTo),
-      vary: (entry) => this.#generate({ ...entry.task, numberResults: 1, seed: Math.floor(Math.random() * 2 ** 31) }),
+      vary: (entry) =>
+        this.#generate({
+          ...entry.task,
+          numberResults: 1,
+          seed: Math.floor(Math.random() * 2 ** 31),
+        }),
       use: (entry) => this.#use(entry),
       compare: (entry) => this.#startComparison(entry),
       code: (entry) => this.showCode(entry),
@@ -75,7 +84,8 @@ class Page {
   #generate(task, comparedTo = null) {
     const entry = this.library.start(task, comparedTo);
     this.#select(entry);
-    if (matchMedia("(max-width: 900px)").matches) byId("stage").scrollIntoView({ behavior: "smooth", block: "start" });
+    if (matchMedia("(max-width: 900px)").matches)
+      byId("stage").scrollIntoView({ behavior: "smooth", block: "start" });
   }
 
   #choose(entry) {
@@ -91,6 +101,7 @@ class Page {
   #select(entry) {
     this.#selectedId = entry?.id ?? null;
     this.stage.show(entry);
+    showTitle(entry);
     this.#showTiles();
   }
 
@@ -111,15 +122,23 @@ class Page {
       return;
     }
     this.#moveOn(entry);
-    if (entry.id === this.#selectedId) this.stage.show(entry);
-    announceState(entry, entry.id === this.#selectedId);
+    if (entry.id !== this.#selectedId) return;
+    this.stage.show(entry);
+    showTitle(entry);
+    announceState(entry);
   }
 
   /** Of several images of a task, keep the one in sight that is being generated. */
   #moveOn(entry) {
     const selected = this.library.find(this.#selectedId);
     const isNext = entry.state === "running" && selected?.taskUUID === entry.taskUUID;
-    if (isNext && selected !== entry && selected.state === "done" && selected.index === entry.index - 1) this.#select(entry);
+    if (
+      isNext &&
+      selected !== entry &&
+      selected.state === "done" &&
+      selected.index === entry.index - 1
+    )
+      this.#select(entry);
   }
 
   #use(entry) {
@@ -165,14 +184,26 @@ class Page {
 }
 
 function isComparable(first, second) {
-  return second.state === "done" && first.seed === second.seed && first.width === second.width && first.height === second.height;
+  return (
+    second.state === "done" &&
+    first.seed === second.seed &&
+    first.width === second.width &&
+    first.height === second.height
+  );
 }
 
 const announced = new Map();
 
+/** Show the share that is done in the tab's title, for those who look at another tab meanwhile. */
+function showTitle(entry) {
+  const isDrawn = entry && isOpen(entry) && entry.numSteps;
+  document.title = isDrawn
+    ? `${Math.round((100 * entry.step) / entry.numSteps)} % · hyimage`
+    : "hyimage";
+}
+
 /** Announce the quarters of a generation and its end, not every step. */
-function announceState(entry, isSelected) {
-  if (!isSelected) return;
+function announceState(entry) {
   const quarter = entry.numSteps ? Math.floor((4 * entry.step) / entry.numSteps) : 0;
   const texts = {
     queued: entry.position ? `Queued, position ${entry.position}` : "Queued",
@@ -214,6 +245,10 @@ await page.start();
 document.documentElement.dataset.loaded = "true";
 
 // The server may start, stop and start again while the page is open.
-setInterval(async () => {
-  if (!document.hidden) showServed(await connect(api));
-}, 10 * RETRY_MS);
+for (let { ready } = config; ;) {
+  await new Promise((resolve) => setTimeout(resolve, ready ? 10 * RETRY_MS : RETRY_MS));
+  if (document.hidden) continue;
+  const latest = await connect(api);
+  showServed(latest);
+  ready = latest.ready;
+}

@@ -6,9 +6,24 @@ const KEY_NAME = "HYIMAGE_API_KEY";
 export function listSnippets(entry, address, needsKey) {
   const task = taskOf(entry);
   return [
-    { name: "curl", text: "curl", note: "Any shell with curl and Python.", code: curl(task, address, needsKey) },
-    { name: "python", text: "Python", note: "pip install runware-sdk", code: python(task, address) },
-    { name: "javascript", text: "JavaScript", note: "npm install @runware/sdk-js", code: javascript(task, address) },
+    {
+      name: "curl",
+      text: "curl",
+      note: "Any shell with curl and Python.",
+      code: curl(task, address, needsKey),
+    },
+    {
+      name: "python",
+      text: "Python",
+      note: "pip install runware-sdk",
+      code: python(task, address),
+    },
+    {
+      name: "javascript",
+      text: "JavaScript",
+      note: "npm install @runware/sdk-js",
+      code: javascript(task, address),
+    },
     { name: "openai", text: "OpenAI SDK", note: "pip install openai", code: openai(task, address) },
   ];
 }
@@ -65,14 +80,18 @@ await runware.disconnect();
 
 function openai(task, address) {
   const extra = {
-    seed: task.seed, steps: task.steps, guidance_scale: task.CFGScale,
+    seed: task.seed,
+    steps: task.steps,
+    guidance_scale: task.CFGScale,
     ...(task.negativePrompt && { negative_prompt: task.negativePrompt }),
   };
   const format = { JPG: "jpeg", PNG: "png", WEBP: "webp" }[task.outputFormat];
   const lost = ["scheduler", "acceleration", "acceleratorOptions", "hunyuan"].filter(
     (name) => task[name] !== undefined && !["Default", "none"].includes(task[name]),
   );
-  const warning = lost.length ? `# The OpenAI form has no ${lost.join(", ")}: the image differs.\n` : "";
+  const warning = lost.length
+    ? `# The OpenAI form has no ${lost.join(", ")}: the image differs.\n`
+    : "";
   return `${warning}import os
 from openai import OpenAI
 

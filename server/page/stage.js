@@ -1,7 +1,8 @@
 // The large view: nothing yet, an image in the making, a finished one, or a fault.
 
 import { icon, make } from "./dom.js";
-import { describeSeconds, listSettings, listStepKinds } from "./describe.js";
+import { buildAbout, fillStrip } from "./about.js";
+import { describeSeconds } from "./describe.js";
 
 const BLUR_PX = 12; // of the first preview; it falls to a third with the steps
 
@@ -51,26 +52,50 @@ export class Stage extends EventTarget {
   }
 
   #buildEmpty() {
-    const start = make("button", { type: "button", class: "primary", onclick: () => this.#emit("example") }, "Draw an example");
+    const start = make(
+      "button",
+      { type: "button", class: "primary", onclick: () => this.#emit("example") },
+      "Draw an example",
+    );
     const frame = this.#newFrame("empty");
     frame.append(
-      make("div", { class: "blank" },
+      make(
+        "div",
+        { class: "blank" },
         make("h2", {}, "What should it draw?"),
-        make("p", {}, "Describe an image, or take one of the examples. It appears here while it is drawn, and stays in this browser."),
-        start),
+        make(
+          "p",
+          {},
+          "Describe an image, or take one of the examples. It appears here while it is drawn, and stays in this browser.",
+        ),
+        start,
+      ),
     );
     this.#root.replaceChildren(frame);
   }
 
   #buildBusy(entry) {
     const frame = this.#newFrame("busy", entry);
-    const cancel = make("button", { type: "button", class: "cancel", onclick: () => this.#emit("cancel", entry) }, icon("stop"), "Cancel");
-    frame.append(
-      make("div", { class: "hud" },
-        make("div", { class: "hud-row" }, make("p", { class: "hud-text" }), cancel),
-        make("div", { class: "strip", "aria-hidden": "true" })),
+    const cancel = make(
+      "button",
+      { type: "button", class: "cancel", onclick: () => this.#emit("cancel", entry) },
+      icon("stop"),
+      "Cancel",
     );
-    const about = make("div", { class: "about" }, make("p", { class: "caption" }, entry.task.positivePrompt), make("p", { class: "note written-note" }));
+    frame.append(
+      make(
+        "div",
+        { class: "hud" },
+        make("div", { class: "hud-row" }, make("p", { class: "hud-text" }), cancel),
+        make("div", { class: "strip", "aria-hidden": "true" }),
+      ),
+    );
+    const about = make(
+      "div",
+      { class: "about" },
+      make("p", { class: "caption" }, entry.task.positivePrompt),
+      make("p", { class: "note written-note" }),
+    );
     this.#root.replaceChildren(frame, about);
   }
 
@@ -83,11 +108,18 @@ export class Stage extends EventTarget {
     cancel.disabled = Boolean(entry.isCancelling);
     cancel.lastChild.textContent = entry.isCancelling ? "Cancelling" : "Cancel";
     const strip = frame.querySelector(".strip");
-    if (strip.childElementCount !== numSteps) fillStrip(strip, Array.from({ length: numSteps }, () => ""));
+    if (strip.childElementCount !== numSteps)
+      fillStrip(
+        strip,
+        Array.from({ length: numSteps }, () => ""),
+      );
     entry.steps.forEach((kind, index) => {
       if (strip.children[index]) strip.children[index].dataset.kind = kind;
     });
-    frame.style.setProperty("--blur", `${(BLUR_PX * (1 - (0.67 * (entry.step ?? 0)) / numSteps)).toFixed(1)}px`);
+    frame.style.setProperty(
+      "--blur",
+      `${(BLUR_PX * (1 - (0.67 * (entry.step ?? 0)) / numSteps)).toFixed(1)}px`,
+    );
     if (entry.preview && frame.dataset.preview !== entry.preview.slice(-64)) {
       frame.dataset.preview = entry.preview.slice(-64);
       addLayer(frame, entry.preview, "preview", entry);
@@ -103,7 +135,10 @@ export class Stage extends EventTarget {
     if (!isNew) this.#newFrame("", entry);
     const frame = this.#frame;
     setShape(frame, entry);
-    this.#root.replaceChildren(frame, this.#buildAbout(entry));
+    this.#root.replaceChildren(
+      frame,
+      buildAbout(entry, this.#urls.of(entry), (name) => this.#emit(name, entry)),
+    );
     await addLayer(frame, this.#urls.of(entry), "final", entry, entry.task.positivePrompt);
     frame.classList.remove("busy");
     frame.querySelector(".hud")?.remove();
@@ -111,42 +146,36 @@ export class Stage extends EventTarget {
 
   #buildEnd(entry) {
     const isFault = entry.state === "failed";
-    const again = make("button", { type: "button", class: "quiet", onclick: () => this.#emit("again", entry) }, "Try again");
+    const again = make(
+      "button",
+      { type: "button", class: "quiet", onclick: () => this.#emit("again", entry) },
+      "Try again",
+    );
     const frame = this.#newFrame("failed");
     frame.append(
-      make("div", { class: "blank", role: isFault ? "alert" : null },
+      make(
+        "div",
+        { class: "blank", role: isFault ? "alert" : null },
         isFault ? icon("fault") : null,
         make("h2", {}, isFault ? "That did not work" : "Cancelled"),
         make("p", {}, isFault ? entry.error.message : entry.task.positivePrompt),
         isFault ? make("code", {}, entry.error.code) : null,
-        again),
+        again,
+      ),
     );
     this.#root.replaceChildren(frame);
-  }
-
-  #buildAbout(entry) {
-    const action = (name, text, symbol) =>
-      make("button", { type: "button", class: "action", data: { action: name }, onclick: () => this.#emit(name, entry) }, icon(symbol), text);
-    const { task } = entry;
-    const extension = { JPG: "jpg", PNG: "png", WEBP: "webp" }[task.outputFormat];
-    const download = make("a", { class: "action", href: this.#urls.of(entry), download: `hyimage-${entry.seed}.${extension}` }, icon("download"), "Download");
-    return make("div", { class: "about" },
-      make("div", { class: "actions", role: "group", "aria-label": "Actions on this image" },
-        download, action("vary", "Another seed", "vary"), action("use", "Use settings", "settings"),
-        action("compare", "Compare", "compare"), action("code", "Copy as code", "code"), action("delete", "Delete", "delete")),
-      make("h2", { class: "caption" }, task.positivePrompt),
-      buildWarnings(entry),
-      buildFacts(entry),
-      buildEvaluations(entry.diagnostics),
-      buildText(entry.diagnostics?.text));
   }
 }
 
 function describeProgress(entry) {
   const left = describeSeconds(entry.remaining);
   if (entry.state === "queued") {
-    const place = entry.position > 1 ? `Position ${entry.position} in the queue` : "Next in the queue";
-    return [entry.index > 0 && !entry.position ? "Waiting for the images before it" : place, left ? `about ${left}` : ""];
+    const place =
+      entry.position > 1 ? `Position ${entry.position} in the queue` : "Next in the queue";
+    return [
+      entry.index > 0 && !entry.position ? "Waiting for the images before it" : place,
+      left ? `about ${left}` : "",
+    ];
   }
   if (entry.step) return [`Step ${entry.step} of ${entry.numSteps}`, left ? `${left} left` : ""];
   if (entry.text) return ["Rewriting the prompt", ""];
@@ -168,7 +197,8 @@ async function addLayer(frame, src, kind, entry, alt = "") {
   } catch {
     return;
   }
-  if (!entry.width && layer.naturalWidth) setShape(frame, { width: layer.naturalWidth, height: layer.naturalHeight });
+  if (!entry.width && layer.naturalWidth)
+    setShape(frame, { width: layer.naturalWidth, height: layer.naturalHeight });
   const older = [...frame.querySelectorAll(".layer")];
   if (kind === "preview" && older.some((other) => other.classList.contains("final"))) return;
   const last = older.at(-1);
@@ -176,41 +206,4 @@ async function addLayer(frame, src, kind, entry, alt = "") {
   else frame.prepend(layer);
   await Promise.allSettled(layer.getAnimations().map((animation) => animation.finished));
   for (const other of older) other.remove();
-}
-
-function fillStrip(strip, kinds) {
-  strip.replaceChildren(...kinds.map((kind) => make("i", { data: { kind } })));
-}
-
-function buildFacts(entry) {
-  const copy = make("button", { type: "button", title: "Copy the seed" }, String(entry.seed));
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard?.writeText(String(entry.seed));
-    copy.textContent = "copied";
-    setTimeout(() => { copy.textContent = String(entry.seed); }, 1200);
-  });
-  const pairs = [["Seed", copy], ...listSettings(entry)];
-  if (entry.seconds) pairs.push(["Took", `${entry.seconds.toFixed(1)} s`]);
-  return make("dl", { class: "facts" }, pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-}
-
-function buildEvaluations(diagnostics) {
-  const kinds = listStepKinds(diagnostics);
-  if (!kinds) return null;
-  const strip = make("div", { class: "strip", role: "img", "aria-label": "Steps, in order" });
-  fillStrip(strip, kinds);
-  const { stepsComputed, stepsReused, modelEvaluations } = diagnostics;
-  const text = `${stepsComputed} steps computed, ${stepsReused} reused; the model was evaluated ${modelEvaluations} times. Solver: ${diagnostics.scheduler.resolved}.`;
-  return make("div", { class: "evaluations" }, strip, make("p", {}, text));
-}
-
-function buildWarnings(entry) {
-  const warnings = [...(entry.diagnostics?.warnings ?? [])];
-  if (entry.isKept === false) warnings.push("This browser has no room for the image: it is gone when the page is left. Download it.");
-  return warnings.length ? make("ul", { class: "warnings", "aria-label": "Warnings" }, warnings.map((text) => make("li", {}, text))) : null;
-}
-
-function buildText(text) {
-  if (!text) return null;
-  return make("details", { class: "written" }, make("summary", {}, "What the model wrote before it drew"), make("p", {}, text));
 }

@@ -55,6 +55,10 @@ export function showNote(note, groups, prompt) {
   note.dataset.kind = "warning";
   note.append(
     make("strong", {}, "This checkpoint draws none of that."),
-    make("span", {}, `It will draw something else. Try ${some.join(", ")}; all words are listed below.`),
+    make(
+      "span",
+      {},
+      `It will draw something else. Try ${some.join(", ")}; all words are listed below.`,
+    ),
   );
 }

@@ -20,7 +20,6 @@ _STATUS = {
     "inferenceError": 500,
     "internalServerError": 500,
     "modelNotFound": 404,
-    "modelNotReady": 503,
     "serviceUnavailable": 503,
     "workerFailed": 503,
 }

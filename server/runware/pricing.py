@@ -1,6 +1,6 @@
 """Cost of an image, for `includeCost`."""
 
-from server.settings import PriceSettings
+from server.price_settings import PriceSettings
 
 
 def image_cost(settings: PriceSettings, width_px: int, height_px: int, steps: int) -> float:

@@ -8,6 +8,15 @@ from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 _SECONDS_LEFT = Field(description="Until it will have ended; null while that is not known.")
 
 
+class DeviceMemory(TypedDict):
+    """Memory of one device, as the worker reported it last."""
+
+    device: str
+    allocatedBytes: int | None
+    peakBytes: int | None
+    totalBytes: int | None
+
+
 class WorkerState(TypedDict):
     """What generates the images."""
 
@@ -16,6 +25,8 @@ class WorkerState(TypedDict):
     memoryBytes: Annotated[
         int | None, Field(description="Of the worker's processes; null where it is not known.")
     ]
+    devices: Annotated[list[DeviceMemory], Field(description="Its GPUs; none on a CPU.")]
+    deaths: Annotated[int, Field(description="Of workers since the server started.")]
 
 
 class QueueState(TypedDict):

@@ -10,6 +10,7 @@ from server.logs import log_fields
 from server.metrics import Kind, Metrics, Stage
 from server.runware.errors import TaskError
 from server.tasks.tables import TaskRow
+from server.tracing import Headers, Trace
 
 log = logging.getLogger("hyimage.tasks")
 
@@ -17,11 +18,18 @@ log = logging.getLogger("hyimage.tasks")
 Seconds = dict[str, float]
 
 
+def add_seconds(total: Seconds, more: Seconds) -> None:
+    """Add the seconds of each stage to those of a request's other tasks."""
+    for stage, seconds in more.items():
+        total[stage] = total.get(stage, 0.0) + seconds
+
+
 class TaskMeter:
     """What one task took: seconds by stage, steps, images. `seconds` grows as it runs."""
 
-    def __init__(self, row: TaskRow, metrics: Metrics, seconds: Seconds) -> None:
+    def __init__(self, row: TaskRow, metrics: Metrics, trace: Trace, seconds: Seconds) -> None:
         self._row = row
+        self._trace = trace
         self._metrics = metrics
         self._seconds = seconds
         self._text_s = 0.0
@@ -34,31 +42,45 @@ class TaskMeter:
             case JobStarted() if "queue" not in self._seconds:  # not after a worker's death
                 self._seconds["queue"] = max(0.0, time.time() - self._row.created_at)
                 self._metrics.queue_wait_seconds.observe(self._seconds["queue"])
+                self._trace.add("queue", self._row.created_at, time.time())
             case JobText():
                 self._text_s += event.seconds  # texts come in pieces
+                self._trace.extend("text", event.image, event.seconds)
             case JobPrefilled():
                 if self._text_s:
                     self._observe("text", self._text_s)
                     self._text_s = 0.0
                 self._observe("prefill", event.seconds)
+                self._trace.close("text", event.image)
+                self._add_span("prefill", event.image, event.seconds)
             case JobStep():
                 kind: Kind = "reused" if event.is_reused else "computed"
                 self._num_steps += 1
                 self._num_reused += event.is_reused
                 self._metrics.steps.labels(kind).inc()
                 self._observe("step", event.seconds)
+                self._trace.extend("denoise", event.image, event.seconds)
             case JobImage():
                 self._observe("decode", event.seconds)
                 self._observe("encode", event.encode_seconds)
+                self._trace.close("denoise", event.image)
+                self._add_span("decode", event.image, event.seconds, event.encode_seconds)
+                self._add_span("encode", event.image, event.encode_seconds)
             case _:
                 pass
+
+    @property
+    def trace_headers(self) -> Headers:
+        """The trace context for uploads and webhooks of this task."""
+        return self._trace.headers
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
         """Time a stage that this process runs itself, also one that fails."""
         started = time.monotonic()
         try:
-            yield
+            with self._trace.stage(stage):
+                yield
         finally:
             self._observe(stage, time.monotonic() - started)
 
@@ -94,6 +116,21 @@ class TaskMeter:
         }
         values |= {f"{stage}_s": round(seconds, 3) for stage, seconds in self._seconds.items()}
         log_fields(log, logging.INFO, "task", values)
+
+    def end_trace(self, failure: TaskError | None) -> None:
+        """End the task's span, also that of a task that stays for the next start."""
+        self._trace.end(
+            None if failure is None else failure.code,
+            task_uuid=self._row.task_uuid,
+            images=self._num_images,
+            steps=self._num_steps,
+            steps_reused=self._num_reused,
+        )
+
+    def _add_span(self, stage: Stage, image: int, seconds: float, later_s: float = 0.0) -> None:
+        """Add the span of a stage that ended when its report was sent, less what came later."""
+        ended_at = time.time() - later_s
+        self._trace.add(stage, ended_at - seconds, ended_at, image=image)
 
     def _observe(self, stage: Stage, seconds: float) -> None:
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from model.resolution import Size
 from server.delivery.images import ImageStore, media_type
+from server.price_settings import PriceSettings
 from server.runware.envelope import EstimateItem, Item, ProcessingItem, ResultItem, as_task_error
 from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.runware.schemas import ImageInference
-from server.settings import PriceSettings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.tables import ImageRow, TaskRow
 

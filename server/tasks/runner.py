@@ -40,6 +40,7 @@ from server.tasks.store import TaskStore
 from server.tasks.tables import ImageRow, StoredTask, TaskRow, Webhook
 from server.tasks.usage import Charge
 from server.tasks.webhooks import WebhookSender
+from server.tracing import Tracer, incoming
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class RunnerServices:
     egress: Egress
     safety: SafetyChecker
     metrics: Metrics
+    tracer: Tracer
 
 
 class TaskRunner:
@@ -112,7 +114,8 @@ class TaskRunner:
         row = stored.row
         request_id.set(row.request_id or "-")
         running = self.running[row.task_uuid]
-        meter = TaskMeter(row, self._services.metrics, running.seconds)
+        trace = self._services.tracer.start("task", incoming.get(), row.created_at, "SERVER")
+        meter = TaskMeter(row, self._services.metrics, trace, running.seconds)
         failure: TaskError | None = TaskError("internalServerError", "The task was cut short.")
         try:
             try:
@@ -129,6 +132,7 @@ class TaskRunner:
             failure = await self._end(row, failure, meter)
             meter.log_end(failure)
         finally:
+            meter.end_trace(failure)
             running.publish(failure)
             running.log.end(row.request, failure)
             self.running.forget(row.task_uuid)
@@ -179,7 +183,9 @@ class TaskRunner:
         if parameters.uploadEndpoint is not None:
             try:
                 with meter.stage("upload"):
-                    await services.uploader.upload(parameters.uploadEndpoint, name, done.encoded)
+                    await services.uploader.upload(
+                        parameters.uploadEndpoint, name, done.encoded, meter.trace_headers
+                    )
             except TaskError as e:  # the image is there, and the others are generated
                 upload_fault = e.message
         is_nsfw = None
@@ -204,6 +210,7 @@ class TaskRunner:
             webhook = services.webhooks.new_call(
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
+            services.webhooks.note_trace(webhook, meter.trace_headers)
         cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
         with meter.stage("store"):
             await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
@@ -231,7 +238,7 @@ class TaskRunner:
         meter.note_end(failure)
         try:
             with meter.stage("store"):
-                await self._store_end(row, failure)
+                await self._store_end(row, failure, meter)
         except TaskError as e:  # the store has logged why
             later = e
         except Exception:  # whatever it is, the task must not stay without an end
@@ -240,14 +247,16 @@ class TaskRunner:
             later = TaskError("internalServerError", message)
         else:
             return failure
-        self._background.spawn(self._store_end_later(row, failure))
+        self._background.spawn(self._store_end_later(row, failure, meter))
         return later
 
-    async def _store_end_later(self, row: TaskRow, failure: TaskError | None) -> None:
+    async def _store_end_later(
+        self, row: TaskRow, failure: TaskError | None, meter: TaskMeter
+    ) -> None:
         delay_s = STORE_RETRY_S
         while not await self._is_stopped_within(delay_s):
             try:
-                await self._store_end(row, failure)
+                await self._store_end(row, failure, meter)
             except TaskError:
                 log.error(UNSTORED, row.task_uuid)
             except Exception:  # tried again until it is stored
@@ -256,7 +265,7 @@ class TaskRunner:
                 return
             delay_s = min(2 * delay_s, MAX_STORE_RETRY_S)
 
-    async def _store_end(self, row: TaskRow, failure: TaskError | None) -> None:
+    async def _store_end(self, row: TaskRow, failure: TaskError | None, meter: TaskMeter) -> None:
         if failure is None:
             await self._services.store.succeed(row.task_uuid)
             return
@@ -265,6 +274,7 @@ class TaskRunner:
         url = row.request.get("webhookURL")
         if isinstance(url, str):
             webhook = self._services.webhooks.new_call(url, row.task_uuid, -1, "errors", error)
+            self._services.webhooks.note_trace(webhook, meter.trace_headers)
         await self._services.store.fail(row, error, webhook)
         if webhook is not None:
             self._services.webhooks.wake()

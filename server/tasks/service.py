@@ -26,6 +26,7 @@ from server.tasks.accepted import AcceptedTask
 from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
 from server.tasks.control import EndStatus, TaskControl
 from server.tasks.leases import Leases
+from server.tasks.meter import Seconds, add_seconds
 from server.tasks.reader import Client, TaskReader
 from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
@@ -154,8 +155,12 @@ class TaskService:
             self._services.safety.require()
         return estimate_item(parameters, size, self.checkpoint.sizes, self._settings.price)
 
-    async def follow(self, task_uuid: str, client: Client) -> AsyncIterator[ResultItem]:
+    async def follow(
+        self, task_uuid: str, client: Client, seconds: Seconds
+    ) -> AsyncIterator[ResultItem]:
         """Yield the result items of a task admitted just now, each as it is finished.
+
+        At its end what each of its stages took is added to `seconds`.
 
         Raises:
             TaskError: the task failed.
@@ -168,6 +173,7 @@ class TaskService:
                 raise outcome
             item = result_item(task, outcome.row, outcome.encoded, self._settings.price)
             yield with_diagnostics(item, outcome.row, client.has_diagnostics)
+        add_seconds(seconds, running.seconds)
 
     async def cancel(self, task_uuid: str, client: Client) -> EndStatus:
         """Stop a task after its present step; return how it ended.

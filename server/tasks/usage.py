@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,13 +45,20 @@ def today() -> date:
 def add_usage(connection: Connection, owner: str, used: Usage) -> None:
     """Add to what an owner has used today, in the transaction of what is counted."""
     values = {"num_tasks": used.num_tasks, "num_images": used.num_images, "cost": used.cost}
-    is_postgresql = connection.dialect.name == "postgresql"
-    insert: Any = (insert_postgresql if is_postgresql else insert_sqlite)(USAGE)
-    statement = insert.values(owner=owner, day=today().isoformat(), **values).on_conflict_do_update(
+    row = {"owner": owner, "day": today().isoformat(), **values}
+    connection.execute(_addition(connection.dialect.name), row)
+
+
+@lru_cache
+def _addition(dialect: str) -> sa.Executable:
+    """Return the statement, built once: it runs twice a task."""
+    insert: Any = (insert_postgresql if dialect == "postgresql" else insert_sqlite)(USAGE)
+    counted = ("num_tasks", "num_images", "cost")
+    addition: sa.Executable = insert.on_conflict_do_update(
         index_elements=[USAGE.c.owner, USAGE.c.day],
-        set_={name: USAGE.c[name] + value for name, value in values.items()},
+        set_={name: USAGE.c[name] + insert.excluded[name] for name in counted},
     )
-    connection.execute(statement)
+    return addition
 
 
 def read_usage(connection: Connection, owner: str) -> DailyUsage:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,12 +19,14 @@ from server.runware.errors import TaskError
 from server.settings import EgressSettings
 from server.tasks.store import TaskStore
 from server.tasks.tables import DueWebhook, Webhook
+from server.tracing import Headers, Trace, Tracer
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["answered", "failed"]
 
 BATCH = 16
+MAX_TRACES = 4096  # of calls that are not made yet
 # How often calls are looked for that another server, or an earlier process, left.
 IDLE_S = 2.0
 # A call of a server that died is made by another one after this many times its timeout.
@@ -39,11 +42,14 @@ class WebhookSender:
         store: TaskStore,
         egress: Egress,
         metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
         *,
         is_shared: bool = False,
     ) -> None:
         self._settings = settings
         self._metrics = metrics or Metrics()
+        self._tracer = tracer or Tracer()
+        self._traces: OrderedDict[tuple[str, int], Headers] = OrderedDict()
         self._is_shared = is_shared
         self._store = store
         self._egress = egress
@@ -69,6 +75,13 @@ class WebhookSender:
             num_tries=0,
             next_try_at=time.time(),
         )
+
+    def note_trace(self, call: Webhook, headers: Headers) -> None:
+        """Let a call continue a trace; one that another process makes begins a trace of its own."""
+        if headers:
+            self._traces[call.task_uuid, call.position] = headers
+        while len(self._traces) > MAX_TRACES:
+            self._traces.popitem(last=False)
 
     def wake(self) -> None:
         """Send due calls now."""
@@ -115,17 +128,20 @@ class WebhookSender:
             if not await self._store.claim_webhook(row, until):
                 return
         started = time.monotonic()
+        parent = self._traces.get((row.task_uuid, row.position), {})
+        trace = self._tracer.start("webhook", parent, kind="CLIENT")
         try:
-            await self._egress.send(_to_request(row), self._settings.webhook_timeout_s)
+            request = _to_request(row, trace.headers)
+            await self._egress.send(request, self._settings.webhook_timeout_s)
         except EgressError as e:
-            self._note_try("failed", started)
+            self._note_try("failed", started, trace)
             num_tries = row.num_tries + 1
             if num_tries >= self._settings.webhook_tries or not e.is_worth_retrying:
                 log.error(
                     "webhook of task %s given up after %d tries: %s", row.task_uuid, num_tries, e
                 )
                 self._metrics.webhooks_given_up.inc()
-                await self._store.drop_webhook(row.id)
+                await self._drop(row)
                 return
             delay_s = backoff_s(num_tries)
             log.warning(
@@ -134,18 +150,24 @@ class WebhookSender:
             await self._store.delay_webhook(row.id, num_tries, time.time() + delay_s)
             asyncio.get_running_loop().call_later(delay_s, self.wake)
         else:
-            self._note_try("answered", started)
-            await self._store.drop_webhook(row.id)
+            self._note_try("answered", started, trace)
+            await self._drop(row)
 
-    def _note_try(self, outcome: Outcome, started: float) -> None:
+    async def _drop(self, row: DueWebhook) -> None:
+        self._traces.pop((row.task_uuid, row.position), None)
+        await self._store.drop_webhook(row.id)
+
+    def _note_try(self, outcome: Outcome, started: float, trace: Trace) -> None:
+        trace.end(None if outcome == "answered" else outcome)
         self._metrics.webhook_tries.labels(outcome).inc()
         self._metrics.stage_seconds.labels("webhook").observe(time.monotonic() - started)
 
 
-def _to_request(row: DueWebhook) -> OutgoingRequest:
+def _to_request(row: DueWebhook, headers: Headers) -> OutgoingRequest:
     return OutgoingRequest(
         method="POST",
         url=row.url,
         body=json.dumps(row.body).encode(),
         content_type="application/json",
+        headers=dict(headers),
     )

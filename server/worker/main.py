@@ -5,7 +5,7 @@ from multiprocessing.connection import Connection
 
 from model.errors import ModelError
 from pipeline.load import Pipeline, load_pipeline
-from pipeline.ranks import settings_of_rank, started_mesh
+from pipeline.ranks import end_with_parent, settings_of_rank, started_mesh
 from pipeline.settings import PipelineSettings
 from server.engine.messages import WorkerFailed, WorkerReady
 from server.import_guard import check_imports
@@ -19,6 +19,7 @@ TINY = 10**9  # parameters; the real checkpoint has 83 times as many
 
 def run(jobs: Connection, control: Connection, settings: PipelineSettings) -> None:
     """Load the checkpoint and run jobs until the server closes the pipe or dies."""
+    end_with_parent()  # a load takes minutes, and the next server's worker needs the memory
     check_imports()
     with started_mesh(settings) as (mesh, followers):
         try:

@@ -140,3 +140,18 @@ def test_no_line_holds_a_prompt_a_key_or_a_url_of_a_client(
     assert "a bug" in text
     assert [word for word in ("nobody may see", key, "hidden") if word in text] == []
     assert fields_of(lines, "task")[0]["key"] == "environment-0"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+def test_a_probe_has_its_line_at_debug_level_alone(
+    client: TestClient, lines: pytest.LogCaptureFixture, path: str
+) -> None:
+    lines.set_level(logging.DEBUG)
+    client.get(path)
+    client.get("/images/none.png")
+    levels = {
+        line.getMessage().partition("path=")[2].split()[0]: line.levelno
+        for line in lines.records
+        if "path=" in line.getMessage()
+    }
+    assert levels == {path: logging.DEBUG, "/images/none.png": logging.INFO}

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +11,11 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.app import create_app
-from server.engine.messages import (
-    Job,
-    JobEvent,
-    JobImage,
-    JobPrefilled,
-    JobStarted,
-    JobStep,
-    JobText,
-    MemoryReading,
-)
+from server.engine.messages import MemoryReading
 from server.engine.protocol import EngineFigures
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, ask, change, make_diagnostics, make_task, state_of
+from tests.contract.conftest import FakeEngine, ask, change, make_task, state_of
+from tests.contract.measured_engine import MeasuredEngine
 from tests.listener import Listener
 from tests.waiting import wait_until
 
@@ -37,39 +29,6 @@ def value(client: TestClient, name: str, **labels: str) -> float:
             if sample.name == name and sample.labels == labels:
                 return sample.value
     return 0.0
-
-
-def steps_of(job: Job, image: int, reused: tuple[int, ...]) -> list[JobEvent]:
-    """Return the steps of an image, of which some are reused; each took half a second."""
-    return [
-        JobStep(
-            job_id=job.job_id, image=image, step=step, num_steps=job.request.num_steps,
-            is_reused=step in reused, seconds=0.5,
-        )
-        for step in range(1, job.request.num_steps + 1)
-    ]  # fmt: skip
-
-
-class MeasuredEngine(FakeEngine):
-    """Reports seconds of each stage; the second step of every image is reused."""
-
-    async def submit(self, job: Job) -> AsyncIterator[JobEvent]:
-        yield JobStarted(job_id=job.job_id)
-        for image, seed in enumerate(job.request.seeds):
-            yield JobText(job_id=job.job_id, image=image, text="<think>", seconds=1.0)
-            yield JobText(job_id=job.job_id, image=image, text="<think>a", seconds=2.0)
-            yield JobPrefilled(job_id=job.job_id, image=image, seconds=0.25)
-            for event in steps_of(job, image, reused=(2,)):
-                yield event
-            diagnostics = replace(
-                make_diagnostics(job.request), num_evaluations=2, num_reused_evaluations=1
-            )
-            yield JobImage(
-                job_id=job.job_id, image=image, encoded=b"image %d" % seed, width_px=1000,
-                height_px=500, diagnostics=diagnostics, seconds=0.125, encode_seconds=0.0625,
-            )  # fmt: skip
-        async for event in super().submit(replace(job, request=replace(job.request, seeds=()))):
-            yield event
 
 
 @pytest.fixture

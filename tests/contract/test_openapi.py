@@ -11,8 +11,11 @@ from openapi_spec_validator import validate
 from schedulers.catalog import ACCEPTED
 from server.api.dispatch import TASK_TYPES
 from server.api.openai_request import ImageGeneration
+from server.app import create_app
 from server.runware.schemas import ImageInference, OutputType
+from server.settings import Settings
 from tests.contract.conftest import FakeEngine, make_task
+from tests.contract.test_words import change_checkpoint
 
 SEED_REQUEST = make_task(width=1536, height=512, outputType="URL")
 
@@ -142,6 +145,24 @@ def test_failures_are_as_described(client: TestClient, page: dict[str, Any]) -> 
     answer = client.post("/v1/images/generations", json={"prompt": "x"})
     assert is_valid(page, "OpenAIFailure", answer.json())
     assert not is_valid(page, "OpenAIFailure", {"detail": "x"})
+
+
+def test_a_default_is_said_and_left_to_the_server(schemas: dict[str, Any]) -> None:
+    """Generated clients would send it, and a distilled checkpoint has its own number of steps."""
+    assert '"default":' not in json.dumps(schemas)
+    steps = schemas["ImageInference"]["properties"]["steps"]
+    assert steps["description"].endswith("Default: `20`.")
+    assert (
+        'Default: `"JPG"`.'
+        in schemas["ImageInference"]["properties"]["outputFormat"]["description"]
+    )
+
+
+def test_a_distilled_checkpoint_says_its_own_steps(settings: Settings, engine: FakeEngine) -> None:
+    change_checkpoint(settings, "config.json", cfg_distilled=True, use_meanflow=True)
+    change_checkpoint(settings, "generation_config.json", diff_infer_steps=8)
+    schemas = create_app(settings, engine).openapi()["components"]["schemas"]
+    assert "Default: `8`." in schemas["ImageInference"]["properties"]["steps"]["description"]
 
 
 def test_a_key_can_be_given(page: dict[str, Any]) -> None:

@@ -170,7 +170,13 @@ def some_status(num_tasks: int = 0) -> Status:
     return {
         "version": "1",
         "model": "m",
-        "worker": {"ready": False, "description": "[loading]", "memoryBytes": 3 << 20},
+        "worker": {"ready": False, "description": "[loading]", "memoryBytes": 3 << 20,
+            "deaths": 2,
+            "devices": [
+                {"device": "cuda:0", "allocatedBytes": 5 << 29, "peakBytes": None,
+                 "totalBytes": 80 << 30}
+            ],
+        },
         "queue": {
             "running": num_tasks, "queued": 0, "images": 0, "maxImages": 9, "otherKeys": 0,
             "estimatedSeconds": 5.6,
@@ -188,6 +194,8 @@ def some_status(num_tasks: int = 0) -> Status:
 def test_the_tables_hold_progress_what_is_left_and_the_speed() -> None:
     text = plain(render(some_status(1)))
     assert "not ready  [loading]  (m, hyimage 1, 3 MiB resident)" in text
+    assert "cuda:0: 2.5 of 80.0 GiB allocated, ? at most so far" in text
+    assert "died 2 times" in text
     assert re.search(rf"{UNKNOWN}.* 40 % .* 2 .* auto .* 20 .* 3 s .* 6 s", text)
     assert re.search(r"1\.05 .* yes .* none .* Euler .* 0\.123 .* 2\.000", text)
 

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from fastapi.testclient import TestClient
 
-from server.api.status import list_speeds
+from server.api.status import list_devices, list_speeds
 from server.engine.messages import (
     Job,
     JobEvent,
@@ -16,6 +16,7 @@ from server.engine.messages import (
     JobQueued,
     JobStarted,
     JobStep,
+    MemoryReading,
 )
 from server.engine.process_memory import tree_bytes
 from server.engine.protocol import EngineStatus
@@ -42,7 +43,9 @@ def send(client: TestClient, key: str = "any", **changes: Any) -> str:
 def test_an_idle_server_has_nothing_to_do(client: TestClient, engine: FakeEngine) -> None:
     engine.status = EngineStatus(is_ready=True, description="fake", memory_bytes=123)
     status = status_of(client)
-    assert status["worker"] == {"ready": True, "description": "fake", "memoryBytes": 123}
+    assert status["worker"] == {
+        "ready": True, "description": "fake", "memoryBytes": 123, "devices": [], "deaths": 0,
+    }  # fmt: skip
     assert status["model"] == "runware:180@1"
     assert status["tasks"] == status["speeds"] == []
     assert status["queue"] == {
@@ -152,6 +155,17 @@ def test_speeds_are_by_mode_and_only_of_what_has_run() -> None:
     assert (first["megapixels"], first["cache"], first["secondsPerDecode"]) == (1.049, "none", 0.5)
     assert (second["secondsPerStep"], second["cache"]) == (3.0, "teaCache 0.5 None 2-18")
     assert second["secondsPerDecode"] is None
+
+
+def test_the_memory_of_devices_is_grouped_and_what_was_not_reported_is_null() -> None:
+    readings = [
+        MemoryReading("cuda:0", "allocated", 3), MemoryReading("cuda:1", "total", 9),
+        MemoryReading("cuda:0", "total", 8), MemoryReading("cuda:0", "reserved", 4),
+    ]  # fmt: skip
+    assert list_devices(readings) == [
+        {"device": "cuda:0", "allocatedBytes": 3, "peakBytes": None, "totalBytes": 8},
+        {"device": "cuda:1", "allocatedBytes": None, "peakBytes": None, "totalBytes": 9},
+    ]
 
 
 def test_the_memory_of_a_process_is_more_than_nothing_and_unknown_once_it_has_ended() -> None:

@@ -21,10 +21,10 @@ class KeyedClient:
 
     def __init__(self, client: TestClient, key: str) -> None:
         self.client = client
-        self._headers = {"Authorization": f"Bearer {key}"}
+        self.headers = {"Authorization": f"Bearer {key}"}
 
     def post(self, *tasks: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        response = self.client.post("/v1", json=list(tasks), headers=self._headers)
+        response = self.client.post("/v1", json=list(tasks), headers=self.headers)
         return response.status_code, response.json()
 
     def usage(self) -> dict[str, Any]:
@@ -79,6 +79,14 @@ def test_a_quota_counts_what_is_finished_and_what_is_running(
     assert keyed.post(make_task())[0] == 200
     assert keyed.post(make_task())[0] == 403
     assert keyed.usage()["usage"]["today"]["images"] == 4
+
+
+def test_the_openai_form_says_quota_as_its_clients_know_it(keyed: KeyedClient) -> None:
+    response = keyed.client.post(
+        "/v1/images/generations", json={"prompt": "a fox", "n": 5}, headers=keyed.headers
+    )
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "insufficient_quota"
 
 
 def test_a_failed_task_uses_no_quota(keyed: KeyedClient, engine: FakeEngine) -> None:

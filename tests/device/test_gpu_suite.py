@@ -36,7 +36,7 @@ FLOAT32_ON_CPU = LoadOptions(dtype=torch.float32)
 
 @pytest.mark.slow
 def test_the_tests_of_a_gpu_pass_on_a_cuda_that_pretends() -> None:
-    """All of them: the one that is skipped needs Triton, which is not there without a GPU."""
+    """All of them: those that are skipped need Triton, which is not there without a GPU."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-rs", "-p", "no:cacheprovider"],
         cwd=ROOT,

@@ -25,9 +25,10 @@ CHROMIUM = next(
 )
 CHECKPOINT = Path("checkpoints/tiny")  # shown on the page, so without the folder it is in
 KEY = "a-key-of-the-page-tests"
-DESKTOP: ViewportSize = {"width": 1440, "height": 900}
+DESKTOP: ViewportSize = {"width": 1440, "height": 1000}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 DRAWN_MS = 60_000  # an image takes 2 s on idle cores
+expect.set_options(timeout=20_000)
 
 # Puts the key where the page keeps it, as its dialog does.
 WITH_KEY = f"sessionStorage.setItem('hyimage-key', '{KEY}')"

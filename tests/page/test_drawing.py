@@ -1,6 +1,8 @@
 """The page in Chromium against a real server: images are drawn, seen growing, cancelled, kept."""
 
+import os
 import re
+import time
 from typing import Any
 
 import pytest
@@ -37,6 +39,7 @@ def test_an_image_is_seen_growing_and_is_still_there_after_a_reload(page: Page) 
     image = finished(page)
     expect(image).to_have_attribute("alt", "a rocket on a blue background")
     assert natural_size(page, ".stage .layer.final") == [1280, 768]
+    expect(page).to_have_title("hyimage")
     texts = page.evaluate("[...seen.texts]")
     steps = [int(n) for n in re.findall(r"Step (\d+) of 10", " ".join(texts))]
     assert len(steps) >= 3
@@ -50,6 +53,20 @@ def test_an_image_is_seen_growing_and_is_still_there_after_a_reload(page: Page) 
     assert natural_size(page, ".stage .layer.final") == [1280, 768]
     expect(page.locator(".tile")).to_have_count(1)
     assert natural_size(page, ".tile img") == [1280, 768]
+
+
+def test_a_newcomer_has_a_first_image_within_20_seconds_of_opening_the_page(
+    context: BrowserContext,
+) -> None:
+    context.add_init_script(WITH_KEY)
+    page = context.new_page()
+    start = time.monotonic()
+    open_page(page)
+    page.get_by_role("button", name="Draw an example").click()
+    finished(page)
+    # Others' work on the same cores is not the page's: processes that wait for a core, per core.
+    share = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert time.monotonic() - start < 20 * share
 
 
 def test_steps_that_a_cache_reused_are_marked(page: Page) -> None:
@@ -93,7 +110,7 @@ def test_a_task_waits_in_the_queue_is_cancelled_and_the_server_stops_drawing_it(
 
 
 def test_a_reload_while_an_image_is_drawn_loses_nothing(page: Page) -> None:
-    draw(page, "a robot at night", steps=30)
+    draw(page, "a robot at night", steps=16)
     expect(page.locator(".hud-text")).to_contain_text("Step ", timeout=DRAWN_MS)
     page.reload()
     finished(page)
@@ -117,16 +134,27 @@ def test_a_stream_that_breaks_off_continues_where_it_was(page: Page) -> None:
     assert after == [None, "7f-1"]
 
 
-def test_a_server_without_event_streams_is_polled(page: Page) -> None:
+def test_a_server_without_event_streams_is_polled_also_when_it_is_away_for_a_while(
+    page: Page,
+) -> None:
     polls: list[str] = []
     answer: dict[str, Any] = {"data": [], "errors": [{"code": "unknownPath", "message": "nothing"}]}
     page.route("**/events?*", lambda route: route.fulfill(status=404, json=answer))
-    page.on(
-        "request", lambda r: polls.append(r.url) if "getResponse" in (r.post_data or "") else None
-    )
+
+    def lose_the_first(route: Route) -> None:
+        if "getResponse" not in (route.request.post_data or ""):
+            route.continue_()
+            return
+        polls.append(route.request.url)
+        if len(polls) < 3:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/v1", lose_the_first)
     draw(page, "a banana on a white background", steps=6)
     finished(page)
-    assert polls
+    assert len(polls) >= 3
 
 
 def test_an_image_is_drawn_in_a_browser_that_stores_nothing(context: BrowserContext) -> None:

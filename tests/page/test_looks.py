@@ -20,6 +20,12 @@ from tests.system.conftest import ServerProcess
 pytestmark = pytest.mark.slow
 
 SERIOUS = ("serious", "critical")
+# The pictures that README shows.
+PICTURES = {
+    "light": ("show_drawing", "show_comparison"),
+    "dark": ("show_drawing",),
+    "phone": ("show_image",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +94,7 @@ def test_every_state_is_accessible_and_fits_and_has_its_picture(
     for show in [*states, show_key, show_comparison, show_failure]:
         show(page)
         look(show.__name__)
-        if show in (show_drawing, show_image, show_comparison):
+        if show.__name__ in PICTURES[name]:
             save(page, folder / f"page_{show.__name__.removeprefix('show_')}_{name}.webp")
         close_dialogs(page)
     assert {state: found for state, found in faults.items() if found} == {}
@@ -105,7 +111,11 @@ def show_open_form(page: Page) -> None:
 def show_drawing(page: Page) -> None:
     page.reload()
     page.wait_for_selector("html[data-loaded]")
-    draw(page, "a robot above a yellow star at night", steps=40, shape="1280x768")
+    for prompt in ("a slice of pizza in the desert", "a rocket above a red heart at night"):
+        draw(page, prompt, steps=6)
+        finished(page)
+        expect(page.locator(".caption")).to_have_text(prompt)
+    draw(page, "a red car to the left of a panda in the snow", steps=24, shape="1280x768")
     expect(page.locator(".hud-text")).to_contain_text("Step 1", timeout=DRAWN_MS)  # or 10 to 19
     expect(page.locator(".layer.preview")).to_have_count(1)
     page.locator(".stage").evaluate("stage => stage.scrollIntoView({block: 'start'})")

@@ -1,6 +1,9 @@
 """How a server is born and dies: its port and data come first, and signals to its whole group."""
 
+import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.slow
 Factory = Callable[..., ServerProcess]
 BURST = 3
+LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \[[^]]+\] ")
 
 
 def refusal(server: ServerProcess) -> str:
@@ -106,6 +110,20 @@ def test_a_signal_to_the_group_ends_a_server_within_its_limit_and_the_next_one_g
     assert is_running(server, task)
 
 
+def test_every_line_of_the_log_has_one_format_and_probes_have_none(
+    server_factory: Factory, tiny_checkpoint: Path
+) -> None:
+    server = server_factory(tiny_checkpoint)
+    server.start()  # polls /ready
+    server.post(make_task())
+    server.stop(signal.SIGTERM)
+    lines = server.log().splitlines()
+    assert [line for line in lines if not LOG_LINE.match(line)] == []
+    assert not any("path=/ready" in line for line in lines)
+    (serving,) = [line for line in lines if "serving " in line]
+    assert serving.endswith(f" on http://127.0.0.1:{server.port}/v1")
+
+
 def test_a_signal_to_the_group_ends_a_server_that_still_loads(
     server_factory: Factory, tiny_checkpoint: Path
 ) -> None:
@@ -115,3 +133,34 @@ def test_a_signal_to_the_group_ends_a_server_that_still_loads(
     process = signal_group(server)
     assert process.wait(timeout=30) == 0
     assert "Traceback" not in server.log()
+
+
+@pytest.fixture
+def endless_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint whose weights never come: a pipe into which nobody writes."""
+    copy = tmp_path / "endless"
+    shutil.copytree(tiny_checkpoint, copy)
+    for weights in copy.glob("*.safetensors"):
+        weights.unlink()
+        os.mkfifo(weights)
+    return copy
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_loads_for_ever_ends_with_its_server(
+    server_factory: Factory, endless_checkpoint: Path, how: signal.Signals
+) -> None:
+    server = server_factory(endless_checkpoint)
+    server.launch()
+    wait_until(lambda: "serving " in server.log())
+    wait_until(lambda: any(map(is_reading_a_pipe, server.children())))
+    server.stop(how)  # waits until its children are gone
+    assert "Traceback" not in server.log()
+
+
+def is_reading_a_pipe(pid: int) -> bool:
+    """Return whether a thread of a process waits in the kernel to open a pipe."""
+    channels = Path(f"/proc/{pid}/task").glob("*/wchan")
+    with contextlib.suppress(OSError):
+        return any("wait_for_partner" in channel.read_text() for channel in channels)
+    return False

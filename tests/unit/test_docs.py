@@ -22,8 +22,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 # First folder of a path in the repository.
 FOLDERS = (
-    "cache", "checkpoints", "cli", "configs", "docs", "model", "pipeline", "schedulers", "server",
-    "tests", "tools", "training",
+    "cache", "checkpoints", "cli", "configs", "deploy", "docs", "model", "pipeline", "schedulers",
+    "server", "tests", "tools", "training",
 )  # fmt: skip
 # Parameters of a task that look like settings.
 PARAMETERS = ("safety.checkContent", "safety.mode")

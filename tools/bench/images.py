@@ -2,13 +2,10 @@
 
 import time
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 
 from pipeline.generate import generate
 from pipeline.load import Pipeline
 from pipeline.request import ImageDone, ImageRequest
-from server.runware.errors import CommandError
 from tools.similarity import Pixels
 
 
@@ -44,22 +41,3 @@ def square_request(
         guidance=guidance,
         seeds=(seed,),
     )
-
-
-def read_prompts(path: Path | None, count: int) -> list[str]:
-    """Return the first prompts of a file, one a line, or of the list that comes with the product.
-
-    Raises:
-        CommandError: the file cannot be read, or holds fewer.
-    """
-    try:
-        if path is None:
-            text = resources.files("tools.bench").joinpath("prompts.txt").read_text("utf-8")
-        else:
-            text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise CommandError(f"{path} cannot be read: {e}") from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(prompts) < count:
-        raise CommandError(f"{path or 'the list'} holds {len(prompts)} prompts; {count} are needed")
-    return prompts[:count]

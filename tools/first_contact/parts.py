@@ -175,6 +175,7 @@ def enable_fused(contact: FirstContact, is_wanted: bool) -> None:
     prepare_precision()
     is_possible = contact.device.startswith("cuda") and not missing_compiler()
     fused.enable_compilation(is_wanted and is_possible)
+    grouped.use_torch()
     if is_wanted and is_possible:
         device = torch.device(contact.device)
         if not grouped.is_fast(torch.bfloat16, torch.cuda.get_device_capability(device)):

@@ -44,7 +44,19 @@ except SystemExit as e:
         (["verify", *GOLDEN, "--mode", "cfg3"], 2),
         (["bench", "quality", "--csv", "no/such/folder/rows.csv"], 2),
         (["bench", "step", "--json", "no/such/folder/step.json"], 2),
-        (["bench", "load", "--config", "no.toml"], 2),
+        (["bench", "loading", "--config", "no.toml"], 2),
+        (["bench", "load", "http://127.0.0.1:9"], 2),
+        (["bench", "compare", "no.json", "no.json"], 2),
+        (["status", "http://127.0.0.1:9"], 2),
+        *(
+            ([*command, "--checkpoint", "nowhere"], 2)
+            for command in (
+                ["verify", "x"], ["calibrate"], ["record", "x"],
+                ["quantize", "x", "--scheme", "int8"],
+                ["bench", "loading"], ["bench", "quality"], ["bench", "quantization"],
+                ["bench", "text"], ["bench", "adherence"],
+            )
+        ),
         (["--help"], 0),
         (["--version"], 0),
     ],

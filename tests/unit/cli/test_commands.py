@@ -87,23 +87,23 @@ def test_bench_quantization_compares_every_scheme(tiny_checkpoint: Path, tmp_pat
     assert measured["int4"]["num_bytes"] < measured["int8"]["num_bytes"]
 
 
-def test_bench_load_reports_speed_and_generates_within_a_limit(
+def test_bench_loading_reports_speed_and_generates_within_a_limit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    figures = tmp_path / "load.json"
+    figures = tmp_path / "loading.json"
     arguments = ["--rounds", 1, "--limit-gb", 2, "--checkpoint", tiny_checkpoint]
-    output = run("bench", "load", *arguments, "--json", figures)
+    output = run("bench", "loading", *arguments, "--json", figures)
     measured = json.loads(figures.read_text())
-    loaded, limited = measured["LoadResult"], measured["LimitedResult"]
+    loaded, limited = measured["LoadingResult"], measured["LimitedResult"]
     stored = sum(path.stat().st_size for path in tiny_checkpoint.glob("*.safetensors"))
     assert loaded["file_bytes"] == stored
     assert limited["peak_bytes"] < limited["limit_bytes"]
     assert "within 2 GB: loaded in" in output
 
 
-def test_bench_load_says_which_limit_was_too_low_and_what_to_set(tiny_checkpoint: Path) -> None:
+def test_bench_loading_says_which_limit_was_too_low_and_what_to_set(tiny_checkpoint: Path) -> None:
     arguments = ["--rounds", "1", "--limit-gb", "0.1", "--checkpoint", str(tiny_checkpoint)]
-    result = RUNNER.invoke(app, ["bench", "load", *arguments])
+    result = RUNNER.invoke(app, ["bench", "loading", *arguments])
     assert result.exit_code == 2
     message = " ".join(result.output.split())
     assert "error generation within 0.1 GB failed" in message

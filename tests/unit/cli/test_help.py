@@ -43,7 +43,17 @@ COMMANDS = sorted(list_commands(ROOT))
 
 
 def test_every_command_is_there() -> None:
-    benches = {"step", "serve", "text", "quality", "quantization", "load", "adherence"}
+    benches = {
+        "step",
+        "serve",
+        "text",
+        "quality",
+        "quantization",
+        "loading",
+        "adherence",
+        "load",
+        "compare",
+    }
     assert {path for path in COMMANDS if len(path) == 2} == {
         *(("bench", name) for name in benches),
         *(("keys", name) for name in ("add", "change", "list", "remove")),

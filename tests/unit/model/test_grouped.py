@@ -5,15 +5,29 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from model.grouped import GROUPED_CAPABILITIES, enable_triton, grouped_product, is_fast
+from model.grouped import (
+    GROUPED_CAPABILITIES,
+    enable_triton,
+    grouped_product,
+    has_triton,
+    is_fast,
+    use_torch,
+)
+from model.loading.build import load_model
+from model.loading.options import LoadOptions
+from tests.device.pretend_cuda import PretendTensor, bare
 from tests.device.pretend_functions import pretended_cuda
+from tests.gpu.agreement import hidden
 from tests.unit.model.triton_cases import CAPABILITIES, CASES, DTYPES
 
 ROOT = Path(__file__).parents[3]
@@ -63,6 +77,49 @@ def test_the_triton_kernel_is_refused_with_the_reason(
 ) -> None:
     with pretended_cuda(capability):
         assert words in enable_triton(torch.device("cuda:0"), dtype)
+
+
+@pytest.fixture
+def _torch_afterwards() -> Iterator[None]:
+    yield
+    use_torch()
+
+
+@pytest.mark.usefixtures("_torch_afterwards")
+def test_a_product_that_agrees_with_torchs_takes_its_place(tiny_checkpoint: Path) -> None:
+    """And then a step on a card that torch has no fast product for waits no more."""
+    waits = []
+
+    def product(rows: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
+        with _disable_current_modes():  # without torch's wait
+            out = F.grouped_mm(bare(rows), bare(weight_EOI).transpose(1, 2), offs=bare(ends_E))
+        return PretendTensor(out, rows.device)
+
+    with pretended_cuda((8, 0)) as cuda:
+        options = LoadOptions(device="cuda:0", dtype=torch.bfloat16)
+        transformer = load_model(tiny_checkpoint, options)
+        for is_enabled in (False, True):
+            if is_enabled:
+                assert enable_triton(torch.device("cuda"), torch.bfloat16, product) == ""
+            cuda.record.clear()
+            hidden(transformer)
+            waits.append(sum("grouped_mm" in str(sync) for sync in cuda.record.syncs))
+    assert waits == [2 * len(transformer.layers), 0]
+
+
+@pytest.mark.usefixtures("_torch_afterwards")
+def test_a_product_that_differs_or_fails_does_not_take_torchs_place() -> None:
+    def shifted(rows: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
+        return grouped_product(rows, weight_EOI.roll(1, 0), ends_E)
+
+    def failing(rows: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
+        raise RuntimeError("no kernel image is available")
+
+    with pretended_cuda((8, 0)):
+        device = torch.device("cuda:0")
+        assert "off torch's product" in enable_triton(device, torch.bfloat16, shifted)
+        assert "no kernel image" in enable_triton(device, torch.bfloat16, failing)
+        assert not has_triton(device)
 
 
 @needs_triton

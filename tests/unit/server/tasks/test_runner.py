@@ -20,6 +20,7 @@ from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import TaskStore
 from server.tasks.tables import SUCCESS, StoredTask
 from server.tasks.webhooks import WebhookSender
+from server.tracing import Tracer
 from tests.contract.conftest import FakeEngine, make_task
 from tests.waiting import until
 
@@ -74,6 +75,7 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
             egress=egress,
             safety=SafetyChecker(None),
             metrics=Metrics(),
+            tracer=Tracer(),
         )
         runner = TaskRunner(settings, services, checkpoint)
         await store.open()

@@ -23,7 +23,7 @@ _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadResult:
+class LoadingResult:
     """Medians over the rounds; `ratio` is the median of each round's own ratio of speeds."""
 
     file_bytes: int
@@ -44,7 +44,9 @@ class LimitedResult:
     step_s: float
 
 
-def run_load_bench(settings: PipelineSettings, rounds: int, report: Report = ignore) -> LoadResult:
+def run_loading_bench(
+    settings: PipelineSettings, rounds: int, report: Report = ignore
+) -> LoadingResult:
     """Load a checkpoint several times, between bare reads of its files.
 
     Raises:
@@ -61,7 +63,7 @@ def run_load_bench(settings: PipelineSettings, rounds: int, report: Report = ign
         loads.append(seconds)
         peak = max(peak, int(grown))
     report("loading", rounds, rounds)
-    return LoadResult(
+    return LoadingResult(
         file_bytes=sum(path.stat().st_size for path in paths),
         bare_s=statistics.median(bare),
         load_s=statistics.median(loads),

@@ -1,0 +1,17 @@
+"""Settings of prices: the section `[price]`."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PriceSettings(BaseModel):
+    """What `includeCost` reports, in USD per image.
+
+    per_image + steps * per_megapixel_step * (MP + growth * MP^2) for MP megapixels: attention
+    grows with the square. The defaults give the four prices of the parameter page within 0.6 %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    per_megapixel_step: float = Field(0.00538, ge=0)
+    growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
+    per_image: float = Field(0.0, ge=0)
+    always_included: bool = Field(False, description="Return cost also without includeCost")
