@@ -13,12 +13,15 @@ from model.image_input import EmbeddedImage, EncodedImage, embed_image, encode_i
 from model.resolution import nearest_size
 from model.template import ImageBlock, ImageGrid
 from model.vision import cut_patches, patch_grid
-from pipeline.input_image import InputImageError, fit_image, plan_fit, read_input_image
+from pipeline.input_image import (
+    MAX_IMAGES,
+    InputImageError,
+    fit_image,
+    plan_fit,
+    read_input_image,
+)
 from pipeline.load import Pipeline
 from pipeline.noise import posterior_noise, to_device
-
-# Source: "up to 3" in the Instruct release's README; four large ones do not fit 22800 positions.
-MAX_IMAGES = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)

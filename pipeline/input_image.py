@@ -17,6 +17,9 @@ from model.errors import ModelError
 from model.resolution import Size, nearest_size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Of one request.
+# Source: "up to 3" in the Instruct release's README; four large ones do not fit 22800 positions.
+MAX_IMAGES = 3
 # Upright and as stored, at three bytes a pixel, an image takes 240 MB while it is turned.
 MAX_PIXELS = 40_000_000
 # Scaling precedes the crop: at base 1024, an image of this ratio becomes 77 MB on the way.

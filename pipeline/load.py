@@ -25,7 +25,7 @@ from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
 from model.planning.devices import Devices
 from model.planning.memory_plan import plan_rank
-from model.planning.meta_step import MeshShape, Workload
+from model.planning.meta_step import MeshShape, Workload, count_input_tokens
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.sequence import ImageSequence, build_guidance_rows
@@ -36,6 +36,7 @@ from model.tokenizer import Tokenizer
 from model.transformer import HunyuanImage
 from model.vae import to_uint8
 from pipeline.device import prepare_device
+from pipeline.input_image import MAX_IMAGES
 from pipeline.preview import FILE_NAME as PREVIEW_FILE_NAME
 from pipeline.preview import PreviewMap, load_preview_map
 from pipeline.settings import PipelineSettings
@@ -183,7 +184,14 @@ def build_options(settings: PipelineSettings, skip: tuple[str, ...]) -> LoadOpti
 def plan_step_memory(
     config: ModelConfig, options: LoadOptions, scheme: Scheme | None, settings: PipelineSettings
 ) -> int:
-    """Return the bytes that generating needs beside the weights, at the largest size."""
+    """Return the bytes that generating needs beside the weights, at the largest size.
+
+    With input images, as many and as large as a request may have.
+    """
+    workload = Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled)
+    if settings.image_inputs:
+        tokens = workload.prompt_tokens + MAX_IMAGES * count_input_tokens(config)
+        workload = replace(workload, prompt_tokens=tokens)
     plan = plan_rank(
         config,
         MeshShape(
@@ -191,7 +199,7 @@ def plan_step_memory(
         ),
         Devices(count=1, memory_bytes=0),
         options,
-        Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled),
+        workload,
         scheme,
     )
     per_job = plan.prefix + plan.cache_residuals

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from model.config import ModelConfig
-from model.loading.options import LoadOptions
+from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.planning.devices import Devices
 from model.planning.memory_plan import (
     USABLE,
@@ -18,7 +18,7 @@ from model.planning.memory_plan import (
     plan_layers,
     plan_rank,
 )
-from model.planning.meta_step import Workload
+from model.planning.meta_step import Workload, count_input_tokens
 from model.quantization.scheme import SCHEMES
 from pipeline.settings import PipelineSettings
 from tools.modes import parse_mode
@@ -33,7 +33,9 @@ class PlanRequest:
     """What is to fit: a model on devices, generating several images at once.
 
     `quantization` is a scheme, none, or auto: quantized only where nothing else fits. With
-    `expert_parallel` tensor ranks hold whole experts instead of a slice of each.
+    `expert_parallel` tensor ranks hold whole experts instead of a slice of each. With
+    `num_input_images` what reads them is held too, and a prompt has that many of the largest size;
+    their own encoding and prefill, once a request, are not counted.
     """
 
     config: ModelConfig
@@ -43,16 +45,22 @@ class PlanRequest:
     quantization: str = "auto"
     vae_dtype: str = "bfloat16"
     expert_parallel: bool = False
+    num_input_images: int = 0
 
     @property
     def options(self) -> LoadOptions:
-        return LoadOptions(dtype=torch.bfloat16, vae_dtype=getattr(torch, self.vae_dtype))
+        return LoadOptions(
+            dtype=torch.bfloat16,
+            vae_dtype=getattr(torch, self.vae_dtype),
+            skip=() if self.num_input_images else IMAGE_INPUT_PARTS,
+        )
 
     @property
     def workload(self) -> Workload:
         return Workload(
             images=self.num_images,
-            prompt_tokens=self.prompt_tokens,
+            prompt_tokens=self.prompt_tokens
+            + self.num_input_images * count_input_tokens(self.config),
             is_guided=not self.config.is_guidance_distilled,
         )
 
@@ -122,6 +130,8 @@ def settings_of(plan: RankPlan, request: PlanRequest, checkpoint: str) -> Pipeli
         "checkpoint": checkpoint, "dtype": "bfloat16", "vae_dtype": request.vae_dtype,
         "device": "cuda",
     }  # fmt: skip
+    if request.num_input_images:
+        values["image_inputs"] = True
     if plan.mode == OFFLOAD:
         limit = USABLE * request.devices.memory_bytes / 1e9
         return PipelineSettings.model_validate({**values, "device_memory_gb": round(limit, 1)})

@@ -12,9 +12,10 @@ from model.loading.build import build_skeleton
 from model.loading.options import LoadOptions, parameter_dtype
 from model.mesh import Mesh, RankGroup
 from model.quantization.scheme import Scheme
-from model.resolution import list_offered_sizes
+from model.resolution import list_offered_sizes, list_sizes
 from model.rope import RotaryTable
 from model.sequence import AttentionSpan
+from model.template import NUM_BEFORE_IMAGE
 from model.transformer import HunyuanImage
 
 
@@ -85,10 +86,12 @@ def build_meta_mesh(shape: MeshShape) -> Mesh:
 def build_meta_model(
     config: ModelConfig, mesh: Mesh, options: LoadOptions, scheme: Scheme | None
 ) -> HunyuanImage:
-    """Return a rank's model on the meta device, as it is loaded to generate images."""
-    transformer = build_skeleton(config, mesh=mesh, scheme=scheme)
-    transformer.vision_aligner = None  # type: ignore[assignment]
-    transformer.vae.encoder = None  # type: ignore[assignment]
+    """Return a rank's model on the meta device, as the options load it."""
+    has_vision = "vision_model" not in options.skip
+    transformer = build_skeleton(config, has_vision=has_vision, mesh=mesh, scheme=scheme)
+    for part in options.skip:
+        parent, _, child = part.rpartition(".")
+        setattr(transformer.get_submodule(parent), child, None)
     for name, parameter in transformer.named_parameters():
         parameter.data = parameter.data.to(parameter_dtype(name, parameter, options))
     return transformer
@@ -136,6 +139,14 @@ class MetaStep:
         """Return the velocity of all rows. Shapes: x_BSD -> velocity_BCYX."""
         time_B = self._time_B.repeat(self.rows)
         return self.transformer.predict_velocity(x_BSD, time_B, self.grid)
+
+
+def count_input_tokens(config: ModelConfig) -> int:
+    """Return the tokens of an input image of the largest trained size, `<boi>` to `<eoi>`."""
+    stride = config.pixels_per_token
+    sizes = list_sizes(config.image_base_size)
+    latent = max(size.width_px * size.height_px for size in sizes) // stride**2
+    return NUM_BEFORE_IMAGE + latent + 1 + config.max_patches + 1
 
 
 def _largest_grid(config: ModelConfig) -> tuple[int, int]:

@@ -12,8 +12,15 @@ from pathlib import Path
 
 import torch
 
+from model.loading.options import IMAGE_INPUT_PARTS
 from model.planning.memory_plan import USABLE
-from model.planning.meta_step import MeshShape, Workload, build_meta_mesh, build_meta_model
+from model.planning.meta_step import (
+    MeshShape,
+    Workload,
+    build_meta_mesh,
+    build_meta_model,
+    count_input_tokens,
+)
 from model.planning.step_memory import StepMemory, measure_step_memory
 from pipeline.load import Pipeline, build_options
 from pipeline.request import ImageRequest
@@ -76,6 +83,7 @@ def count_needs(
         text_tokens = PROMPT_TOKENS
         if request.rewrite != "off":
             text_tokens += pipeline.max_rewrite_tokens
+        text_tokens += len(request.images) * count_input_tokens(config)
         prefix = memory.prefix * text_tokens / PROMPT_TOKENS
         residuals = 2 * memory.hidden * share if request.cache.is_on else 0.0
         return JobNeeds(
@@ -100,7 +108,7 @@ def free_bytes(pipeline: Pipeline) -> int:
 
 
 def _measure(pipeline: Pipeline, settings: PipelineSettings, workload: Workload) -> StepMemory:
-    options = build_options(settings, ())
+    options = build_options(settings, IMAGE_INPUT_PARTS)
     mesh = build_meta_mesh(
         MeshShape(
             settings.cfg_parallel_size, settings.tensor_parallel_size, settings.expert_parallel

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from model.config_file import load_config
+from model.mesh import SINGLE
 from model.planning.devices import Devices
 from model.planning.memory_plan import RankPlan, StepTime
+from model.planning.meta_step import build_meta_model
 from pipeline.settings import PipelineSettings
 from server.settings import load_settings
 from tools.plan import OFFLOAD, PlanRequest, environment_of, fastest_fitting, settings_of
@@ -47,6 +49,19 @@ def test_the_settings_of_a_mode_survive_the_environment(
     for name, value in environment_of(settings).items():
         monkeypatch.setenv(name, value)
     assert load_settings(None, worker__checkpoint="folder").worker == settings
+
+
+def test_input_images_take_their_parts_and_the_room_of_their_tokens() -> None:
+    edits = replace(REQUEST, num_input_images=3)
+    # 4102 to 5126 tokens an image at base 1024.
+    assert edits.workload.prompt_tokens == REQUEST.workload.prompt_tokens + 3 * 5126
+    text, images = (
+        sum(p.nbytes for p in build_meta_model(r.config, SINGLE, r.options, None).parameters())
+        for r in (REQUEST, edits)
+    )
+    assert 0.8e9 < images - text < 3e9  # tower 0.4 billion parameters, aligner, encoder
+    assert settings_of(PLAN, edits, "folder").image_inputs
+    assert not settings_of(PLAN, REQUEST, "folder").image_inputs
 
 
 def test_defaults_are_not_printed() -> None:

@@ -18,10 +18,12 @@ def test_needs_grow_with_what_is_held(tiny_pipeline: Pipeline) -> None:
     plain = needs(REQUEST)
     cached = needs(replace(REQUEST, cache=CachePlan(start=0, end=4, tea_distance=0.5)))
     rewritten = needs(replace(REQUEST, rewrite="think"))
+    edited = needs(replace(REQUEST, images=(b"one", b"two")))
     small = needs(replace(REQUEST, width_px=128, height_px=128))
     assert plain.held > 0
     assert cached.held > plain.held
     assert rewritten.held > plain.held
+    assert edited.held > plain.held
     assert small.step < plain.step
     assert needs(replace(REQUEST, width_px=None, height_px=None)).step >= plain.step
 
