@@ -1,5 +1,6 @@
 """The task reader: what has become of accepted tasks, as polls, details and events show it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ from server.tasks.results import (
 )
 from server.tasks.runner import RunnerServices
 from server.tasks.tables import FAILED, RUNNING, ImageRow, StoredTask
+
+
+ADMISSION_LOOK_S = 0.01  # between two looks at a task that is reserved, and not yet stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +49,25 @@ class TaskReader:
         self._default_steps = default_steps
 
     async def find(self, task_uuid: str, client: Client) -> StoredTask:
-        """Return a task of this client.
+        """Return a task of this client; one that is being stored just now is waited for.
 
         Raises:
             TaskError: the task is not known.
         """
-        stored = await self._services.store.find(task_uuid.lower())
+        key = task_uuid.lower()
+        stored = await self._services.store.find(key)
+        while stored is None and self._is_being_admitted(key, client):
+            await asyncio.sleep(ADMISSION_LOOK_S)
+            stored = await self._services.store.find(key)
         if stored is None or stored.row.owner != client.owner:
             raise TaskError(
                 "taskFailedOrNotFound", f"There is no task '{task_uuid[:80]}'.", "taskUUID"
             )
         return stored
+
+    def _is_being_admitted(self, task_uuid: str, client: Client) -> bool:
+        running = self._control.running.get(task_uuid)
+        return running is not None and running.row.owner == client.owner
 
     async def poll(self, task_uuid: str, client: Client) -> Poll:
         """Return what has become of a task: its images, all `processing` or those finished.

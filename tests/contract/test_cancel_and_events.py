@@ -90,7 +90,7 @@ def test_a_waiting_client_gets_the_error_of_its_cancelled_task(
         ask(socket, {"taskType": "authentication", "apiKey": "any"})
         socket.send_text(json.dumps([task]))
         wait_until(lambda: tasks_of(client).num_running_tasks == 1)
-        client.delete(f"/v1/tasks/{task['taskUUID']}")
+        assert client.delete(f"/v1/tasks/{task['taskUUID']}").status_code == 200
         frame = socket.receive_json()
     assert frame["errors"][0]["code"] == "taskCancelled"
     assert frame["errors"][0]["taskUUID"] == task["taskUUID"]
