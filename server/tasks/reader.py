@@ -20,7 +20,6 @@ from server.tasks.results import (
 from server.tasks.runner import RunnerServices
 from server.tasks.tables import FAILED, RUNNING, ImageRow, StoredTask
 
-
 ADMISSION_LOOK_S = 0.01  # between two looks at a task that is reserved, and not yet stored
 
 
