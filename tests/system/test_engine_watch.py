@@ -23,7 +23,9 @@ from server.engine.messages import (
     JobQueued,
     JobStarted,
     JobStep,
+    JobText,
 )
+from tests.conftest import SMALL_CONFIG
 from tests.system.jobs import variant
 from tests.system.test_local_engine import (
     collect,
@@ -35,6 +37,7 @@ from tests.system.test_local_engine import (
     worker_pid,
 )
 from tests.waiting import until
+from training.random_checkpoint import write_random_checkpoint
 
 
 def test_a_short_job_beside_a_long_one_takes_every_other_step(
@@ -208,3 +211,22 @@ def test_twenty_mixed_jobs_get_the_pixels_that_each_has_alone(
     together = asyncio.run(scenario())
     for each, events in zip(jobs, together, strict=True):
         assert images(events) == images(run_here(tiny_pipeline, each)), each.job_id
+
+
+def test_a_job_is_cancelled_while_its_text_is_written(tmp_path: Path, job: Job) -> None:
+    write_random_checkpoint(tmp_path, SMALL_CONFIG, generation={"sequence_template": "instruct"})
+    written = variant(job, job_id="written", rewrite="think")
+
+    async def scenario() -> tuple[list[JobEvent], list[JobEvent]]:
+        async with running_engine(tmp_path, max_rewrite_tokens=12800) as engine:
+            events: list[JobEvent] = []
+            async for event in engine.submit(written):
+                events.append(event)
+                if isinstance(event, JobText):
+                    await engine.cancel("written")
+            return events, await collect(engine, job)
+
+    cancelled, after = asyncio.run(scenario())
+    assert isinstance(cancelled[-1], JobCancelled)
+    assert not any(isinstance(event, JobStep) for event in cancelled)
+    assert isinstance(after[-1], JobDone)
