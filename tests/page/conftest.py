@@ -35,19 +35,25 @@ WITH_KEY = f"sessionStorage.setItem('hyimage-key', '{KEY}')"
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def chromium() -> str:
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """A browser for one file: Playwright holds an event loop, and tests elsewhere start theirs."""
     # Chromium's own sandbox does not start as root, which CI is.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def server(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for all tests of the page; each task of them has a UUID of its own."""
     folder = tmp_path_factory.mktemp("server")
     server = ServerProcess(folder, CHECKPOINT, HYIMAGE_API_KEYS=KEY, OMP_NUM_THREADS="1")
