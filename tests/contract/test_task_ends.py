@@ -24,6 +24,13 @@ class FaultyDetector:
         raise KeyError("a bug of the detector")
 
 
+class SoundDetector:
+    """One that finds nothing."""
+
+    def is_nsfw(self, encoded: bytes) -> bool:
+        return False
+
+
 class UnreadableStore(ImageStore):
     """One that keeps images and returns none."""
 
@@ -43,7 +50,7 @@ def faulty(
     request: pytest.FixtureRequest, settings: Settings, engine: FakeEngine
 ) -> Iterator[TestClient]:
     """A server on which a bug raises inside every task."""
-    safety = None
+    safety = SafetyChecker(SoundDetector())
     if request.param == "engine":
         engine.fault = KeyError("a bug of the engine")
     else:

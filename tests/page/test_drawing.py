@@ -35,19 +35,19 @@ def natural_size(page: Page, selector: str) -> list[int]:
 
 def test_an_image_is_seen_growing_and_is_still_there_after_a_reload(page: Page) -> None:
     page.evaluate(OBSERVER)
-    draw(page, "a rocket on a blue background", steps=10, shape="1280x768")
+    draw(page, "a rocket on a blue background", steps=24, shape="1280x768")
     image = finished(page)
     expect(image).to_have_attribute("alt", "a rocket on a blue background")
     assert natural_size(page, ".stage .layer.final") == [1280, 768]
     expect(page).to_have_title("hyimage")
     texts = page.evaluate("[...seen.texts]")
-    steps = [int(n) for n in re.findall(r"Step (\d+) of 10", " ".join(texts))]
+    steps = [int(n) for n in re.findall(r"Step (\d+) of 24", " ".join(texts))]
     assert len(steps) >= 3
     assert steps == sorted(steps)
     assert page.evaluate("seen.previews.size") >= 2
     expect(fact(page, "Seed")).to_have_text("3")
     expect(fact(page, "Size")).to_have_text(re.compile("1280 . 768"))
-    expect(page.locator(".evaluations .strip i[data-kind=computed]")).to_have_count(10)
+    expect(page.locator(".evaluations .strip i[data-kind=computed]")).to_have_count(24)
     page.reload()
     page.wait_for_selector("html[data-loaded]")
     assert natural_size(page, ".stage .layer.final") == [1280, 768]

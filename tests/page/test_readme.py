@@ -1,6 +1,7 @@
 """README: its commands do the same when they are run again, and its figures are those measured."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -44,7 +45,10 @@ def command_of(start: str) -> str:
 
 
 def run(arguments: list[str], folder: Path | None = None) -> str:
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the cores are shared with other tests
+    done = subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

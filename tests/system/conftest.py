@@ -44,6 +44,7 @@ class ServerProcess:
             "HYIMAGE_IMAGES__STORE": str(folder / "images"),
             "HYIMAGE_TASKS__DATABASE_URL": f"sqlite:///{folder}/tasks.db",
             "HYIMAGE_KEYS__FILE": str(folder / "keys.json"),
+            "HYIMAGE_WORKER__NUM_THREADS": "1",  # with more, workers that share cores thrash
             **environment,
         }
         self.process: subprocess.Popen[bytes] | None = None
