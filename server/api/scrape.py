@@ -23,8 +23,8 @@ async def refresh_gauges(state: AppState) -> None:
     memory: dict[tuple[str, str], int] = {
         (one.device, one.kind): one.size_bytes for one in figures.memory
     }
-    if status.memory_bytes is not None:
-        memory[HOST, "resident"] = status.memory_bytes
+    if figures.resident_bytes is not None:
+        memory[HOST, "resident"] = figures.resident_bytes
     metrics.worker.update(figures.num_deaths, memory)
     with contextlib.suppress(TaskError, TimeoutError):  # the gauge keeps its last value
         async with asyncio.timeout(STORE_TIMEOUT_S):

@@ -70,7 +70,7 @@ def _worker_state(state: AppState) -> WorkerState:
     return {
         "ready": status.is_ready,
         "description": status.description,
-        "memoryBytes": status.memory_bytes,
+        "memoryBytes": figures.resident_bytes,
         "devices": list_devices(figures.memory),
         "deaths": figures.num_deaths,
     }

@@ -93,22 +93,17 @@ class LocalEngine:
 
     @property
     def status(self) -> EngineStatus:
-        pid = self.worker_pid
-        return replace(self._status, memory_bytes=None if pid is None else tree_bytes(pid))
+        return self._status
 
     @property
     def figures(self) -> EngineFigures:
-        return self._figures
+        pid = self.worker_pid
+        return replace(self._figures, resident_bytes=None if pid is None else tree_bytes(pid))
 
     @property
     def worker_pid(self) -> int | None:
         """The process id of the present worker."""
         return None if self._worker is None else self._worker.pid
-
-    @property
-    def num_deaths(self) -> int:
-        """How often the worker died within the last ten minutes."""
-        return self._policy.num_deaths
 
     async def start(self) -> None:
         """Start the worker; `status` is ready once it has loaded its checkpoint."""

@@ -9,25 +9,23 @@ from server.engine.messages import Job, JobEvent, MemoryReading
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """Whether images can be generated now, and by what; otherwise the reason why not.
-
-    `memory_bytes` of the processes that generate, where that is known.
-    """
+    """Whether images can be generated now, and by what; otherwise the reason why not."""
 
     is_ready: bool
     description: str
-    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
     """What an engine measures of its worker: deaths since it was started, and memory.
 
-    An engine whose workers lie elsewhere has none of them.
+    `memory` is that of devices, `resident_bytes` that of the processes. An engine whose workers lie
+    elsewhere has none of them.
     """
 
     num_deaths: int = 0
     memory: tuple[MemoryReading, ...] = ()
+    resident_bytes: int | None = None
 
 
 class Engine(Protocol):

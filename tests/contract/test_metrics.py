@@ -177,7 +177,7 @@ def test_frames_and_ends_of_sockets_are_counted(client: TestClient) -> None:
 
 def test_worker_deaths_and_memory_are_the_engines(client: TestClient, engine: FakeEngine) -> None:
     engine.figures = EngineFigures(3, (MemoryReading("cuda:0", "peak", 5 * MIB),))
-    engine.status = replace(engine.status, memory_bytes=7 * MIB)
+    engine.figures = replace(engine.figures, resident_bytes=7 * MIB)
     assert value(client, "hyimage_worker_deaths_total") == 3
     memory = "hyimage_worker_memory_bytes"
     assert value(client, memory, device="cuda:0", kind="peak") == 5 * MIB

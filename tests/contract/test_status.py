@@ -19,7 +19,7 @@ from server.engine.messages import (
     MemoryReading,
 )
 from server.engine.process_memory import tree_bytes
-from server.engine.protocol import EngineStatus
+from server.engine.protocol import EngineFigures
 from server.settings import Settings
 from server.tasks.estimates import Estimates, Mode
 from tests.contract.conftest import FakeEngine, change, make_task
@@ -41,7 +41,7 @@ def send(client: TestClient, key: str = "any", **changes: Any) -> str:
 
 
 def test_an_idle_server_has_nothing_to_do(client: TestClient, engine: FakeEngine) -> None:
-    engine.status = EngineStatus(is_ready=True, description="fake", memory_bytes=123)
+    engine.figures = EngineFigures(resident_bytes=123)
     status = status_of(client)
     assert status["worker"] == {
         "ready": True, "description": "fake", "memoryBytes": 123, "devices": [], "deaths": 0,
