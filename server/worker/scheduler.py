@@ -104,7 +104,8 @@ class StepScheduler:
         # Control is read first and applied last: the job that it names was sent before it, on the
         # other pipe.
         control = list(_drain(self._control))
-        for job in _drain(self._jobs):
+        jobs = list(_drain(self._jobs))
+        for job in jobs:
             if job.has_previews:
                 self._previews.add(job.job_id)
             (self._lonely.append if job.runs_alone else self._queue.push)(job)
@@ -113,7 +114,8 @@ class StepScheduler:
                 self._cancel(message.job_id)
             elif isinstance(message, ShowPreviews):
                 self._previews.add(message.job_id)
-        self._report_positions()
+        if jobs or control:
+            self._report_positions()
 
     def _report_positions(self) -> None:
         """Report the place of each job that waits, where it has changed."""
@@ -212,6 +214,7 @@ class StepScheduler:
         if not job.runs_alone:
             log.warning("job %s ran out of memory; it runs again when no other does", job.job_id)
             self._lonely.append(replace(job, runs_alone=True))
+            self._report_positions()
             return
         log.error("job %s ran out of memory although no other job ran", job.job_id)
         reason = (

@@ -145,7 +145,8 @@ def test_active_jobs_take_turns_and_others_wait_with_their_place(
         ["first", "second", "first", "second"],
         ["first", "first", "second", "first"],  # the first began before the others had come
     )
-    assert steps[-3:] == ["third"] * 3 or steps[-1] == "third"
+    before_third = steps[: steps.index("third")]
+    assert 3 in (before_third.count("first"), before_third.count("second"))
     places = [m.position for m in messages if isinstance(m, JobQueued) and m.job_id == "third"]
     assert places == sorted(places, reverse=True)
     assert places[-1] == 1
