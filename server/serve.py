@@ -58,8 +58,8 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, or stop."""
         now = time.monotonic()
+        self._tasks.drain()
         if sig == signal.SIGTERM and self._drained_since is None:
-            self._tasks.drain()
             self._drained_since = now
             log.info("SIGTERM: running tasks may finish within %g s", self._settings.server.drain_s)
         # `timeout` of coreutils sends one to the process, and one to its group.

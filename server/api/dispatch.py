@@ -100,7 +100,12 @@ async def _single_item(
 
 
 async def cancel_abandoned(state: AppState, task_uuid: str, client: Client) -> None:
-    """Cancel a task whose client is gone."""
+    """Cancel a task whose client is gone.
+
+    A server that stops cancels its handlers, too: their tasks stay in the store for the next start.
+    """
+    if state.tasks.is_draining:
+        return
     log.info("task %s: its client is gone; it is cancelled", task_uuid)
     with contextlib.suppress(TaskError):
         await state.tasks.cancel(task_uuid, client)
@@ -145,6 +150,11 @@ async def cancel_task(state: AppState, task_uuid: str, client: Client) -> dict[s
     """
     status = await state.tasks.cancel(task_uuid, client)
     return {"taskType": "cancelTask", "taskUUID": task_uuid, "status": status}
+
+
+def stopping_error() -> TaskError:
+    """Return the error for a client that waits for a task which a later start will generate."""
+    return TaskError("serviceUnavailable", "The server is stopping; poll the task later.")
 
 
 async def admit_task(
@@ -228,6 +238,7 @@ async def report_progress(
             continue
         names = {"taskType": "taskProgress", "taskUUID": parameters.taskUUID, "event": kind}
         yield names | values
+    raise stopping_error()
 
 
 def _task_uuid(task: dict[str, Any]) -> str:

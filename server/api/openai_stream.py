@@ -10,11 +10,12 @@ from typing import Any
 
 from fastapi.sse import EventSourceResponse, format_sse_event
 
-from server.api.dispatch import Caller, admit_task, cancel_abandoned
+from server.api.dispatch import Caller, admit_task, cancel_abandoned, stopping_error
 from server.api.openai_errors import error_object
 from server.api.openai_request import ImageGeneration
 from server.api.state import AppState
 from server.runware.envelope import as_task_error, http_status
+from server.runware.errors import TaskError
 from server.tasks.events import ENDS
 
 
@@ -60,15 +61,19 @@ class _Stream:
                     size = await reader.generated_size(task_uuid, client)
                     yield self._completed(values, size)
                 elif kind in ("failed", "cancelled"):
-                    failure = as_task_error(values["error"])
-                    self._state.count_error(failure)
-                    error = error_object(failure, http_status(failure.code))
-                    yield _encode("error", {"type": "error", "error": error})
+                    yield self._failed(as_task_error(values["error"]))
+            if not has_ended:
+                yield self._failed(stopping_error())
         finally:
             is_kept = self._state.settings.server.cancel_on_disconnect == "never"
             if not (has_ended or is_kept):
                 abandoned = cancel_abandoned(self._state, task_uuid, client)
                 self._state.background.spawn(abandoned)
+
+    def _failed(self, failure: TaskError) -> bytes:
+        self._state.count_error(failure)
+        error = error_object(failure, http_status(failure.code))
+        return _encode("error", {"type": "error", "error": error})
 
     def _partial(self, values: dict[str, Any]) -> list[bytes]:
         """Return the partial image that is due at a step, if one is."""

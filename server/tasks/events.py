@@ -50,8 +50,7 @@ class EventLog:
         self._events.pop(key, None)
         self._events[key] = TaskEvent(self._number, kind, values, row)
         self.has_ended |= kind in ENDS
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._wake()
 
     def end(self, task: dict[str, Any], failure: TaskError | None) -> None:
         """Add the last event of a task; `task` is the task as it was sent."""
@@ -60,6 +59,11 @@ class EventLog:
             return
         error = to_error_object(failure, task)
         self.add("cancelled" if is_cancel(error) else "failed", {"error": error})
+
+    def break_off(self) -> None:
+        """End without a last event: the server stops, and the task goes on with a later start."""
+        self.has_ended = True
+        self._wake()
 
     def id_of(self, event: TaskEvent) -> str:
         """Return the id under which clients get an event."""
@@ -78,6 +82,10 @@ class EventLog:
                 return
             if changed is self._changed:
                 await changed.wait()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
 def is_cancel(error: ErrorObject | None) -> bool:

@@ -128,13 +128,15 @@ class TaskRunner:
                     "internalServerError", "The task failed inside the server; its log says why."
                 )
             if self._stopping.is_set() and failure is not None:
-                return  # it stays in the store for the next start
+                running.log.break_off()  # it stays in the store for the next start
+                return
             failure = await self._end(row, failure, meter)
             meter.log_end(failure)
         finally:
             meter.end_trace(failure)
             running.publish(failure)
-            running.log.end(row.request, failure)
+            if not running.log.has_ended:
+                running.log.end(row.request, failure)
             self.running.forget(row.task_uuid)
 
     async def _generate(

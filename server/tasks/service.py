@@ -52,7 +52,7 @@ class TaskService:
         self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
         self._background = Background()
-        self._is_draining = False
+        self.is_draining = False
         self._stopping = asyncio.Event()
 
     # --- start and stop ---
@@ -81,12 +81,12 @@ class TaskService:
 
     def drain(self) -> None:
         """Refuse new tasks and report not ready; accepted tasks continue."""
-        self._is_draining = True
+        self.is_draining = True
 
     @property
     def status(self) -> EngineStatus:
         """Whether tasks are accepted now, and the engine's description."""
-        if self._is_draining:
+        if self.is_draining:
             return EngineStatus(is_ready=False, description="the server is stopping")
         return self._services.engine.status
 
@@ -217,7 +217,7 @@ class TaskService:
         Raises:
             TaskError: it cannot, or not now.
         """
-        if self._is_draining:
+        if self.is_draining:
             raise TaskError("serviceUnavailable", "The server is stopping; send the task again.")
         size = check_task(parameters, self._settings.api, self.checkpoint)
         if parameters.is_checked:

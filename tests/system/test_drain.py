@@ -1,5 +1,6 @@
 """SIGTERM drains a server: it refuses what is new and finishes what it has accepted."""
 
+import contextlib
 import http.client
 import signal
 import threading
@@ -75,3 +76,25 @@ def test_a_later_signal_stops_a_draining_server_and_the_task_waits_in_the_store(
     with pytest.raises((urllib.error.URLError, http.client.HTTPException)):
         server.get("/health")
     assert server.rows("SELECT status FROM tasks") == [("running",)]
+
+
+def test_a_task_whose_client_waits_is_not_cancelled_by_a_server_that_stops(
+    server_factory: Callable[..., ServerProcess], tiny_checkpoint: Path
+) -> None:
+    server = server_factory(tiny_checkpoint, HYIMAGE_SERVER__DRAIN_S="0")
+    server.start()
+    task = make_task(steps=100, numberResults=8, seed=1)
+
+    def wait() -> None:
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            server.post(task)
+
+    client = threading.Thread(target=wait)
+    client.start()
+    wait_until(lambda: is_running(server, task))
+    server.stop(signal.SIGTERM)
+    client.join(timeout=60)
+    cancelled = server.rows("SELECT is_cancelled FROM tasks")
+    assert cancelled in ([(None,)], [(0,)])
+    server.start()
+    assert len(server.wait_for(task["taskUUID"])) == 8

@@ -77,3 +77,16 @@ def test_a_failure_carries_its_error() -> None:
         assert event.values["error"]["taskUUID"] == "u"
 
     asyncio.run(scenario())
+
+
+def test_a_log_that_is_broken_off_lets_its_followers_go_without_an_end() -> None:
+    async def scenario() -> None:
+        log = EventLog()
+        log.add("started", {})
+        follower = asyncio.ensure_future(kinds(log))
+        await asyncio.sleep(0)
+        log.break_off()
+        async with asyncio.timeout(5):
+            assert await follower == ["started"]
+
+    asyncio.run(scenario())
