@@ -62,7 +62,7 @@ class Vocabulary(BaseModel):
     def warning(self, prompt: str) -> str | None:
         """Return why a prompt cannot come out as it says, or None if it has a known subject.
 
-        An empty prompt asks for nothing, and has none.
+        An empty prompt names nothing, and has none.
         """
         subjects = [group for group in self.groups if group.has_subjects]
         text = " ".join(prompt.lower().split())

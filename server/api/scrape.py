@@ -1,4 +1,4 @@
-"""Gauges of `/metrics`: read from the parts of the server when Prometheus asks for the page."""
+"""Gauges of `/metrics`: read from the parts of the server at each scrape."""
 
 import asyncio
 import contextlib

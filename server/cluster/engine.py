@@ -112,7 +112,7 @@ class ClusterEngine:
     async def show_previews(self, job_id: str) -> None:
         """Do nothing: a running job's replica cannot be reached beside its stream.
 
-        Tasks that ask for previews when they are sent get them.
+        Tasks with `hunyuan.previews` have them from the first step.
         """
 
     async def _watch(self) -> None:

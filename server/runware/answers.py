@@ -13,7 +13,7 @@ class ImageItem(TypedDict):
 
     With `imageUUID` it is an image: finished with `seed` and a form of it, or `processing` with
     `progress`. Without, it acknowledges a task (`deliveryMethod` is `async`), or has the `cost` of
-    a dry run. One shape for all of these, because no field tells them apart.
+    a dry run. One shape for all of these, because no field distinguishes them.
     """
 
     taskType: Literal["imageInference"]

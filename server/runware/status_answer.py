@@ -1,4 +1,4 @@
-"""The answer of `GET /v1/status`: worker, queue, speeds, and the tasks of the key that asks."""
+"""The answer of `GET /v1/status`: worker, queue, speeds, and the tasks of the caller's key."""
 
 from typing import Annotated, Literal
 

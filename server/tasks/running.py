@@ -1,4 +1,4 @@
-"""Running tasks: what this process knows of each task that it generates, until it has ended."""
+"""Running tasks: the state of each task that this process generates, until it has ended."""
 
 import asyncio
 import base64
