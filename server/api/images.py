@@ -74,7 +74,7 @@ async def get_image(name: str, request: Request, state: State) -> Response:
 
 
 async def _expiry(state: AppState, name: str) -> float | None:
-    """Return when an image expires; None if that is not stored, and it is served while it is there."""
+    """Return when an image expires; None if that is not stored: it is served while it exists."""
     try:
         return await state.store.image_expiry(name) if is_image_name(name) else None
     except TaskError:  # the images may be there although the database is not
