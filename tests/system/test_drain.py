@@ -68,8 +68,8 @@ def test_a_later_signal_stops_a_draining_server_and_the_task_waits_in_the_store(
     server.post(task)
     assert server.process is not None
     server.process.send_signal(signal.SIGTERM)
-    same_until = time.monotonic() + SAME_SIGNAL_S
     wait_until(lambda: status_of_ready(server) == 503, timeout_s=5)
+    same_until = time.monotonic() + SAME_SIGNAL_S  # counted from when the server took the first one
     wait_until(lambda: time.monotonic() > same_until)
     server.process.send_signal(signal.SIGTERM)
     server.process.wait(timeout=60)
