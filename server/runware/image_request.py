@@ -13,8 +13,12 @@ def to_image_request(
     size_px: tuple[int, int] | None,
     seeds: Sequence[int],
     cache: CacheSettings,
+    images: Sequence[bytes] = (),
 ) -> ImageRequest:
-    """Return the request for one image per seed; without a size the model chooses one."""
+    """Return the request for one image per seed; without a size the model chooses one.
+
+    `images` are the files of the input images.
+    """
     plan, _ = build_cache_plan(parameters, cache)
     width_px, height_px = size_px or (None, None)
     prompt, negative = parameters.positivePrompt, parameters.negativePrompt
@@ -30,4 +34,6 @@ def to_image_request(
         cache=plan,
         rewrite=parameters.hunyuan.rewrite,
         system_prompt=parameters.hunyuan.systemPrompt,
+        images=tuple(images),
+        align=parameters.hunyuan.align,
     )
