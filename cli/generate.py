@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from cli.generate_options import (
     AccelerationOption,
     FbCacheOption,
     GenerateOptions,
+    GuidanceOptionsOption,
     ImageGuidanceOption,
     NegativeOption,
     OptionalStepsOption,
@@ -54,6 +56,11 @@ _OPTIONS = {
     "acceleratorOptions.fbCacheThreshold": "--fb-cache",
     "hunyuan.systemPrompt": "--system-prompt",
     "hunyuan.rewrite": "--rewrite",
+    **{
+        f"hunyuan.guidance.{name}": f"{name!r} of --guidance-options"
+        for name in ("interval", "rescale", "ramp", "apg.momentum", "apg.normThreshold", "apg.eta")
+    },
+    "hunyuan.guidance": "--guidance-options",
     "positivePrompt": "PROMPT",
     "negativePrompt": "--negative",
     "acceleration": "--acceleration",
@@ -72,6 +79,7 @@ def generate(
     size: SizeOption = None,
     steps: OptionalStepsOption = None,
     guidance: ImageGuidanceOption = 7.0,
+    guidance_options: GuidanceOptionsOption = None,
     seed: SeedOption = None,
     quality: QualityOption = 95,
     rewrite: RewriteOption = "off",
@@ -97,6 +105,7 @@ def generate(
         size=size,
         steps=steps,
         guidance=guidance,
+        guidance_options=guidance_options,
         seed=seed,
         quality=quality,
         rewrite=rewrite,
@@ -146,7 +155,11 @@ def to_request(
         "outputQuality": options.quality,
         "acceleration": options.acceleration,
         "acceleratorOptions": _accelerator_options(options),
-        "hunyuan": {"rewrite": options.rewrite, "systemPrompt": options.system_prompt},
+        "hunyuan": {
+            "rewrite": options.rewrite,
+            "systemPrompt": options.system_prompt,
+            "guidance": _parse_guidance(options.guidance_options),
+        },
     }
     try:
         parameters = new_image_inference(
@@ -158,7 +171,9 @@ def to_request(
         raise CommandError(_in_options(error.message)) from None
     size_px = None if found is None else (found.width_px, found.height_px)
     seeds = image_seeds(parameters.seed, 1)
-    request = to_image_request(parameters, size_px, seeds, settings.cache)
+    request = to_image_request(
+        parameters, size_px, seeds, settings.cache, settings.api.default_guidance
+    )
     return parameters, replace(request, guidance=1.0) if is_unguided else request
 
 
@@ -169,6 +184,16 @@ def _accelerator_options(options: GenerateOptions) -> dict[str, Any]:
     if options.fb_cache is not None:
         values |= {"fbCache": True, "fbCacheThreshold": options.fb_cache}
     return values
+
+
+def _parse_guidance(text: str | None) -> object:
+    """Return the value of an option that is a name, or an object as JSON."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise CommandError(f"--guidance-options {text!r} is not JSON: {e}") from None
 
 
 def _in_options(message: str) -> str:
