@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from cli.generate_options import (
     AlignOption,
     FbCacheOption,
     GenerateOptions,
+    GuidanceOptionsOption,
     ImageGuidanceOption,
     InputImagesOption,
     NegativeOption,
@@ -57,6 +59,11 @@ _OPTIONS = {
     "acceleratorOptions.fbCacheThreshold": "--fb-cache",
     "hunyuan.systemPrompt": "--system-prompt",
     "hunyuan.rewrite": "--rewrite",
+    **{
+        f"hunyuan.guidance.{name}": f"{name!r} of --guidance-options"
+        for name in ("interval", "rescale", "ramp", "apg.momentum", "apg.normThreshold", "apg.eta")
+    },
+    "hunyuan.guidance": "--guidance-options",
     "positivePrompt": "PROMPT",
     "negativePrompt": "--negative",
     "acceleration": "--acceleration",
@@ -75,6 +82,7 @@ def generate(
     size: SizeOption = None,
     steps: OptionalStepsOption = None,
     guidance: ImageGuidanceOption = 7.0,
+    guidance_options: GuidanceOptionsOption = None,
     seed: SeedOption = None,
     quality: QualityOption = 95,
     rewrite: RewriteOption = "off",
@@ -102,6 +110,7 @@ def generate(
         size=size,
         steps=steps,
         guidance=guidance,
+        guidance_options=guidance_options,
         seed=seed,
         quality=quality,
         rewrite=rewrite,
@@ -160,7 +169,11 @@ def to_request(
         "outputQuality": options.quality,
         "acceleration": options.acceleration,
         "acceleratorOptions": _accelerator_options(options),
-        "hunyuan": {"rewrite": options.rewrite, "systemPrompt": options.system_prompt},
+        "hunyuan": {
+            "rewrite": options.rewrite,
+            "systemPrompt": options.system_prompt,
+            "guidance": _parse_guidance(options.guidance_options),
+        },
     }
     try:
         parameters = new_image_inference(
@@ -173,7 +186,9 @@ def to_request(
     check_room(info, f"{options.system_prompt or ''}{options.prompt}", found, files)
     size_px = None if found is None else (found.width_px, found.height_px)
     seeds = image_seeds(parameters.seed, 1)
-    request = to_image_request(parameters, size_px, seeds, settings.cache)
+    request = to_image_request(
+        parameters, size_px, seeds, settings.cache, settings.api.default_guidance
+    )
     request = replace(request, images=files.contents, align=options.align)
     return parameters, replace(request, guidance=1.0) if is_unguided else request
 
@@ -185,6 +200,16 @@ def _accelerator_options(options: GenerateOptions) -> dict[str, Any]:
     if options.fb_cache is not None:
         values |= {"fbCache": True, "fbCacheThreshold": options.fb_cache}
     return values
+
+
+def _parse_guidance(text: str | None) -> object:
+    """Return the value of an option that is a name, or an object as JSON."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise CommandError(f"--guidance-options {text!r} is not JSON: {e}") from None
 
 
 def _in_options(message: str) -> str:

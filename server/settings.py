@@ -189,6 +189,9 @@ class ApiSettings(BaseModel):
         pattern=r"^(auto|\d+x\d+)$",
         description="Size of tasks that give none: auto (the model chooses) or WIDTHxHEIGHT",
     )
+    default_guidance: Literal["plain", "interval"] = Field(
+        "plain", description="Guidance of tasks that give none; interval: as calibrated"
+    )
 
 
 class Settings(BaseSettings):

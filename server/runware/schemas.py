@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from schedulers.catalog import ACCEPTED
+from server.runware.guidance_options import GuidanceOptions, with_presets
 from server.runware.seeds import MAX_SEED
 from server.runware.wire_values import (
     TOLERATED,
@@ -138,6 +139,11 @@ class HunyuanOptions(BaseModel):
     model_config = _STRICT
     forecast: ForecastOptions | None = Field(
         None, description="Forecast what skipped steps add; alone or with teaCache or fbCache."
+    )
+    guidance: GuidanceOptions | None = Field(
+        None,
+        description="Where and how the image is guided; `interval` and `plain` name presets.",
+        json_schema_extra=with_presets,
     )
     rewrite: Literal["off", "recaption", "think"] = Field(
         "off",

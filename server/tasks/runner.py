@@ -150,7 +150,10 @@ class TaskRunner:
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
         weight = self._services.keys.record(task.owner).weight
-        job = replace(task.to_job(positions, self._settings.cache), weight=weight)
+        job = replace(
+            task.to_job(positions, self._settings.cache, self._settings.api.default_guidance),
+            weight=weight,
+        )
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
