@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
 from server.settings_faults import (
@@ -152,7 +153,7 @@ class SafetySettings(BaseModel):
 
 
 class EgressSettings(BaseModel):
-    """Webhooks and uploads: which addresses the server may reach for a request."""
+    """Webhooks, uploads, input images: which addresses the server may reach for a request."""
 
     model_config = _SECTION
     allowed_networks: tuple[str, ...] = Field(
@@ -207,6 +208,7 @@ class Settings(BaseSettings):
     worker: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
+    inputs: InputSettings = InputSettings()
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()
