@@ -11,7 +11,7 @@ class PriceSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    per_megapixel_step: float = Field(0.00538, ge=0)
+    per_megapixel_step: float = Field(0.00538, ge=0, description="USD a step of one megapixel")
     growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
-    per_image: float = Field(0.0, ge=0)
+    per_image: float = Field(0.0, ge=0, description="USD an image, whatever its size and steps")
     always_included: bool = Field(False, description="Return cost also without includeCost")
