@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,24 @@ class CalibrationError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceInterval:
+    """The noise levels [low, high] in which this checkpoint is guided by the preset `interval`.
+
+    `measure` is what chose `high` among the `candidates`: `adherence`, the share of captions that
+    came out right, or `nearness`, the SSIM to images that are guided at every step. Measured at
+    the guidance scale `scale` with `steps` steps and `n` images for each candidate.
+    """
+
+    low: float
+    high: float
+    measure: str
+    scale: float
+    steps: int
+    n: int
+    candidates: tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """The relation of signal changes to output changes, measured for one checkpoint.
 
@@ -23,7 +41,7 @@ class Calibration:
     that of the layers' output; empty when no fit was good enough, and then `profile` holds
     (sigma, accumulated output change) pairs, falling in sigma. `tea_scale` is the TeaCache
     threshold that the distance 1 stands for, `fb_threshold` the FBCache threshold of the API's
-    default.
+    default. `guidance` is None where no interval was calibrated.
     """
 
     fingerprint: str
@@ -39,6 +57,7 @@ class Calibration:
     rmse: float
     r2: float
     sweep: tuple[dict[str, float | str], ...]
+    guidance: GuidanceInterval | None = None
 
     @property
     def is_calibrated(self) -> bool:
@@ -97,7 +116,8 @@ def load_calibration(folder: Path, fingerprint: str) -> Calibration:
 
 def _parse(raw: dict[str, Any]) -> Calibration:
     names = {field.name for field in fields(Calibration)}
-    if set(raw) != names:
+    needed = {field.name for field in fields(Calibration) if field.default is MISSING}
+    if not needed <= set(raw) <= names:
         raise ValueError(f"its fields are {sorted(raw)}, not {sorted(names)}")
     x_min, x_max = raw["x_range"]
     values = {
@@ -107,6 +127,7 @@ def _parse(raw: dict[str, Any]) -> Calibration:
         "profile": tuple((float(sigma), float(change)) for sigma, change in raw["profile"]),
         "steps": tuple(int(steps) for steps in raw["steps"]),
         "sweep": tuple(dict(row) for row in raw["sweep"]),
+        "guidance": _parse_guidance(raw.get("guidance")),
     }
     calibration = Calibration(**values)
     if not calibration.poly and not calibration.profile:
@@ -114,6 +135,18 @@ def _parse(raw: dict[str, Any]) -> Calibration:
     if not calibration.tea_scale > 0 or not calibration.fb_threshold > 0:
         raise ValueError("tea_scale and fb_threshold must be above 0")
     return calibration
+
+
+def _parse_guidance(raw: dict[str, Any] | None) -> GuidanceInterval | None:
+    """Return the calibrated interval of the guidance; files of older versions have none."""
+    if raw is None:
+        return None
+    interval = GuidanceInterval(
+        **{**raw, "candidates": tuple(dict(row) for row in raw["candidates"])}
+    )
+    if not 0 <= interval.low < interval.high <= 1:
+        raise ValueError(f"guidance.low and .high are {interval.low} and {interval.high}")
+    return interval
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

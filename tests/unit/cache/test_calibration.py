@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cache.calibration import (
     UNCALIBRATED,
     Calibration,
     CalibrationError,
+    GuidanceInterval,
     load_calibration,
     save_calibration,
 )
@@ -35,6 +37,26 @@ CALIBRATION = Calibration(
 def test_a_calibration_is_read_back_as_written(tmp_path: Path) -> None:
     save_calibration(tmp_path, CALIBRATION)
     assert load_calibration(tmp_path, CALIBRATION.fingerprint) == CALIBRATION
+
+
+def test_an_interval_of_the_guidance_is_read_back_and_may_be_left_out(tmp_path: Path) -> None:
+    interval = GuidanceInterval(
+        low=0.0,
+        high=0.8,
+        measure="adherence",
+        scale=7.0,
+        steps=20,
+        n=24,
+        candidates=({"high": 0.8, "score": 0.6, "rows": 0.775},),
+    )
+    path = save_calibration(tmp_path, replace(CALIBRATION, guidance=interval))
+    assert load_calibration(tmp_path, CALIBRATION.fingerprint).guidance == interval
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({key: raw[key] for key in raw if key != "guidance"}))
+    assert load_calibration(tmp_path, CALIBRATION.fingerprint) == CALIBRATION
+    path.write_text(json.dumps({**raw, "guidance": {**raw["guidance"], "high": 1.5}}))
+    with pytest.raises(CalibrationError, match=r"guidance\.low and \.high are 0\.0 and 1\.5"):
+        load_calibration(tmp_path, CALIBRATION.fingerprint)
 
 
 def test_no_file_is_no_calibration(tmp_path: Path) -> None:
