@@ -39,4 +39,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"]({target.relative_to(ROOT / 'docs')}"
         return match[0]
 
-    return re.sub(r"\]\((?![a-z]+:|#)([^)\s#]+)", in_site, markdown)
+    return re.sub(r"\]\((?![a-z]+:|#)([^)\s#]+)", in_site, with_lists(markdown))
+
+
+def with_lists(markdown: str) -> str:
+    """Return a page whose lists begin after an empty line, without which they are no lists here.
+
+    GitHub does not need the line.
+    """
+    return re.sub(r"^(?!- |\d+\. |[ \t\n|>#])(.+)\n(?=- |\d+\. )", r"\1\n\n", markdown, flags=re.M)
