@@ -12,10 +12,12 @@ from cli.console import progress_bar, stderr, stdout
 from cli.generate_options import (
     FORMATS,
     AccelerationOption,
+    AlignOption,
     FbCacheOption,
     GenerateOptions,
     GuidanceOptionsOption,
     ImageGuidanceOption,
+    InputImagesOption,
     NegativeOption,
     OptionalStepsOption,
     OutputOption,
@@ -29,6 +31,7 @@ from cli.generate_options import (
     TeaCacheOption,
 )
 from cli.guidance_options import parse_guidance_options
+from cli.input_images import check_room, read_input_files
 from cli.options import (
     CheckpointOption,
     ConfigOption,
@@ -88,6 +91,8 @@ def generate(
     acceleration: AccelerationOption = None,
     tea_cache: TeaCacheOption = None,
     fb_cache: FbCacheOption = None,
+    image: InputImagesOption = None,
+    align: AlignOption = False,
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Print how it was generated, as JSON.")
     ] = False,
@@ -114,6 +119,8 @@ def generate(
         acceleration=acceleration,
         tea_cache=tea_cache,
         fb_cache=fb_cache,
+        images=tuple(image or ()),
+        align=align,
     )
     with reported_errors():
         _generate_file(options, read_settings(config, checkpoint), diagnostics)
@@ -122,7 +129,10 @@ def generate(
 def _generate_file(options: GenerateOptions, settings: Settings, has_diagnostics: bool) -> None:
     info = read_checkpoint_info(Path(settings.worker.checkpoint))
     parameters, request = to_request(options, settings, info)
-    done = _generate_with_progress(settings.worker, request)
+    worker = settings.worker
+    if request.images:
+        worker = worker.model_copy(update={"image_inputs": True})
+    done = _generate_with_progress(worker, request)
     _save(options.output, done, parameters)
     if has_diagnostics:
         warnings = list_request_warnings(parameters, settings.cache, info.vocabulary)
@@ -137,7 +147,11 @@ def to_request(
 
     Raises:
         CommandError: the server would refuse them; the message names the option.
+        InputImageError: an input image cannot be used; the message has its file's name.
     """
+    if options.align and not options.images:
+        raise CommandError("--align is about input images; give one with --image, or leave it out")
+    files = read_input_files(options.images, info, settings.worker.checkpoint)
     # The API has no guidance of 1; it turns guidance off here.
     is_unguided = options.guidance == 1
     size = options.size or settings.api.default_size
@@ -169,11 +183,13 @@ def to_request(
         found = check_parameters(parameters, "auto", info)
     except TaskError as error:
         raise CommandError(_in_options(error.message)) from None
+    check_room(info, f"{options.system_prompt or ''}{options.prompt}", found, files)
     size_px = None if found is None else (found.width_px, found.height_px)
     seeds = image_seeds(parameters.seed, 1)
     request = to_image_request(
         parameters, size_px, seeds, settings.cache, settings.api.default_guidance
     )
+    request = replace(request, images=files.contents, align=options.align)
     return parameters, replace(request, guidance=1.0) if is_unguided else request
 
 

@@ -60,6 +60,8 @@ class GenerateOptions:
     acceleration: Acceleration | None = None
     tea_cache: float | None = None
     fb_cache: float | None = None
+    images: tuple[Path, ...] = ()
+    align: bool = False
 
 
 PromptArgument = Annotated[str, typer.Argument(help="What to generate.")]
@@ -103,4 +105,20 @@ TeaCacheOption = Annotated[
 ]
 FbCacheOption = Annotated[
     float | None, typer.Option(help="FBCache with this threshold.", min=0, max=1)
+]
+InputImagesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image",
+        help="Input image to edit or to take things from; up to 3, in the order of the prompt. "
+        "Needs an Instruct checkpoint.",
+    ),
+]
+AlignOption = Annotated[
+    bool,
+    typer.Option(
+        "--align",
+        help="Stretch input images to a trained size instead of cutting them, and give the result "
+        "the ratio of the first one that has its size.",
+    ),
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.errors import ModelError
-from model.template import ImageBlock, ImageGrid
+from model.image_block import ImageBlock, ImageGrid
 from model.transformer import HunyuanImage
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import PromptTooLongError
+from model.image_block import ImageBlock
 from model.resolution import Size
-from model.template import ImageBlock, Prompt, Section, Template, place_blocks
+from model.template import Prompt, Section, Template, place_blocks
 from model.tokenizer import Tokenizer
 
 

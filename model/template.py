@@ -10,48 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from model.generation_config import TemplateName
+from model.image_block import NUM_BEFORE_IMAGE, SEPARATOR, ImageBlock, ImageGrid
 from model.tokenizer import Tokenizer
 
 TextTask = Literal["image", "auto", "think", "recaption", "img_ratio"]
 
-NUM_BEFORE_IMAGE = 4  # <boi>, size, ratio, <timestep>
-
 _TAGGED = re.compile(r"<(think|recaption)>(.*?)</\1>", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageGrid:
-    """Tokens of an input image: those of its latent, row by row, then the vision tower's.
-
-    The tower has `num_slots` tokens for every image, of which the patches fill the first.
-    """
-
-    ratio_index: int
-    height: int
-    width: int
-    patches_down: int
-    patches_across: int
-    num_slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class ImageBlock:
-    """The place of an input image in a sequence: `start` is its first latent token.
-
-    Before it stand `<boi>`, size, ratio and `<timestep>`, behind it `<eoi>`, all of them causal.
-    """
-
-    grid: ImageGrid
-    start: int
-
-    @property
-    def separator(self) -> int:
-        """Return the position of `<joint_img_sep>`, between latent and vision tokens."""
-        return self.start + self.grid.height * self.grid.width
-
-    @property
-    def stop(self) -> int:
-        return self.separator + 1 + self.grid.num_slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +133,7 @@ class Template:
     def _image(self, grid: ImageGrid) -> Section:
         tokens = (
             "<boi>", self._size_token, f"<img_ratio_{grid.ratio_index}>", "<timestep>",
-            *("<img>",) * (grid.height * grid.width), "<joint_img_sep>",
+            *("<img>",) * (grid.height * grid.width), SEPARATOR,
             *("<img>",) * grid.num_slots, "<eoi>",
         )  # fmt: skip
         return replace(self._control(*tokens), image=grid)

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.image_block import ImageBlock, ImageGrid
 from model.image_input import EmbeddedImage, EncodedImage, embed_image, encode_image
 from model.resolution import nearest_size
-from model.template import ImageBlock, ImageGrid
 from model.vision import cut_patches, patch_grid
 from pipeline.input_image import (
     MAX_IMAGES,

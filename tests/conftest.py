@@ -1,6 +1,8 @@
 """What tests share: the recorded checkpoint, a loaded model, a tiny random checkpoint."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -49,6 +51,16 @@ def _one_thread() -> None:
 def golden_pipeline() -> Pipeline:
     """The checkpoint of the recordings, in float32, with its image-input pipeline."""
     return load_pipeline(PipelineSettings(checkpoint=str(GOLDEN_CHECKPOINT)), skip=())
+
+
+@pytest.fixture(scope="session")
+def edit_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the recordings as an Instruct one: it takes input images."""
+    folder = tmp_path_factory.mktemp("edit")
+    shutil.copytree(GOLDEN_CHECKPOINT, folder, dirs_exist_ok=True)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sequence_template": "instruct"}))
+    return folder
 
 
 # The proportions of a model that `make serve` could load, at a sixteenth of the pixels.

@@ -8,6 +8,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from model.attention import AttentionGroup, LayerKV
 from model.config import ModelConfig
+from model.image_block import count_block_tokens
 from model.loading.build import build_skeleton
 from model.loading.options import LoadOptions, parameter_dtype
 from model.mesh import Mesh, RankGroup
@@ -15,7 +16,6 @@ from model.quantization.scheme import Scheme
 from model.resolution import list_offered_sizes, list_sizes
 from model.rope import RotaryTable
 from model.sequence import AttentionSpan
-from model.template import NUM_BEFORE_IMAGE
 from model.transformer import HunyuanImage
 
 
@@ -146,7 +146,7 @@ def count_input_tokens(config: ModelConfig) -> int:
     stride = config.pixels_per_token
     sizes = list_sizes(config.image_base_size)
     latent = max(size.width_px * size.height_px for size in sizes) // stride**2
-    return NUM_BEFORE_IMAGE + latent + 1 + config.max_patches + 1
+    return count_block_tokens(latent, config.max_patches)
 
 
 def _largest_grid(config: ModelConfig) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from server.tasks.usage import DailyUsage, sum_usage
 
 
 def search_models(
-    checkpoint: CheckpointInfo, api: ApiSettings, task: dict[str, Any]
+    checkpoint: CheckpointInfo, max_input_images: int, api: ApiSettings, task: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the item of a modelSearch: the served model, if all words are found in it."""
     sizes = checkpoint.sizes
@@ -24,13 +24,14 @@ def search_models(
         "version": "3.0",
         "category": "checkpoint",
         "architecture": "hunyuan_image_3",
-        "tags": ["text-to-image"],
+        "tags": ["text-to-image", *(["image-to-image"] if max_input_images else [])],
         "heroImage": "",
         "private": False,
         "comment": "" if vocabulary is None else vocabulary.about,
         "type": "base",
         "defaultWidth": default.width_px,
         "defaultHeight": default.height_px,
+        "maxInputImages": max_input_images,
         **({} if vocabulary is None else {"vocabulary": vocabulary.words()}),
     }
     words = str(task.get("search") or "").lower().split()

@@ -85,7 +85,8 @@ async def _single_item(
         case "mediaStorage":
             return await store_upload(state.tasks, task, "media", client)
         case "modelSearch":
-            return search_models(state.tasks.checkpoint, state.settings.api, task)
+            tasks, api = state.tasks, state.settings.api
+            return search_models(tasks.checkpoint, tasks.max_input_images, api, task)
         case "accountManagement":
             daily = await state.store.usage(client.owner)
             return account_details(task, state.keys.record(client.owner), daily)

@@ -39,11 +39,13 @@ class Health(TypedDict):
 class Readiness(TypedDict):
     """Whether images can be generated, and by what or why not.
 
-    `vocabulary` is there if the checkpoint draws only some things: its words by kind.
+    `maxInputImages` is how many images a task may bring, 0 if none. `vocabulary` is there if the
+    checkpoint draws only some things: its words by kind.
     """
 
     ready: bool
     worker: str
+    maxInputImages: NotRequired[int]
     vocabulary: NotRequired[dict[str, list[str]]]
 
 
@@ -109,6 +111,7 @@ async def ready(request: Request, state: State) -> JSONResponse:
     if not may_see("ready", request, state):
         return JSONResponse(body, 200 if status.is_ready else 503)
     body["worker"] = status.description
+    body["maxInputImages"] = state.tasks.max_input_images
     if (vocabulary := state.tasks.checkpoint.vocabulary) is not None:
         body["vocabulary"] = vocabulary.words()
     return JSONResponse(body, 200 if status.is_ready else 503)

@@ -121,6 +121,7 @@ def page_config(state: AppState) -> dict[str, Any]:
         "guidance": checkpoint.own_guidance,
         "takesNegativePrompt": not checkpoint.is_distilled,
         "rewrites": checkpoint.template == "instruct",
+        "maxInputImages": state.tasks.max_input_images,
         "maxPrompt": MAX_PROMPT,
         "bounds": {name: bounds((name,)) for name in _BOUNDED},
         "about": vocabulary.about if vocabulary else "",

@@ -83,7 +83,10 @@ class MediaStorageItem(TypedDict):
 
 
 class FoundModel(TypedDict):
-    """A model that a search has found; one that draws only some things has a `vocabulary`."""
+    """A model that a search has found; one that draws only some things has a `vocabulary`.
+
+    `maxInputImages` is how many images a task may bring, 0 if none.
+    """
 
     air: str
     name: str
@@ -97,6 +100,7 @@ class FoundModel(TypedDict):
     type: str
     defaultWidth: int
     defaultHeight: int
+    maxInputImages: int
     vocabulary: NotRequired[dict[str, list[str]]]
 
 

@@ -25,6 +25,7 @@ from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
 from server.tasks.control import EndStatus, TaskControl
+from server.tasks.input_rules import count_input_images
 from server.tasks.leases import Leases
 from server.tasks.meter import Seconds, add_seconds
 from server.tasks.reader import Client, TaskReader
@@ -82,6 +83,11 @@ class TaskService:
     def drain(self) -> None:
         """Refuse new tasks and report not ready; accepted tasks continue."""
         self.is_draining = True
+
+    @property
+    def max_input_images(self) -> int:
+        """How many images a task may bring; 0 if the checkpoint or the settings take none."""
+        return count_input_images(self.checkpoint, self._settings.worker)
 
     @property
     def status(self) -> EngineStatus:

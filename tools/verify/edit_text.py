@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.image_block import ImageGrid
 from model.image_input import EmbeddedImage, embed_image
 from model.kv_cache import PromptKVCache
 from model.sequence import ImageSequence, prompt_positions, prompt_spans, visibility_mask
-from model.template import ImageGrid, Prompt, Template
+from model.template import Prompt, Template
 from model.text_generation import choose_likeliest, stop_tokens, write_texts
 from pipeline.image_inputs import load_input_images, prepare_image
 from pipeline.load import Pipeline
