@@ -27,7 +27,9 @@ def build_cache_plan(
         if options.fbCache:
             fb = fb_threshold_scale(options.fbCacheThreshold, settings)
     if (requested := task.hunyuan.forecast) is not None:
-        forecast = ForecastPlan(order=requested.order, interval=requested.interval)
+        forecast = ForecastPlan(
+            order=requested.order, interval=requested.interval, contraction=requested.contraction
+        )
         if requested.interval is not None:
             tea, fb = None, None
         elif tea is None and fb is None:
