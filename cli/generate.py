@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +30,7 @@ from cli.generate_options import (
     SystemPromptOption,
     TeaCacheOption,
 )
+from cli.guidance_options import parse_guidance_options
 from cli.input_images import check_room, read_input_files
 from cli.options import (
     CheckpointOption,
@@ -172,7 +172,7 @@ def to_request(
         "hunyuan": {
             "rewrite": options.rewrite,
             "systemPrompt": options.system_prompt,
-            "guidance": _parse_guidance(options.guidance_options),
+            "guidance": parse_guidance_options(options.guidance_options),
         },
     }
     try:
@@ -200,16 +200,6 @@ def _accelerator_options(options: GenerateOptions) -> dict[str, Any]:
     if options.fb_cache is not None:
         values |= {"fbCache": True, "fbCacheThreshold": options.fb_cache}
     return values
-
-
-def _parse_guidance(text: str | None) -> object:
-    """Return the value of an option that is a name, or an object as JSON."""
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError as e:
-        raise CommandError(f"--guidance-options {text!r} is not JSON: {e}") from None
 
 
 def _in_options(message: str) -> str:

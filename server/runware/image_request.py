@@ -15,8 +15,12 @@ def to_image_request(
     seeds: Sequence[int],
     cache: CacheSettings,
     default_guidance: GuidancePreset = "plain",
+    images: Sequence[bytes] = (),
 ) -> ImageRequest:
-    """Return the request for one image per seed; without a size the model chooses one."""
+    """Return the request for one image per seed; without a size the model chooses one.
+
+    `images` are the files of the input images.
+    """
     plan, _ = build_cache_plan(parameters, cache)
     width_px, height_px = size_px or (None, None)
     prompt, negative = parameters.positivePrompt, parameters.negativePrompt
@@ -33,4 +37,6 @@ def to_image_request(
         guidance_plan=build_guidance_plan(parameters.hunyuan.guidance, default_guidance),
         rewrite=parameters.hunyuan.rewrite,
         system_prompt=parameters.hunyuan.systemPrompt,
+        images=tuple(images),
+        align=parameters.hunyuan.align,
     )
