@@ -52,8 +52,9 @@ def build_scheduler(
 ) -> Scheduler:
     """Return the scheduler of an accepted name for so many steps.
 
-    `fitted` are sigmas of so many steps in the place of the name's own schedule. `is_distilled` says that the checkpoint was distilled to predict the image in one jump, which
-    the LCM family does at every step; for other checkpoints Euler stands in.
+    `fitted` are sigmas of so many steps in the place of the name's own schedule. `is_distilled`
+    says that the checkpoint was distilled to predict the image in one jump, which the LCM family
+    does at every step; for other checkpoints Euler stands in.
 
     Raises:
         KeyError: the name is not in the catalog.
@@ -73,9 +74,7 @@ def build_scheduler(
         warnings.append(
             f"Scheduler '{name}' has no form for a flow model here; {resolved} was used instead."
         )
-    return Scheduler(
-        solver, name, resolved, schedule, entry.status, is_stochastic, tuple(warnings)
-    )
+    return Scheduler(solver, name, resolved, schedule, entry.status, is_stochastic, tuple(warnings))
 
 
 def _describe(schedule: SigmaSchedule, solver: Solver) -> str:

@@ -46,6 +46,15 @@ def build_cache_plan(
     return plan, tuple(_list_ignored(options, forecast))
 
 
+def wants_fitted_grid(task: ImageInference, settings: CacheSettings) -> bool:
+    """Return whether the steps go over sigmas fitted to the checkpoint.
+
+    They do with a preset that skips steps, unless the task names a scheduler.
+    """
+    preset = task.acceleration or settings.default_acceleration
+    return preset != "none" and task.scheduler == "Default"
+
+
 def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
     """Return the factor on the calibrated FBCache threshold that a value of the API stands for.
 
