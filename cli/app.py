@@ -10,6 +10,7 @@ from cli.calibrate import calibrate
 from cli.cancel import cancel
 from cli.config import config
 from cli.console import stdout
+from cli.doctor import doctor
 from cli.download import download
 from cli.first_contact import first_contact
 from cli.generate import generate
@@ -54,6 +55,7 @@ for _command in (
     cancel,
     generate,
     download,
+    doctor,
     plan,
     quantize,
     calibrate,

@@ -104,6 +104,12 @@ class ImageSettings(BaseModel):
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
     redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
+    embed_parameters: bool = Field(
+        False, description="Write prompt, parameters and seed into each file, for whoever gets it"
+    )
+    mark_generated: bool = Field(
+        False, description="Write IPTC's mark of generated media, trainedAlgorithmicMedia"
+    )
 
 
 class TaskSettings(BaseModel):
