@@ -13,8 +13,8 @@ class PriceSettings(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    per_megapixel_step: float = Field(0.00538, ge=0)
+    per_megapixel_step: float = Field(0.00538, ge=0, description="USD a step of one megapixel")
     growth: float = Field(0.1, ge=0, description="Share by which a megapixel raises the price")
-    per_image: float = Field(0.0, ge=0)
-    input_share: float = Field(0.5, ge=0, description="Of a step's price, for an input image")
+    per_image: float = Field(0.0, ge=0, description="USD an image, whatever its size and steps")
+    input_share: float = Field(0.5, ge=0, description="Share of a step's price for an input image")
     always_included: bool = Field(False, description="Return cost also without includeCost")

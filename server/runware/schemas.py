@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.input_image import MAX_IMAGES
 from schedulers.catalog import ACCEPTED
+from server.runware.guidance_options import GuidanceOptions, with_presets
 from server.runware.seeds import MAX_SEED
 from server.runware.wire_values import (
     TOLERATED,
@@ -137,6 +138,9 @@ class ForecastOptions(BaseModel):
 
     model_config = _STRICT
     order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
+    contraction: float | None = Field(
+        None, ge=0, le=1, description="Hermite polynomials scaled by this; Taylor's if left out."
+    )
     interval: int | None = Field(
         None,
         ge=2,
@@ -156,6 +160,11 @@ class HunyuanOptions(BaseModel):
     model_config = _STRICT
     forecast: ForecastOptions | None = Field(
         None, description="Forecast what skipped steps add; alone or with teaCache or fbCache."
+    )
+    guidance: GuidanceOptions | None = Field(
+        None,
+        description="Where and how the image is guided; `interval` and `plain` name presets.",
+        json_schema_extra=with_presets,
     )
     rewrite: Literal["off", "recaption", "think"] = Field(
         "off",

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from server.engine.messages import Job
 from server.runware.errors import TaskError
+from server.runware.guidance_options import GuidancePreset
 from server.runware.image_request import to_image_request
 from server.runware.schemas import LONG_PROMPTS, ImageInference
 from server.runware.validation import with_default_steps
@@ -104,7 +105,11 @@ class AcceptedTask:
         )
 
     def to_job(
-        self, positions: Sequence[int], cache: CacheSettings, images: Sequence[bytes] = ()
+        self,
+        positions: Sequence[int],
+        cache: CacheSettings,
+        default_guidance: GuidancePreset = "plain",
+        images: Sequence[bytes] = (),
     ) -> Job:
         """Return the job that generates the images at these positions from the input images."""
         parameters, width_px, height_px = self.parameters, self.width_px, self.height_px
@@ -112,7 +117,7 @@ class AcceptedTask:
         seeds = [self.seeds[position] for position in positions]
         return Job(
             job_id=self.task_uuid,
-            request=to_image_request(parameters, size_px, seeds, cache, images),
+            request=to_image_request(parameters, size_px, seeds, cache, default_guidance, images),
             image_format=parameters.outputFormat,
             quality=parameters.outputQuality,
             request_id=self.request_id,

@@ -32,6 +32,7 @@ from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.file_metadata import with_metadata
 from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.meter import TaskMeter
@@ -153,7 +154,8 @@ class TaskRunner:
             return upload_failure(kept)
         weight = self._services.keys.record(task.owner).weight
         images = await self._services.inputs.load(task.inputs)
-        job = replace(task.to_job(positions, self._settings.cache, images), weight=weight)
+        guidance = self._settings.api.default_guidance
+        job = replace(task.to_job(positions, self._settings.cache, guidance, images), weight=weight)
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
@@ -161,9 +163,11 @@ class TaskRunner:
             meter.note(event)
             match event:
                 case JobImage():
-                    row = await self._keep(task, positions[event.image], event, meter)
+                    position = positions[event.image]
+                    image = with_metadata(event, task, position, self._settings.images)
+                    row = await self._keep(task, position, image, meter)
                     kept.append(row)
-                    running.note_image(row, event, self.running.estimates)
+                    running.note_image(row, image, self.running.estimates)
                 case JobFailed():
                     return TaskError(event.code, event.message)
                 case JobCancelled():
