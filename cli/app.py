@@ -12,7 +12,9 @@ from cli.console import stdout
 from cli.first_contact import first_contact
 from cli.generate import generate
 from cli.keys import keys
+from cli.ledger import ledger
 from cli.plan import plan
+from cli.prove import prove
 from cli.quantize import quantize
 from cli.record import record
 from cli.serve import serve
@@ -46,7 +48,19 @@ def main(
     """HunyuanImage-3.0 on your own machines, behind Runware's imageInference API."""
 
 
-for _command in (serve, status, cancel, generate, plan, quantize, calibrate, verify, record):
+for _command in (
+    serve,
+    status,
+    cancel,
+    generate,
+    plan,
+    quantize,
+    calibrate,
+    verify,
+    record,
+    ledger,
+    prove,
+):
     app.command()(_command)
 app.command("first-contact")(first_contact)
 app.command("train-tiny")(train_tiny_checkpoint)
