@@ -22,9 +22,10 @@ endif
 TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BASE_STAMP := $(VENV)/.base
 DEV_STAMP := $(VENV)/.dev
+DOCS_STAMP := $(VENV)/.docs
 PINNED_TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help serve test check setup base format test-gpu first-contact image clean
+.PHONY: help serve test check setup base format test-gpu first-contact docs reference image clean
 
 help:
 	@echo 'make serve          serve $(CONFIG) on http://$(HOST):$(PORT); installs what serving needs'
@@ -35,7 +36,9 @@ help:
 	@echo 'make format         let ruff mend and format'
 	@echo 'make first-contact  ten minutes of checks and times on a GPU machine'
 	@echo 'make test-gpu       the tests that need a GPU'
-	@echo 'make image          build the Docker image'
+	@echo 'make docs           build the documentation as a site, into site/'
+	@echo 'make reference      write the pages of settings, errors and commands anew from the code'
+	@echo 'make image          build the Docker image for a CPU'
 	@echo 'make clean          remove $(VENV) and data'
 	@echo
 	@echo 'Variables: HOST, PORT, CONFIG, PYTHON, JOBS (processes of make test), and TORCH, the build of'
@@ -71,11 +74,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Strictly: a page that is in no menu, or a link that leads nowhere, ends it.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build # --quiet would hide warnings from it
+	@echo "The site is site/index.html"
+
+reference: base
+	$(BIN)/python -m cli.reference
+
 image:
-	docker build -t hyimage .
+	docker build -t hyimage:cpu .
 
 clean:
-	rm -rf $(VENV) data
+	rm -rf $(VENV) data site
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -108,4 +119,9 @@ $(DEV_STAMP): $(BASE_STAMP)
 	@echo "Installing what tests and checks need"
 	@$(PIP) -e ".[dev]"
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # some are templates
+	@touch $@
+
+$(DOCS_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what builds the documentation"
+	@$(PIP) "mkdocs>=1.6" "mkdocs-material>=9.6"
 	@touch $@

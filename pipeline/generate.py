@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from model.resolution import Size
 from pipeline.denoise import Denoised, ImageRun, denoise, estimate_image, start_run
+from pipeline.guidance import resolve_guidance
 from pipeline.input_image import aligned_size, resize_pixels
 from pipeline.load import Pipeline
 from pipeline.noise import NoiseStream, image_noise, to_device
@@ -99,9 +100,15 @@ def _start_image(
         to_device(image_noise(seed, shape_BCYX), device),
         lambda: to_device(fresh_noise.sample(), device),
     )
-    step_cache = new_step_cache(pipeline, request.cache)
+    plan, _ = resolve_guidance(request.guidance_plan, pipeline.calibration, len(rows))
     return start_run(
-        pipeline.transformer, rows, trajectory, request.guidance, step_cache, prompt.prompt_cache
+        pipeline.transformer,
+        rows,
+        trajectory,
+        request.guidance,
+        new_step_cache(pipeline, request.cache),
+        prompt.prompt_cache,
+        plan,
     )
 
 

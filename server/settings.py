@@ -12,6 +12,8 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.image_settings import ImageSettings
+from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
 from server.settings_faults import (
@@ -37,8 +39,10 @@ class ServerSettings(BaseModel):
     """Where the server listens, and its limits."""
 
     model_config = _SECTION
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; beyond loopback the server needs an API key"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one")
     data_dir: str = Field(
         "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
     )
@@ -46,7 +50,9 @@ class ServerSettings(BaseModel):
         (), description="Pages that need a key; of /ready only its detail"
     )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
-    max_body_bytes: int = Field(32 * 2**20, ge=1024)
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Largest request body or WebSocket frame"
+    )
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
     max_connections_per_key: int = Field(200, ge=1, description="Open WebSockets of one API key")
@@ -92,26 +98,15 @@ class CacheSettings(BaseModel):
     )
 
 
-class ImageSettings(BaseModel):
-    """Where finished images are kept for URL delivery."""
-
-    model_config = _SECTION
-    store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
-    ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
-    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
-    embed_parameters: bool = Field(
-        False, description="Write prompt, parameters and seed into each file, for whoever gets it"
-    )
-    mark_generated: bool = Field(
-        False, description="Write IPTC's mark of generated media, trainedAlgorithmicMedia"
-    )
-
-
 class TaskSettings(BaseModel):
     """Where tasks are stored, and for how long."""
 
     model_config = _SECTION
-    database_url: str = "sqlite:///data/tasks.db"
+    database_url: str = Field(
+        "sqlite:///data/tasks.db",
+        description="SQLAlchemy URL of the task store: SQLite, or PostgreSQL as "
+        "postgresql+psycopg://user@host/database",
+    )
     durability: Durability = Field(
         "power",
         description="What an accepted task survives with SQLite: a power cut, or a process' death",
@@ -158,7 +153,7 @@ class SafetySettings(BaseModel):
 
 
 class EgressSettings(BaseModel):
-    """Webhooks and uploads: which addresses the server may reach for a request."""
+    """Webhooks, uploads, input images: which addresses the server may reach for a request."""
 
     model_config = _SECTION
     allowed_networks: tuple[str, ...] = Field(
@@ -195,6 +190,9 @@ class ApiSettings(BaseModel):
         pattern=r"^(auto|\d+x\d+)$",
         description="Size of tasks that give none: auto (the model chooses) or WIDTHxHEIGHT",
     )
+    default_guidance: Literal["plain", "interval"] = Field(
+        "plain", description="Guidance of tasks that give none; interval: as calibrated"
+    )
 
 
 class Settings(BaseSettings):
@@ -210,6 +208,7 @@ class Settings(BaseSettings):
     worker: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
+    inputs: InputSettings = InputSettings()
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()

@@ -33,6 +33,7 @@ from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
 from server.tasks.file_metadata import with_metadata
+from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.meter import TaskMeter
 from server.tasks.results import result_item, upload_failure
@@ -57,6 +58,7 @@ class RunnerServices:
     store: TaskStore
     keys: Keys
     images: ImageStore
+    inputs: InputImages
     webhooks: WebhookSender
     uploader: Uploader
     egress: Egress
@@ -151,7 +153,9 @@ class TaskRunner:
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
         weight = self._services.keys.record(task.owner).weight
-        job = replace(task.to_job(positions, self._settings.cache), weight=weight)
+        images = await self._services.inputs.load(task.inputs)
+        guidance = self._settings.api.default_guidance
+        job = replace(task.to_job(positions, self._settings.cache, guidance, images), weight=weight)
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
@@ -216,7 +220,8 @@ class TaskRunner:
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
             services.webhooks.note_trace(webhook, meter.trace_headers)
-        cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
+        sides, price = (done.width_px, done.height_px), self._settings.price
+        cost = image_cost(price, *sides, parameters.steps, task.input_pixels)
         with meter.stage("store"):
             await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
         if webhook is not None:
