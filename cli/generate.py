@@ -15,6 +15,7 @@ from cli.generate_options import (
     AlignOption,
     FbCacheOption,
     GenerateOptions,
+    GuidanceOptionsOption,
     ImageGuidanceOption,
     InputImagesOption,
     NegativeOption,
@@ -29,6 +30,7 @@ from cli.generate_options import (
     SystemPromptOption,
     TeaCacheOption,
 )
+from cli.guidance_options import parse_guidance_options
 from cli.input_images import check_room, read_input_files
 from cli.options import (
     CheckpointOption,
@@ -57,6 +59,11 @@ _OPTIONS = {
     "acceleratorOptions.fbCacheThreshold": "--fb-cache",
     "hunyuan.systemPrompt": "--system-prompt",
     "hunyuan.rewrite": "--rewrite",
+    **{
+        f"hunyuan.guidance.{name}": f"{name!r} of --guidance-options"
+        for name in ("interval", "rescale", "ramp", "apg.momentum", "apg.normThreshold", "apg.eta")
+    },
+    "hunyuan.guidance": "--guidance-options",
     "positivePrompt": "PROMPT",
     "negativePrompt": "--negative",
     "acceleration": "--acceleration",
@@ -75,6 +82,7 @@ def generate(
     size: SizeOption = None,
     steps: OptionalStepsOption = None,
     guidance: ImageGuidanceOption = 7.0,
+    guidance_options: GuidanceOptionsOption = None,
     seed: SeedOption = None,
     quality: QualityOption = 95,
     rewrite: RewriteOption = "off",
@@ -102,6 +110,7 @@ def generate(
         size=size,
         steps=steps,
         guidance=guidance,
+        guidance_options=guidance_options,
         seed=seed,
         quality=quality,
         rewrite=rewrite,
@@ -160,7 +169,11 @@ def to_request(
         "outputQuality": options.quality,
         "acceleration": options.acceleration,
         "acceleratorOptions": _accelerator_options(options),
-        "hunyuan": {"rewrite": options.rewrite, "systemPrompt": options.system_prompt},
+        "hunyuan": {
+            "rewrite": options.rewrite,
+            "systemPrompt": options.system_prompt,
+            "guidance": parse_guidance_options(options.guidance_options),
+        },
     }
     try:
         parameters = new_image_inference(
@@ -173,7 +186,9 @@ def to_request(
     check_room(info, f"{options.system_prompt or ''}{options.prompt}", found, files)
     size_px = None if found is None else (found.width_px, found.height_px)
     seeds = image_seeds(parameters.seed, 1)
-    request = to_image_request(parameters, size_px, seeds, settings.cache)
+    request = to_image_request(
+        parameters, size_px, seeds, settings.cache, settings.api.default_guidance
+    )
     request = replace(request, images=files.contents, align=options.align)
     return parameters, replace(request, guidance=1.0) if is_unguided else request
 

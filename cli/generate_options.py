@@ -51,6 +51,7 @@ class GenerateOptions:
     size: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    guidance_options: str | None = None
     seed: int | None = None
     quality: int | None = None
     rewrite: Rewrite = "off"
@@ -82,6 +83,12 @@ OptionalStepsOption = Annotated[
 ]
 ImageGuidanceOption = Annotated[
     float, typer.Option(help="1 turns guidance off, else 1.1 to 50.", min=1, max=50)
+]
+GuidanceOptionsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="`interval`, `plain`, or the object hunyuan.guidance of docs/guidance.md as JSON.",
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Random if left out.", min=0, max=MAX_SEED)]
 QualityOption = Annotated[int, typer.Option(help="Of jpg and webp.", min=20, max=99)]

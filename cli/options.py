@@ -18,6 +18,7 @@ Scheme = Literal["fp8", "int8", "int4"]
 Quantization = Literal["auto", "none", "fp8", "int8", "int4"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+ART_FOLDER = Path("~/.cache/hyimage-training/art")
 _SIZE = re.compile(r"(\d+)x(\d+)")
 
 

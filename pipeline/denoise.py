@@ -20,12 +20,14 @@ from cache.protocol import (
     StepCache,
     StepContext,
 )
-from cache.residual_cache import ResidualCache
 from model.attention import AttentionGroup
 from model.kv_cache import PromptKVCache, build_attention_group, merge_groups
 from model.mesh import SINGLE, RankGroup
 from model.sequence import ImageSequence
 from model.transformer import HunyuanImage
+from pipeline.guidance import Guidance
+from pipeline.guidance_plan import PLAIN_GUIDANCE, GuidancePlan
+from pipeline.step_cache import list_reused_steps
 from schedulers.trajectory import Trajectory
 
 
@@ -33,16 +35,29 @@ from schedulers.trajectory import Trajectory
 class ImageRun:
     """One image being generated.
 
-    `groups` has an entry for each row that this process runs: the conditional row and, with
-    guidance, the unconditional one; or one of the two, with CFG parallelism over the ranks `cfg`.
-    Each is a group of its own, as if alone in a batch.
+    `groups` has an entry for each row that this process runs at a guided step: the conditional row
+    and the unconditional one; or one of the two, with CFG parallelism over the ranks `cfg`.
+    `conditional` is the row of a step without guidance: both ranks run it then, which takes no
+    longer than one that waits. Each is a group of its own, as if alone in a batch.
     """
 
     groups: tuple[AttentionGroup, ...]
+    conditional: tuple[AttentionGroup, ...]
     trajectory: Trajectory
     step_cache: StepCache
-    guidance: float
+    guidance: Guidance
     cfg: RankGroup = SINGLE.cfg
+
+    @property
+    def step_groups(self) -> tuple[AttentionGroup, ...]:
+        """Return the rows that this process runs at the present step."""
+        is_guided = self.guidance.has_unconditional(self.trajectory.step)
+        return self.groups if is_guided else self.conditional
+
+    @property
+    def num_step_rows(self) -> int:
+        """Return how many rows all processes together run at the present step."""
+        return self.guidance.count_rows(self.trajectory.step)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -57,8 +72,7 @@ class ImageRun:
 
     def is_reused(self, step: int) -> bool:
         """Return whether the step cache stood in for the layers at a step that is done."""
-        cache = self.step_cache
-        return isinstance(cache, ResidualCache) and step in cache.reused_steps[-1:]
+        return step in list_reused_steps(self.step_cache)[-1:]
 
     @property
     def context(self) -> StepContext:
@@ -79,6 +93,7 @@ def start_run(
     guidance: float,
     step_cache: StepCache | None = None,
     prompt_cache: PromptKVCache | None = None,
+    plan: GuidancePlan = PLAIN_GUIDANCE,
 ) -> ImageRun:
     """Prefill the prompts of one image and return its run, at the trajectory's noise.
 
@@ -87,23 +102,32 @@ def start_run(
     added to it.
     """
     cfg = transformer.mesh.cfg if len(rows) > 1 else SINGLE.cfg
-    local_rows = rows if cfg.size == 1 else rows[cfg.rank : cfg.rank + 1]
+    guides = Guidance(guidance, plan, trajectory.sigmas, has_pair=len(rows) > 1)
     prompt_cache = prompt_cache or PromptKVCache(transformer)
-    groups = tuple(build_attention_group(prompt_cache, transformer, row) for row in local_rows)
-    return ImageRun(groups, trajectory, step_cache or NoCache(), guidance, cfg)
+    is_ours = [cfg.size == 1 or row == cfg.rank for row in range(len(rows))]
+    is_ours[0] |= len(rows) == 1 or guides.num_unguided_steps > 0
+    prefilled = {
+        row: build_attention_group(prompt_cache, transformer, rows[row])
+        for row in range(len(rows))
+        if is_ours[row]
+    }
+    groups = prefilled.values() if cfg.size == 1 else (prefilled[cfg.rank],)
+    conditional = (prefilled[0],) if 0 in prefilled else ()
+    return ImageRun(tuple(groups), conditional, trajectory, step_cache or NoCache(), guides, cfg)
 
 
 @dataclass(frozen=True, slots=True)
 class Denoised:
     """A finished step: which image, the latent after it, and the last evaluation's velocities.
 
-    Shapes: latent_BCYX of one image, velocity_BCYX of its rows.
+    Shapes: latent_BCYX of one image, velocity_BCYX of its rows, guided_BCYX the one they make.
     """
 
     image: int
     step: int
     latent_BCYX: Tensor
     velocity_BCYX: Tensor
+    guided_BCYX: Tensor
 
 
 @torch.inference_mode()
@@ -113,7 +137,7 @@ def estimate_image(run: ImageRun, done: Denoised) -> Tensor:
     On the straight path of a flow, x(sigma) = image + sigma * velocity. Shapes: -> latent_BCYX.
     """
     sigma = run.trajectory.sigmas[done.step + 1]
-    return done.latent_BCYX.float() - sigma * apply_guidance(done.velocity_BCYX, run.guidance)
+    return done.latent_BCYX.float() - sigma * done.guided_BCYX
 
 
 @torch.inference_mode()
@@ -129,9 +153,12 @@ def denoise(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> Iterator[Den
         steps = [runs[i].trajectory.step for i in active]
         velocities = evaluate(transformer, [runs[i] for i in active])
         for i, step, velocity_BCYX in zip(active, steps, velocities, strict=True):
-            run = runs[i]
-            if run.trajectory.advance(apply_guidance(velocity_BCYX, run.guidance)):
-                yield Denoised(i, step, run.trajectory.latent_BCYX, velocity_BCYX)
+            trajectory, query = runs[i].trajectory, runs[i].trajectory.query
+            guided_BCYX = runs[i].guidance.combine(
+                step, query.sigma, query.latent_BCYX, velocity_BCYX
+            )
+            if trajectory.advance(guided_BCYX):
+                yield Denoised(i, step, trajectory.latent_BCYX, velocity_BCYX, guided_BCYX)
 
 
 def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor]:
@@ -143,21 +170,22 @@ def evaluate(transformer: HunyuanImage, runs: Sequence[ImageRun]) -> list[Tensor
     embedded_BSD = transformer.embed_step(
         latent_BCYX,
         timestep_B,
-        guidance_B=numbers_on([run.guidance for run in runs], device),
+        guidance_B=numbers_on([run.guidance.scale for run in runs], device),
         next_timestep_B=1000.0 * numbers_on([run.next_sigma for run in runs], device),
     )
     evaluations = [
-        run.step_cache.evaluate(run.context, x_BSD.unsqueeze(0).repeat(len(run.groups), 1, 1))
+        run.step_cache.evaluate(run.context, x_BSD.unsqueeze(0).repeat(len(run.step_groups), 1, 1))
         for run, x_BSD in zip(runs, embedded_BSD, strict=True)
     ]
     out_BSD = torch.cat(run_evaluations(transformer, runs, evaluations))
-    num_rows = [len(run.groups) for run in runs]
+    num_rows = [len(run.step_groups) for run in runs]
     timestep_of_row_B = torch.cat(
         [time_1.expand(count) for time_1, count in zip(timestep_B.split(1), num_rows, strict=True)]
     )
     velocity_BCYX = transformer.predict_velocity(out_BSD, timestep_of_row_B, runs[0].grid)
+    # Without guidance every rank has the same row; all take the first one's, to the bit.
     return [
-        run.cfg.all_gather(rows_BCYX, dim=0)
+        run.cfg.all_gather(rows_BCYX, dim=0)[: run.num_step_rows]
         for run, rows_BCYX in zip(runs, velocity_BCYX.split(num_rows), strict=True)
     ]
 
@@ -187,10 +215,12 @@ def run_evaluations(
     for kind, start, stop in ((RunFirstBlock, 0, 1), (RunRemainingBlocks, 1, None)):
         members = [index for index, call in calls.items() if isinstance(call, kind)]
         if members:
-            groups = [runs[index].groups for index in members]
+            groups = [runs[index].step_groups for index in members]
             inputs = [calls[index].x_BSD for index in members]
             results = run_rows(transformer, groups, inputs, start, stop)
             for index, result_BSD in zip(members, results, strict=True):
+                if kind is RunRemainingBlocks:
+                    runs[index].guidance.num_rows += runs[index].num_step_rows
                 resume(index, result_BSD)
     return [outputs[index] for index in range(len(runs))]
 
@@ -222,14 +252,3 @@ def run_rows(
         rows = transformer.run_layers(sorted_BSD, merged, start, stop).split(1)
         out_BSD = torch.cat([rows[order.index(row)] for row in range(len(order))])
     return list(out_BSD.split([len(image_groups) for image_groups in groups]))
-
-
-def apply_guidance(velocity_BCYX: Tensor, guidance: float) -> Tensor:
-    """Combine [conditional, unconditional] velocities, float32; a lone row is returned as it is.
-
-    Source: Ho and Salimans 2022 (arXiv 2207.12598).
-    """
-    if len(velocity_BCYX) == 1:
-        return velocity_BCYX.float()
-    conditional_BCYX, unconditional_BCYX = velocity_BCYX.float().chunk(2)
-    return unconditional_BCYX + guidance * (conditional_BCYX - unconditional_BCYX)

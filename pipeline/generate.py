@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from model.resolution import Size
 from pipeline.denoise import Denoised, ImageRun, denoise, estimate_image, start_run
+from pipeline.guidance import resolve_guidance
 from pipeline.input_image import aligned_size, resize_pixels
 from pipeline.load import Pipeline
 from pipeline.noise import NoiseStream, image_noise, to_device
@@ -51,6 +52,7 @@ def generate(
         request.num_steps,
         pipeline.generation.flow_shift,
         is_distilled=pipeline.transformer.config.is_meanflow,
+        fitted=_fitted_sigmas(pipeline, request),
     )
     for batch in _list_batches(sizes, pipeline.batch_size):
         runs: list[ImageRun] = []
@@ -82,6 +84,13 @@ def generate(
                 prompts[i].prompt_cache.clear()
 
 
+def _fitted_sigmas(pipeline: Pipeline, request: ImageRequest) -> tuple[float, ...] | None:
+    """Return the checkpoint's own sigmas for a request that wants them, if it has any."""
+    if not request.is_grid_fitted:
+        return None
+    return pipeline.calibration.find_grid(request.num_steps, request.guidance)
+
+
 def _start_image(
     pipeline: Pipeline,
     request: ImageRequest,
@@ -99,9 +108,15 @@ def _start_image(
         to_device(image_noise(seed, shape_BCYX), device),
         lambda: to_device(fresh_noise.sample(), device),
     )
-    step_cache = new_step_cache(pipeline, request.cache)
+    plan, _ = resolve_guidance(request.guidance_plan, pipeline.calibration, len(rows))
     return start_run(
-        pipeline.transformer, rows, trajectory, request.guidance, step_cache, prompt.prompt_cache
+        pipeline.transformer,
+        rows,
+        trajectory,
+        request.guidance,
+        new_step_cache(pipeline, request.cache),
+        prompt.prompt_cache,
+        plan,
     )
 
 

@@ -1,11 +1,12 @@
 """Diagnostics of a finished image: scheduler, step cache, evaluations, warnings."""
 
 from cache.build import calibration_of, effective_thresholds
-from cache.residual_cache import ResidualCache
 from pipeline.denoise import ImageRun
+from pipeline.guidance import resolve_guidance
 from pipeline.load import Pipeline
 from pipeline.prompt import PreparedPrompt
 from pipeline.request import Diagnostics, ImageRequest
+from pipeline.step_cache import count_computed, list_reused_steps
 from schedulers.build import Scheduler
 
 STOCHASTIC_WITH_CACHE = (
@@ -22,20 +23,20 @@ def report_run(
     prompt: PreparedPrompt,
 ) -> Diagnostics:
     """Return how a finished image was generated."""
-    plan, step_cache, trajectory = request.cache, run.step_cache, run.trajectory
-    reused_steps: tuple[int, ...] = ()
-    num_evaluations = trajectory.num_evaluations
-    if isinstance(step_cache, ResidualCache):
-        reused_steps = tuple(step_cache.reused_steps)
-        num_evaluations = step_cache.num_computed_evaluations
+    plan, trajectory, guidance = request.cache, run.trajectory, run.guidance
+    num_evaluations = count_computed(run.step_cache, trajectory.num_evaluations)
+    most_rows = trajectory.num_evaluations * (2 if guidance.has_pair else 1)
+    _, guidance_warnings = resolve_guidance(
+        request.guidance_plan, pipeline.calibration, 2 if guidance.has_pair else 1
+    )
     thresholds = effective_thresholds(plan, pipeline.calibration)
-    warnings = [*scheduler.warnings, *prompt.warnings]
+    warnings = [*scheduler.warnings, *guidance_warnings, *prompt.warnings]
     if plan.is_on and scheduler.is_stochastic:
         warnings.append(STOCHASTIC_WITH_CACHE)
     return Diagnostics(
         cache=plan.name,
         num_steps=trajectory.num_steps,
-        reused_steps=reused_steps,
+        reused_steps=list_reused_steps(run.step_cache),
         window=(plan.start, plan.end),
         max_consecutive=plan.max_consecutive,
         tea_threshold=thresholds.tea,
@@ -43,6 +44,10 @@ def report_run(
         is_calibrated=calibration_of(plan, pipeline.calibration).is_calibrated,
         num_evaluations=num_evaluations,
         num_reused_evaluations=trajectory.num_evaluations - num_evaluations,
+        num_rows=guidance.num_rows,
+        num_saved_rows=most_rows - guidance.num_rows,
+        guidance=guidance.plan,
+        num_unguided_steps=guidance.num_unguided_steps,
         scheduler=scheduler.requested,
         resolved_scheduler=scheduler.resolved,
         sigma_schedule=scheduler.sigma_schedule,

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.plan import NO_REUSE, CachePlan
+from pipeline.guidance_plan import PLAIN_GUIDANCE, GuidancePlan
 
 ImageFormat = Literal["JPG", "PNG", "WEBP"]
 Rewrite = Literal["off", "recaption", "think"]
@@ -19,7 +20,9 @@ class ImageRequest:
     Without a size the model chooses one. With a rewrite it first writes a better prompt, for each
     image from the image's own seed. `images` are input images, the bytes of their files in the
     order of the prompt; with `align` each is stretched to a trained size instead of cut, and the
-    result gets the ratio of the first one that has the result's trained size.
+    result gets the ratio of the first one that has the result's trained size. `is_grid_fitted`: the
+    scheduler steps over the sigmas that were fitted to the checkpoint, if there are any for so many
+    steps.
     """
 
     prompt: str
@@ -30,7 +33,9 @@ class ImageRequest:
     guidance: float
     seeds: tuple[int, ...]
     scheduler: str = "Default"
+    is_grid_fitted: bool = False
     cache: CachePlan = NO_REUSE
+    guidance_plan: GuidancePlan = PLAIN_GUIDANCE
     rewrite: Rewrite = "off"
     system_prompt: str | None = None
     images: tuple[bytes, ...] = field(default=(), repr=False)
@@ -44,7 +49,10 @@ class Diagnostics:
     `cache` names the policies; `window` is the steps [start, end) in which they may reuse one.
     `tea_threshold` and `fb_threshold` are what the request's values come to with this checkpoint's
     calibration, None where the policy is off. `num_evaluations` are those that layers computed, and
-    `num_reused_evaluations` the others. `text` is what the model wrote before the image.
+    `num_reused_evaluations` the others. `num_rows` went through the layers, `num_saved_rows` are
+    what every evaluation with all its rows would have run besides. `guidance` is the plan with the
+    checkpoint's interval in the place of `calibrated`. `text` is what the model wrote before the
+    image.
     """
 
     cache: str
@@ -61,6 +69,10 @@ class Diagnostics:
     sigma_schedule: str
     scheduler_status: str
     num_reused_evaluations: int = 0
+    num_rows: int = 0
+    num_saved_rows: int = 0
+    guidance: GuidancePlan = PLAIN_GUIDANCE
+    num_unguided_steps: int = 0
     text: str | None = None
     warnings: tuple[str, ...] = ()
 

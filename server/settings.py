@@ -12,8 +12,10 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
+from server.safety_settings import SafetySettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -103,6 +105,12 @@ class ImageSettings(BaseModel):
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
     redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
+    embed_parameters: bool = Field(
+        False, description="Write prompt, parameters and seed into each file, for whoever gets it"
+    )
+    mark_generated: bool = Field(
+        False, description="Write IPTC's mark of generated media, trainedAlgorithmicMedia"
+    )
 
 
 class TaskSettings(BaseModel):
@@ -137,30 +145,8 @@ class KeySettings(BaseModel):
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
 
 
-class SafetySettings(BaseModel):
-    """What content checking reports as NSFWContent."""
-
-    model_config = _SECTION
-    checker: str = Field(
-        "nudenet",
-        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
-        description="nudenet (extra safety), none, or your own as package.module:function",
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
-    labels: tuple[str, ...] = Field(
-        (
-            "FEMALE_BREAST_EXPOSED",
-            "FEMALE_GENITALIA_EXPOSED",
-            "MALE_GENITALIA_EXPOSED",
-            "BUTTOCKS_EXPOSED",
-            "ANUS_EXPOSED",
-        ),
-        description="Labels of NudeNet",
-    )
-
-
 class EgressSettings(BaseModel):
-    """Webhooks and uploads: which addresses the server may reach for a request."""
+    """Webhooks, uploads, input images: which addresses the server may reach for a request."""
 
     model_config = _SECTION
     allowed_networks: tuple[str, ...] = Field(
@@ -197,6 +183,9 @@ class ApiSettings(BaseModel):
         pattern=r"^(auto|\d+x\d+)$",
         description="Size of tasks that give none: auto (the model chooses) or WIDTHxHEIGHT",
     )
+    default_guidance: Literal["plain", "interval"] = Field(
+        "plain", description="Guidance of tasks that give none; interval: as calibrated"
+    )
 
 
 class Settings(BaseSettings):
@@ -212,6 +201,7 @@ class Settings(BaseSettings):
     worker: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
+    inputs: InputSettings = InputSettings()
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()

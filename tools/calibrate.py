@@ -28,6 +28,8 @@ from pipeline.settings import PipelineSettings
 from pipeline.step_cache import teacache_signal
 from schedulers.build import build_scheduler
 from schedulers.trajectory import Trajectory
+from tools.calibrate_grids import fit_checkpoint_grids
+from tools.calibrate_guidance import calibrate_guidance, find_art
 from tools.calibration_sweep import (
     NUM_SWEPT,
     SWEEP_STEPS,
@@ -41,6 +43,7 @@ from tools.charts import check_charts
 from tools.progress import Report, ignore, megabytes
 
 STEPS = (20, 30, 50)
+CHART_NAME = "step_cache.png"
 
 
 @dataclass(slots=True)
@@ -87,31 +90,20 @@ class CalibrationResult:
 
 
 def calibrate_checkpoint(
-    settings: PipelineSettings, texts: Sequence[str], report: Report = ignore
+    settings: PipelineSettings, texts: Sequence[str], art: Path, report: Report = ignore
 ) -> CalibrationResult:
     """Record, fit, sweep; write step_cache.json and .png and latent_preview.json to the folder.
 
     Raises:
         ModelError: the checkpoint is not usable.
-        CommandError: matplotlib is missing.
+        CommandError: matplotlib is missing, or the artwork cannot be fetched.
     """
     check_charts()
     folder = Path(settings.checkpoint)
+    scoring = find_art(folder, art)
     # An older calibration is replaced, so it must not stop the loading; nor does it take part.
     pipeline = load_pipeline(settings, megabytes(report, "loading"), with_calibration=False)
-    requests = list(_list_requests(pipeline, texts))
-    changes: list[StepDelta] = []
-    first_changes: list[float] = []
-    latents: list[Tensor] = []
-    started = time.perf_counter()
-    for index, request in enumerate(requests):
-        report("recording", index, len(requests))
-        recorder, latent_BCYX = record(pipeline, request)
-        changes += recorder.changes
-        first_changes += recorder.first_changes
-        latents.append(latent_BCYX)
-    report("recording", len(requests), len(requests))
-    step_s = (time.perf_counter() - started) / sum(request.num_steps for request in requests)
+    changes, first_changes, latents, step_s = _record_all(pipeline, texts, report)
     preview = _fit_previews(pipeline, latents, fingerprint(folder), report)
     calibration = replace(_fit(pipeline, changes), fingerprint=preview.fingerprint, signal="input")
     square = _three_shapes(pipeline.sizes)[0]
@@ -125,9 +117,12 @@ def calibrate_checkpoint(
         ],
         report,
     )
-    calibration = choose_defaults(calibration, swept)
-    chart = folder / "step_cache.png"
-    plot_curve(chart, swept)
+    calibration = replace(
+        choose_defaults(calibration, swept),
+        guidance=calibrate_guidance(pipeline, texts, scoring, report),
+        grids=fit_checkpoint_grids(pipeline, texts, report),
+    )
+    plot_curve(folder / CHART_NAME, swept)
     return CalibrationResult(
         calibration=calibration,
         preview=preview,
@@ -135,9 +130,28 @@ def calibrate_checkpoint(
         preview_share=_time_previews(preview, latents) / step_s,
         swept=tuple(swept),
         path=save_calibration(folder, calibration),
-        chart=chart,
+        chart=folder / CHART_NAME,
         changes=_mean_changes(changes),
     )
+
+
+def _record_all(
+    pipeline: Pipeline, texts: Sequence[str], report: Report
+) -> tuple[list[StepDelta], list[float], list[Tensor], float]:
+    """Return all steps' changes, those of the first layer, each latent, and the seconds a step."""
+    requests = list(_list_requests(pipeline, texts))
+    changes: list[StepDelta] = []
+    first_changes: list[float] = []
+    latents: list[Tensor] = []
+    started = time.perf_counter()
+    for number, request in enumerate(requests, start=1):
+        recorder, latent_BCYX = record(pipeline, request)
+        changes += recorder.changes
+        first_changes += recorder.first_changes
+        latents.append(latent_BCYX)
+        report("recording", number, len(requests))
+    step_s = (time.perf_counter() - started) / sum(each.num_steps for each in requests)
+    return changes, first_changes, latents, step_s
 
 
 def record(pipeline: Pipeline, request: ImageRequest) -> tuple[Recorder, Tensor]:

@@ -38,6 +38,8 @@ def diagnostics_object(diagnostics: Diagnostics, warnings: Sequence[str] = ()) -
         },
         "calibrated": diagnostics.is_calibrated,
         "modelEvaluations": diagnostics.num_evaluations,
+        "rows": {"run": diagnostics.num_rows, "saved": diagnostics.num_saved_rows},
+        "guidance": _guidance_object(diagnostics),
         "scheduler": {
             "requested": diagnostics.scheduler,
             "resolved": diagnostics.resolved_scheduler,
@@ -45,4 +47,22 @@ def diagnostics_object(diagnostics: Diagnostics, warnings: Sequence[str] = ()) -
             "status": diagnostics.scheduler_status,
         },
         "warnings": [*warnings, *diagnostics.warnings],
+    }
+
+
+def _guidance_object(diagnostics: Diagnostics) -> dict[str, Any]:
+    """Return how the rows of the image were combined, with the interval that was used."""
+    plan = diagnostics.guidance
+    return {
+        "interval": list(plan.interval),
+        "unguidedSteps": diagnostics.num_unguided_steps,
+        "apg": None
+        if plan.apg.is_neutral
+        else {
+            "momentum": plan.apg.momentum,
+            "normThreshold": plan.apg.norm_threshold,
+            "eta": plan.apg.eta,
+        },
+        "rescale": plan.rescale,
+        "ramp": plan.ramp,
     }

@@ -24,6 +24,7 @@ class Mode:
     rows: int
     cache: str
     scheduler: str
+    guidance: str = "plain"
 
     @classmethod
     def of(cls, request: ImageRequest) -> "Mode":
@@ -31,7 +32,8 @@ class Mode:
         pixels = (request.width_px or 1024) * (request.height_px or 1024)
         plan = request.cache
         cache = f"{plan.name} {plan.tea_distance} {plan.fb_threshold_scale} {plan.start}-{plan.end}"
-        return cls(pixels, 2 if request.guidance > 1 else 1, cache, request.scheduler)
+        rows = 2 if request.guidance > 1 else 1
+        return cls(pixels, rows, cache, request.scheduler, request.guidance_plan.name)
 
 
 @dataclass(slots=True)
@@ -111,12 +113,13 @@ def finish_times(
     return in_order[: len(active)], in_order[len(active) :]
 
 
-def _distance(mode: Mode, other: Mode) -> tuple[bool, bool, bool, float]:
-    """Order modes by how much they differ: cache, scheduler, rows, then size."""
+def _distance(mode: Mode, other: Mode) -> tuple[bool, bool, bool, bool, float]:
+    """Order modes by how much they differ: cache, scheduler, rows, guidance, then size."""
     ratio = max(mode.pixels, other.pixels) / min(mode.pixels, other.pixels)
     return (
         mode.cache != other.cache,
         mode.scheduler != other.scheduler,
         mode.rows != other.rows,
+        mode.guidance != other.guidance,
         ratio,
     )

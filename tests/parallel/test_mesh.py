@@ -19,6 +19,7 @@ from model.loading.shard_plan import ShardSlice, check_divisible, plan_shard_sli
 from model.loading.weight_map import list_slots
 from model.mesh import Mesh, RankGroup, join_mesh, leave_mesh
 from pipeline.generate import generate
+from pipeline.guidance_plan import ApgPlan, GuidancePlan
 from pipeline.load import load_pipeline
 from pipeline.request import ImageDone, ImageRequest
 from pipeline.settings import PipelineSettings
@@ -36,6 +37,8 @@ REQUEST = ImageRequest(
 )
 CACHE = CachePlan(start=0, end=8, tea_distance=0.5, fb_threshold_scale=9.0)
 FORECAST = CachePlan(start=0, end=8, forecast=ForecastPlan(order=1, interval=2))
+# The unconditional row comes after three steps, and goes before the last.
+INTERVAL = GuidancePlan(interval=(0.5, 0.9), apg=ApgPlan(momentum=-0.5, eta=0.0))
 REQUESTS = {
     "guided": REQUEST,
     "unguided": replace(REQUEST, guidance=1.0),
@@ -46,6 +49,7 @@ REQUESTS = {
     "auto": replace(REQUEST, width_px=None, height_px=None),
     "two evaluations": replace(REQUEST, scheduler="Heun"),
     "stochastic": replace(REQUEST, scheduler="Euler a"),
+    "interval": replace(REQUEST, num_steps=8, cache=FORECAST, guidance_plan=INTERVAL),
 }
 
 
@@ -136,6 +140,7 @@ def test_a_mesh_generates_what_one_process_generates(
             assert np.abs(pixels(ours) - pixels(theirs)).max() <= 1, name
             assert ours.diagnostics == theirs.diagnostics, name
     assert together["cached"][0].diagnostics.reused_steps
+    assert together["interval"][0].diagnostics.num_unguided_steps
     decoded = torch.load(tmp_path / "decoded.pt")
     for tensor, whole in zip(decoded, decode_all(tiny_checkpoint, Mesh()), strict=True):
         torch.testing.assert_close(tensor, whole, atol=1e-4, rtol=1e-4)

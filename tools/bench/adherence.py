@@ -28,9 +28,14 @@ LONG_CHARACTERS = 2000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adherence:
-    """Shares of images that are right, for one setting; `seconds` is the mean of an image."""
+    """Shares of images that are right, for one setting; `seconds` is the mean of an image.
+
+    `rows` is the share of all rows that the layers ran, `guidance_plan` the name of where and how
+    the images were guided.
+    """
 
     guidance: float
+    guidance_plan: str
     steps: int
     count: int
     background: float
@@ -38,6 +43,7 @@ class Adherence:
     colour: float
     kind: float
     all: float
+    rows: float
     seconds: float
 
 
@@ -73,6 +79,8 @@ def measure_adherence(
         _save_sheet(sheet, [(image.pixels_yx3, image.caption) for image in scored])
     return Adherence(
         guidance=options.guidance,
+        guidance_plan=options.guidance_plan.name,
+        rows=sum(image.rows for image in scored) / count,
         steps=options.num_steps,
         count=count,
         seconds=sum(image.seconds for image in scored) / count,

@@ -13,6 +13,7 @@ from cli.app import app
 from cli.generate import to_request
 from cli.generate_options import GenerateOptions
 from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
+from pipeline.guidance_plan import GuidancePlan
 from server.runware.cache_options import build_cache_plan
 from server.runware.errors import CommandError
 from server.runware.image_request import to_image_request
@@ -74,6 +75,9 @@ def test_diagnostics_are_json_before_the_line_that_names_the_file(
         (["--acceleration", "extreme"], "--acceleration"),
         (["--system-prompt", "x"], "--system-prompt"),
         (["--steps", "101"], "--steps"),
+        (["--guidance-options", "sometimes"], "one of: 'plain', 'interval'"),
+        (["--guidance-options", '{"interval": [1, 0]}'], "'interval' of --guidance-options"),
+        (["--guidance-options", '{"interval'], "is not JSON"),
         (["--seed", "-1"], "--seed"),
     ],
 )
@@ -92,7 +96,7 @@ def test_a_request_is_the_one_that_the_server_makes_of_the_same_values(
 ) -> None:
     options = replace(
         OPTIONS, negative="a dog", size="1280x768", steps=30, guidance=4.5, seed=7,
-        scheduler="DPM++ 2M", acceleration="high", fb_cache=0.2,
+        scheduler="DPM++ 2M", acceleration="high", fb_cache=0.2, guidance_options="interval",
     )  # fmt: skip
     task = parse_image_inference({
         "taskType": "imageInference", "taskUUID": "0b1a5d0c-8d1e-4b3a-9d64-2f3a4b5c6d7e",
@@ -100,6 +104,7 @@ def test_a_request_is_the_one_that_the_server_makes_of_the_same_values(
         "width": 1280, "height": 768, "steps": 30, "CFGScale": 4.5, "seed": 7,
         "scheduler": "DPM++ 2M", "acceleration": "high",
         "acceleratorOptions": {"fbCache": True, "fbCacheThreshold": 0.2},
+        "hunyuan": {"guidance": {"interval": "calibrated"}},
     })  # fmt: skip
     _, request = to_request(options, settings, info)
     assert request == to_image_request(task, (1280, 768), (7,), settings.cache)
@@ -118,6 +123,17 @@ def test_what_is_left_out_is_the_servers_default(info: CheckpointInfo, settings:
         replace(OPTIONS, size="auto"), settings.model_copy(update={"api": api}), info
     )
     assert request.width_px is None
+
+
+def test_the_setting_of_the_guidance_holds_unless_an_option_says_otherwise(
+    info: CheckpointInfo, settings: Settings
+) -> None:
+    api = settings.api.model_copy(update={"default_guidance": "interval"})
+    settings = settings.model_copy(update={"api": api})
+    _, request = to_request(OPTIONS, settings, info)
+    assert request.guidance_plan == GuidancePlan(interval="calibrated")
+    own = replace(OPTIONS, guidance_options='{"rescale": 0.5}')
+    assert to_request(own, settings, info)[1].guidance_plan == GuidancePlan(rescale=0.5)
 
 
 def test_guidance_of_1_turns_it_off(info: CheckpointInfo, settings: Settings) -> None:

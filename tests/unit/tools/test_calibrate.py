@@ -74,8 +74,11 @@ def test_a_calibrated_checkpoint_loads_with_what_was_measured(
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
     settings = PipelineSettings(checkpoint=str(folder))
-    result = calibrate_checkpoint(settings, ["a red fox", "a blue bird", "a tree"])
+    result = calibrate_checkpoint(settings, ["a red fox", "a blue bird", "a tree"], tmp_path)
     assert result.path == folder / "step_cache.json"
+    interval = result.calibration.guidance
+    assert interval is not None
+    assert (interval.measure, interval.n, len(interval.candidates)) == ("nearness", 3, 6)
     assert result.chart.read_bytes()[:4] == b"\x89PNG"
     assert load_calibration(folder, fingerprint(folder)) == result.calibration
     loaded = load_pipeline(settings)

@@ -28,6 +28,7 @@ def test_a_row_has_its_setting_and_shares_and_the_first_images_are_on_a_sheet(
     assert (row.guidance, row.steps, row.count) == (2.0, 1, 2)
     assert all(0 <= share <= 1 for share in (row.background, row.position, row.kind, row.all))
     assert row.seconds > 0
+    assert (row.guidance_plan, row.rows) == ("plain", 1.0)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 0
 
