@@ -8,7 +8,10 @@ import typer
 from cli.bench.app import bench
 from cli.calibrate import calibrate
 from cli.cancel import cancel
+from cli.config import config
 from cli.console import stdout
+from cli.doctor import doctor
+from cli.download import download
 from cli.first_contact import first_contact
 from cli.generate import generate
 from cli.keys import keys
@@ -53,6 +56,8 @@ for _command in (
     status,
     cancel,
     generate,
+    download,
+    doctor,
     plan,
     quantize,
     calibrate,
@@ -65,6 +70,7 @@ for _command in (
 app.command("first-contact")(first_contact)
 app.command("train-tiny")(train_tiny_checkpoint)
 app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
 app.add_typer(bench, name="bench")
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ class PipelineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     checkpoint: str = Field("checkpoints/tiny", description="Folder with config.json")
-    device: str = "cpu"
+    device: str = Field(
+        "cpu", description="cpu, cuda, or cuda:0; cuda in a mesh, where each rank has its own card"
+    )
     layer_devices: tuple[str, ...] = Field(
         (),
         description="Spread the layers over these devices of one process, such as cuda:0, cuda:1",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from pipeline.checkpoint_info import read_checkpoint_info
+from pipeline.checkpoint_info import CheckpointInfo, read_checkpoint_info
 from server.api import docs, http, openai, page, status, task_routes, websocket
 from server.api import images as image_routes
 from server.api.access_log import AccessLog
@@ -26,6 +26,7 @@ from server.delivery.uploader import Uploader
 from server.engine.protocol import Engine
 from server.metrics import Metrics
 from server.settings import Settings
+from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices
 from server.tasks.service import TaskService
@@ -55,6 +56,7 @@ def create_app(
     egress = Egress(settings.egress)
     services = _build_services(
         settings,
+        checkpoint,
         engine,
         egress,
         images or ImageStore(settings.images.store, is_signing=settings.images.redirect),
@@ -108,6 +110,7 @@ async def _running(
 
 def _build_services(
     settings: Settings,
+    checkpoint: CheckpointInfo,
     engine: Engine,
     egress: Egress,
     images: ImageStore,
@@ -121,6 +124,7 @@ def _build_services(
         store=store,
         keys=Keys.load(Path(settings.keys.file)),
         images=images,
+        inputs=InputImages(settings, store, images, egress, checkpoint),
         webhooks=WebhookSender(
             settings.egress, store, egress, metrics, tracer, is_shared=settings.tasks.is_shared
         ),

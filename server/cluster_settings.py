@@ -15,8 +15,10 @@ class ClusterSettings(BaseModel):
     tasks_per_engine: float = Field(
         4.0, gt=0, description="Tasks, generated or waiting, that each engine should have"
     )
-    cpus_per_engine: float = Field(4.0, ge=0)
-    cpus_per_ingress: float = Field(1.0, ge=0)
+    cpus_per_engine: float = Field(
+        4.0, ge=0, description="CPUs that Ray reserves for each engine; no limit on their use"
+    )
+    cpus_per_ingress: float = Field(1.0, ge=0, description="The same for each ingress")
     engine_resources: dict[str, float] = Field(
         default_factory=dict, description="Other resources of Ray that an engine needs"
     )

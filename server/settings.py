@@ -12,8 +12,10 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
+from server.safety_settings import SafetySettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -37,8 +39,10 @@ class ServerSettings(BaseModel):
     """Where the server listens, and its limits."""
 
     model_config = _SECTION
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; beyond loopback the server needs an API key"
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free one")
     data_dir: str = Field(
         "data", description="Default folder of images, tasks and keys; data/ beside a settings file"
     )
@@ -46,7 +50,9 @@ class ServerSettings(BaseModel):
         (), description="Pages that need a key; of /ready only its detail"
     )
     public_url: str = Field("", description="Base of image URLs; empty: the request's own Host")
-    max_body_bytes: int = Field(32 * 2**20, ge=1024)
+    max_body_bytes: int = Field(
+        32 * 2**20, ge=1024, description="Largest request body or WebSocket frame"
+    )
     max_queued_images: int = Field(200, ge=1, description="Beyond this a request gets 429")
     max_connections: int = Field(1000, ge=1, description="Open WebSockets")
     max_connections_per_key: int = Field(200, ge=1, description="Open WebSockets of one API key")
@@ -99,13 +105,23 @@ class ImageSettings(BaseModel):
     store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
     ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
     redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
+    embed_parameters: bool = Field(
+        False, description="Write prompt, parameters and seed into each file, for whoever gets it"
+    )
+    mark_generated: bool = Field(
+        False, description="Write IPTC's mark of generated media, trainedAlgorithmicMedia"
+    )
 
 
 class TaskSettings(BaseModel):
     """Where tasks are stored, and for how long."""
 
     model_config = _SECTION
-    database_url: str = "sqlite:///data/tasks.db"
+    database_url: str = Field(
+        "sqlite:///data/tasks.db",
+        description="SQLAlchemy URL of the task store: SQLite, or PostgreSQL as "
+        "postgresql+psycopg://user@host/database",
+    )
     durability: Durability = Field(
         "power",
         description="What an accepted task survives with SQLite: a power cut, or a process' death",
@@ -129,30 +145,8 @@ class KeySettings(BaseModel):
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
 
 
-class SafetySettings(BaseModel):
-    """What content checking reports as NSFWContent."""
-
-    model_config = _SECTION
-    checker: str = Field(
-        "nudenet",
-        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
-        description="nudenet (extra safety), none, or your own as package.module:function",
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
-    labels: tuple[str, ...] = Field(
-        (
-            "FEMALE_BREAST_EXPOSED",
-            "FEMALE_GENITALIA_EXPOSED",
-            "MALE_GENITALIA_EXPOSED",
-            "BUTTOCKS_EXPOSED",
-            "ANUS_EXPOSED",
-        ),
-        description="Labels of NudeNet",
-    )
-
-
 class EgressSettings(BaseModel):
-    """Webhooks and uploads: which addresses the server may reach for a request."""
+    """Webhooks, uploads, input images: which addresses the server may reach for a request."""
 
     model_config = _SECTION
     allowed_networks: tuple[str, ...] = Field(
@@ -207,6 +201,7 @@ class Settings(BaseSettings):
     worker: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
     images: ImageSettings = ImageSettings()
+    inputs: InputSettings = InputSettings()
     tasks: TaskSettings = TaskSettings()
     cluster: ClusterSettings = ClusterSettings()
     keys: KeySettings = KeySettings()

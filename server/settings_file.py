@@ -14,7 +14,8 @@ _PATHS = (
     ("keys", "file"),
 )
 _SQLITE = "sqlite:///"
-_DEFAULTS = {
+# Settings whose default lies in server.data_dir, and where.
+IN_DATA_DIR = {
     ("images", "store"): "images",
     ("tasks", "database_url"): f"{_SQLITE}tasks.db",
     ("keys", "file"): "keys.json",
@@ -45,7 +46,7 @@ def place_data(values: dict[str, Any]) -> dict[str, Any]:
     server = values.get("server", {})
     data_dir = server.get("data_dir", "data") if isinstance(server, dict) else "data"
     placed = dict(values)
-    for (section, field), name in _DEFAULTS.items():
+    for (section, field), name in IN_DATA_DIR.items():
         given = placed.get(section, {})
         if isinstance(given, dict) and isinstance(data_dir, str):
             placed[section] = {field: place(name, Path(data_dir)), **given}

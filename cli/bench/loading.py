@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def bench_loading(
-    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Loads, each beside a bare read.", min=1)] = 3,
     limit_gb: Annotated[
         float | None, typer.Option(help="Also generate with no more memory than this.", min=0.1)
     ] = None,

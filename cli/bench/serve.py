@@ -16,8 +16,10 @@ from cli.options import (
 
 
 def bench_serve(
-    num_requests: Annotated[int, typer.Option("--requests", min=10)] = 500,
-    concurrency: Annotated[int, typer.Option(min=1)] = 16,
+    num_requests: Annotated[
+        int, typer.Option("--requests", help="Requests to send.", min=10)
+    ] = 500,
+    concurrency: Annotated[int, typer.Option(help="Requests under way.", min=1)] = 16,
     json_file: JsonOption = None,
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,

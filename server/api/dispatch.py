@@ -193,7 +193,8 @@ async def _generate(
     state: AppState, task: dict[str, Any], caller: Caller
 ) -> AsyncIterator[list[Item]]:
     if caller.is_dry_run:
-        yield [state.tasks.estimate(parse_task(state, task, caller))]
+        parameters = parse_task(state, task, caller)
+        yield [await state.tasks.estimate(parameters, caller.client)]
         return
     parameters, task_uuid = await admit_task(state, task, caller)
     if parameters.is_async:

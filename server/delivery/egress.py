@@ -1,4 +1,4 @@
-"""Guarded outgoing requests: webhooks and uploads to URLs that clients name (SSRF protection).
+"""Guarded outgoing requests to URLs that clients name: webhooks, uploads, input images (SSRF).
 
 Names are resolved once and the connection goes to the address that was checked; so a name cannot
 change between check and use. Redirects are not followed. Private networks are closed unless the
@@ -10,6 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -51,8 +52,8 @@ class OutgoingRequest:
 
     method: str
     url: str
-    body: bytes = field(repr=False)
-    content_type: str
+    body: bytes | None = field(default=None, repr=False)
+    content_type: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,8 +64,12 @@ class Egress:
         self._settings = settings
         self._look_up = look_up
         self._allowed = [ipaddress.ip_network(network) for network in settings.allowed_networks]
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         self._client = httpx.AsyncClient(
-            timeout=settings.timeout_s, follow_redirects=False, trust_env=False
+            timeout=settings.timeout_s,
+            follow_redirects=False,
+            trust_env=False,
+            cookies=no_cookies,  # hosts of different clients may share an address
         )
 
     async def close(self) -> None:
@@ -101,12 +106,31 @@ class Egress:
                 status = response.status_code
                 await response.aclose()
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as e:
-            raise EgressError(
-                f"{parts.hostname} did not answer ({type(e).__name__})", is_worth_retrying=True
-            ) from None
+            raise _no_answer(parts, e) from None
         if not 200 <= status < 300:
             message = f"{parts.hostname} answered {status}"
             raise EgressError(message, is_worth_retrying=True, status=status)
+
+    async def fetch(self, url: str, max_bytes: int, timeout_s: float) -> bytes:
+        """Return what a URL answers, whole and within a limit.
+
+        Raises:
+            EgressError: as `send`; or the answer is too long, compressed, or leads elsewhere.
+        """
+        wanted = {"Accept": "image/*", "Accept-Encoding": "identity"}
+        request = OutgoingRequest(method="GET", url=url, headers=wanted)
+        parts, port = _split(url)
+        try:
+            async with asyncio.timeout(timeout_s):
+                address = await self._resolve(parts.hostname or "", port, parts.scheme)
+                built = self._build(request, parts, port, address)
+                response = await self._client.send(built, stream=True)
+                try:
+                    return await _read_within(response, parts.hostname or "", max_bytes)
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as e:
+            raise _no_answer(parts, e) from None
 
     def _build(
         self, request: OutgoingRequest, parts: SplitResult, port: int | None, address: Address
@@ -116,12 +140,13 @@ class Egress:
         user, at, name = parts.netloc.rpartition("@")
         start = request.url.index("//") + 2
         authority = f"{user}{at}{host}" + (f":{port}" if port else "")
+        kind = {"Content-Type": request.content_type} if request.content_type else {}
         target = request.url[:start] + authority + request.url[start + len(parts.netloc) :]
         return self._client.build_request(
             request.method,
             target,
             content=request.body,
-            headers={**request.headers, "Content-Type": request.content_type, "Host": name},
+            headers={**request.headers, **kind, "Host": name},
             extensions={"sni_hostname": parts.hostname},
         )
 
@@ -158,3 +183,41 @@ def _split(url: str) -> tuple[SplitResult, int | None]:
         return parts, parts.port
     except ValueError as e:
         raise EgressError(f"the URL is not valid ({e})", is_worth_retrying=False) from None
+
+
+async def _read_within(response: httpx.Response, host: str, max_bytes: int) -> bytes:
+    """Return the body of a response as it was sent.
+
+    Raises:
+        EgressError: there is none to be had, or it is longer than the limit.
+    """
+    status, headers = response.status_code, response.headers
+    if 300 <= status < 400:
+        raise EgressError(
+            f"{host} answered {status}, and redirects are not followed; send the address where it "
+            "leads",
+            is_worth_retrying=False,
+            status=status,
+        )
+    if not 200 <= status < 300:
+        raise EgressError(f"{host} answered {status}", is_worth_retrying=True, status=status)
+    if headers.get("content-encoding", "identity") != "identity":
+        raise EgressError(f"{host} sent it compressed, unasked", is_worth_retrying=False)
+    length, body = headers.get("content-length", ""), bytearray()
+    is_too_long = length.isdecimal() and int(length) > max_bytes
+    if not is_too_long:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            is_too_long = len(body) > max_bytes
+            if is_too_long:
+                break
+    if is_too_long:
+        raise EgressError(
+            f"{host} sends more than the {max_bytes} bytes that are taken", is_worth_retrying=False
+        )
+    return bytes(body)
+
+
+def _no_answer(parts: SplitResult, fault: Exception) -> EgressError:
+    reason = f"{parts.hostname} did not answer ({type(fault).__name__})"
+    return EgressError(reason, is_worth_retrying=True)

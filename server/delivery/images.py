@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import secrets
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TypeVar
@@ -21,12 +22,20 @@ _NAME = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\.(jpg|png|webp)"
 )
 
+# Input images of tasks: never served, so their names need no extension.
+_INPUT_NAME = re.compile(r"input-[0-9a-f]{64}-[0-9a-f]{8}")
+
 MEDIA_TYPES = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 
 
 def is_image_name(name: str) -> bool:
     """Return whether a name is one that this server gives to images."""
     return _NAME.fullmatch(name) is not None
+
+
+def new_input_name(sha256: str) -> str:
+    """Return a name for an input image with this digest. No file ever gets a name again."""
+    return f"input-{sha256}-{secrets.token_hex(4)}"
 
 
 def media_type(name: str) -> str:
@@ -64,12 +73,12 @@ class ImageStore:
             )
 
     async def save(self, name: str, encoded: bytes) -> None:
-        """Keep an image under `name` = UUID.extension; a reader never sees half of it."""
+        """Keep an image under a name of its own; a reader never sees half of it."""
         await self._run(self._write, name, encoded)
 
     async def load(self, name: str) -> bytes | None:
         """Return an image's bytes, or None if there is none by that name."""
-        if not is_image_name(name):
+        if not (is_image_name(name) or _INPUT_NAME.fullmatch(name)):
             return None
         return await self._run(self._read, name)
 
@@ -99,8 +108,8 @@ class ImageStore:
             self._filesystem.pipe_file(path, encoded, **self._type_option(name))
 
     def _type_option(self, name: str) -> dict[str, str]:
-        is_s3 = "s3" in self._filesystem.protocol
-        return {"ContentType": media_type(name)} if is_s3 else {}
+        is_served = "s3" in self._filesystem.protocol and is_image_name(name)
+        return {"ContentType": media_type(name)} if is_served else {}
 
     def _read(self, name: str) -> bytes | None:
         try:

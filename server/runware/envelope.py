@@ -1,28 +1,13 @@
-"""Response bodies: result items, error objects, envelopes, and the HTTP status of an error code."""
+"""Response bodies: result items, error objects and envelopes."""
 
 from typing import Any, Literal, NotRequired, cast
 
 from pydantic import ConfigDict
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
+from server.runware.error_catalog import DEFAULT_STATUS, ERRORS
 from server.runware.errors import TaskError
 from server.runware.parameter_reference import reference
-
-# Source: wire specification 1.8. Whatever is not listed is the caller's mistake. Clients send a
-# task again on 429 and 5xx, so only faults that may pass are there.
-_STATUS = {
-    "invalidApiKey": 401,
-    "missingApiKey": 401,
-    "quotaExceeded": 403,
-    "taskFailedOrNotFound": 404,
-    "requestTooLarge": 413,
-    "rateLimitExceeded": 429,
-    "inferenceError": 500,
-    "internalServerError": 500,
-    "modelNotFound": 404,
-    "serviceUnavailable": 503,
-    "workerFailed": 503,
-}
 
 RETRY_AFTER_S = 5  # of answers with 429 and 503, if it cannot be estimated
 
@@ -107,7 +92,8 @@ class Envelope(TypedDict, total=False):
 
 def http_status(code: str) -> int:
     """Return the HTTP status of a response whose only outcome is an error with this code."""
-    return _STATUS.get(code, 400)
+    kind = ERRORS.get(code)
+    return DEFAULT_STATUS if kind is None else kind.status
 
 
 def is_polled(error: ErrorObject) -> bool:

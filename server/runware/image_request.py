@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.request import ImageRequest
-from server.runware.cache_options import build_cache_plan
+from server.runware.cache_options import build_cache_plan, wants_fitted_grid
 from server.runware.guidance_options import GuidancePreset, build_guidance_plan
 from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import CacheSettings
@@ -15,8 +15,12 @@ def to_image_request(
     seeds: Sequence[int],
     cache: CacheSettings,
     default_guidance: GuidancePreset = "plain",
+    images: Sequence[bytes] = (),
 ) -> ImageRequest:
-    """Return the request for one image per seed; without a size the model chooses one."""
+    """Return the request for one image per seed; without a size the model chooses one.
+
+    `images` are the files of the input images.
+    """
     plan, _ = build_cache_plan(parameters, cache)
     width_px, height_px = size_px or (None, None)
     prompt, negative = parameters.positivePrompt, parameters.negativePrompt
@@ -29,8 +33,11 @@ def to_image_request(
         guidance=parameters.CFGScale,
         seeds=tuple(seeds),
         scheduler=parameters.scheduler,
+        is_grid_fitted=wants_fitted_grid(parameters, cache),
         cache=plan,
         guidance_plan=build_guidance_plan(parameters.hunyuan.guidance, default_guidance),
         rewrite=parameters.hunyuan.rewrite,
         system_prompt=parameters.hunyuan.systemPrompt,
+        images=tuple(images),
+        align=parameters.hunyuan.align,
     )

@@ -23,6 +23,7 @@ def reference(parameter: str | list[str] | None) -> dict[str, str]:
     name = parameter[0] if isinstance(parameter, list) else parameter
     if name is None:
         return {"documentation": DOCUMENTATION}
+    name = name.partition("[")[0]  # a place in an array
     fragment = name.lower().replace(".", "-")
     kind = _type_of(name)
     return {

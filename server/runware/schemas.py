@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from pipeline.input_image import MAX_IMAGES
 from schedulers.catalog import ACCEPTED
 from server.runware.guidance_options import GuidanceOptions, with_presets
 from server.runware.seeds import MAX_SEED
@@ -24,6 +25,7 @@ from server.runware.wire_values import (
     format_name,
     listed,
     safety_mode,
+    with_inputs,
 )
 
 BLANK_PROMPT = "__BLANK__"
@@ -58,6 +60,22 @@ Prompt = Annotated[
     AfterValidator(_short),
     WithJsonSchema({"type": "string", "minLength": MIN_PROMPT, "maxLength": MAX_PROMPT}),
 ]
+
+
+IMAGE_FORM = (
+    "A UUID of an image that was uploaded or generated here, an http or https URL, a data URI, or "
+    f"base64 text; with the other parameter at most {MAX_IMAGES}. Only for an Instruct checkpoint "
+    "with `worker.image_inputs`; others refuse it."
+)
+
+
+def _few(images: list[str]) -> list[str]:
+    if len(images) > MAX_IMAGES:
+        raise ValueError(f"It must be an array of 1 to {MAX_IMAGES} images, not of {len(images)}.")
+    return images
+
+
+InputList = Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_few)]
 
 
 class Safety(BaseModel):
@@ -120,6 +138,9 @@ class ForecastOptions(BaseModel):
 
     model_config = _STRICT
     order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
+    contraction: float | None = Field(
+        None, ge=0, le=1, description="Hermite polynomials scaled by this; Taylor's if left out."
+    )
     interval: int | None = Field(
         None,
         ge=2,
@@ -152,6 +173,11 @@ class HunyuanOptions(BaseModel):
     systemPrompt: str | None = Field(
         None, min_length=2, max_length=8000, description="Instead of the checkpoint's own."
     )
+    align: bool = Field(
+        False,
+        description="With input images: stretch each to a trained size instead of cutting it, and "
+        "give the result the exact ratio of the first one that has the result's trained size.",
+    )
 
     priority: int = Field(
         0, ge=-10, le=10, description="Order among the waiting tasks of one key; higher first."
@@ -181,6 +207,16 @@ class ImageInference(BaseModel):
     )
     negativePrompt: Prompt | None = Field(
         None, min_length=MIN_PROMPT, description="What to keep away from."
+    )
+    seedImage: str | None = Field(
+        None,
+        min_length=1,
+        description=f"The image to edit, the first input image. {IMAGE_FORM}",
+    )
+    referenceImages: InputList = Field(
+        [],
+        json_schema_extra={"maxItems": MAX_IMAGES},
+        description=f"Input images, in the order in which the prompt means them. {IMAGE_FORM}",
     )
     width: int | None = Field(None, description="Width in pixels; needs `height`.", examples=[1024])
     height: int | None = Field(
@@ -247,7 +283,7 @@ class ImageInference(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _clean(cls, values: object) -> object:
-        return cleaned(cls, values, TOLERATED)
+        return cleaned(cls, with_inputs(values), TOLERATED)
 
     @property
     def is_async(self) -> bool:

@@ -135,6 +135,8 @@ def _rank(fault: Any) -> int:
 def _to_task_error(fault: Any) -> TaskError:
     path = _path(fault)
     name, last = ".".join(path), path[-1]
+    if last == "referenceImages" and isinstance(fault["loc"][-1], int):
+        name += f"[{fault['loc'][-1]}]"
     if fault["type"] == "extra_forbidden":
         allowed = sibling_parameters(path)
         return TaskError(

@@ -13,6 +13,7 @@ ALIASES = {
     "cacheDistance": "fbCacheThreshold",
     "cacheStopStep": "cacheEndStep",
 }
+INPUTS = ("seedImage", "referenceImages")
 _DEEP_CACHE = {"deepCache", "deepCacheInterval", "deepCacheBranchId", "deepCacheSkipMode"}
 
 
@@ -52,6 +53,21 @@ def cleaned(model: type[BaseModel], values: object, ignored: Set[str] = frozense
         and name not in ignored
         and not (value in ({}, []) and name not in model.model_fields)
     }
+
+
+def with_inputs(values: object) -> object:
+    """Return a task whose `inputs` are parameters of its own, as the hosted API has them elsewhere.
+
+    Anything else under that name stays, and is refused.
+    Source: `inputs` of the task types in runware-sdk 1.8.0.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("inputs"), dict):
+        return values
+    inputs = {name: value for name, value in values["inputs"].items() if value is not None}
+    others = {n: v for n, v in values.items() if n != "inputs" and v is not None}
+    if not inputs or inputs.keys() - {*INPUTS} or inputs.keys() & others.keys():
+        return values
+    return others | inputs
 
 
 def accelerator_values(model: type[BaseModel], values: object) -> object:

@@ -1,7 +1,7 @@
 """An accepted task: everything that admission fixed, so that it can be generated at any time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from server.runware.image_request import to_image_request
 from server.runware.schemas import LONG_PROMPTS, ImageInference
 from server.runware.validation import with_default_steps
 from server.settings import CacheSettings
-from server.tasks.tables import RUNNING, TaskRow
+from server.tasks.tables import RUNNING, StoredInput, TaskRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class AcceptedTask:
     """
 
     parameters: ImageInference
-    sent: dict[str, Any]  # as the client wrote it; getTaskDetails returns it
+    sent: dict[str, Any]  # as the client wrote it, but for the bytes of its input images
     width_px: int | None
     height_px: int | None
     seeds: tuple[int, ...]
@@ -34,6 +34,7 @@ class AcceptedTask:
     base_url: str
     request_id: str
     created_at: float
+    inputs: tuple[StoredInput, ...] = ()
 
     @property
     def task_uuid(self) -> str:
@@ -44,6 +45,10 @@ class AcceptedTask:
     def url_ttl_s(self) -> int | None:
         """How long the task wants its URLs to work; `ttl` means nothing for other forms."""
         return self.parameters.ttl if "URL" in self.parameters.outputType else None
+
+    @property
+    def input_pixels(self) -> list[int]:
+        return [one.pixels for one in self.inputs]
 
     @property
     def num_images(self) -> int:
@@ -66,6 +71,7 @@ class AcceptedTask:
             width=self.width_px,
             height=self.height_px,
             request_id=self.request_id,
+            inputs=[asdict(one) for one in self.inputs] or None,
         )
 
     @classmethod
@@ -95,6 +101,7 @@ class AcceptedTask:
             base_url=row.base_url,
             request_id=row.request_id or "",
             created_at=row.created_at,
+            inputs=row.stored_inputs,
         )
 
     def to_job(
@@ -102,14 +109,15 @@ class AcceptedTask:
         positions: Sequence[int],
         cache: CacheSettings,
         default_guidance: GuidancePreset = "plain",
+        images: Sequence[bytes] = (),
     ) -> Job:
-        """Return the job that generates the images at these positions."""
+        """Return the job that generates the images at these positions from the input images."""
         parameters, width_px, height_px = self.parameters, self.width_px, self.height_px
         size_px = None if width_px is None or height_px is None else (width_px, height_px)
         seeds = [self.seeds[position] for position in positions]
         return Job(
             job_id=self.task_uuid,
-            request=to_image_request(parameters, size_px, seeds, cache, default_guidance),
+            request=to_image_request(parameters, size_px, seeds, cache, default_guidance, images),
             image_format=parameters.outputFormat,
             quality=parameters.outputQuality,
             request_id=self.request_id,

@@ -42,7 +42,7 @@ def check_parameters(task: ImageInference, default_size: str, info: CheckpointIn
     """
     size = _find_size(task, default_size, info.sizes)
     _check_abilities(task, info)
-    _check_lengths(task, info, size)
+    check_lengths(task, info, size)
     return size
 
 
@@ -124,18 +124,30 @@ def _check_abilities(task: ImageInference, info: CheckpointInfo) -> None:
         )
 
 
-def _check_lengths(task: ImageInference, info: CheckpointInfo, size: Size | None) -> None:
-    """Refuse prompts that, with the image, need more positions than the model has."""
+def check_lengths(
+    task: ImageInference,
+    info: CheckpointInfo,
+    size: Size | None,
+    images_wh: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Refuse prompts that, with their images, need more positions than the model has.
+
+    Raises:
+        TaskError: one does.
+    """
     system = task.hunyuan.systemPrompt or ""
+    images, fewer = "its image", ""
+    if images_wh:
+        images, fewer = f"its image and {len(images_wh)} input images", ", or send fewer images"
     prompts = {"positivePrompt": task.positivePrompt, "negativePrompt": task.negativePrompt}
     for name, text in prompts.items():
-        excess = info.excess_tokens(f"{system}{text or ''}", size)
+        excess = info.excess_tokens(f"{system}{text or ''}", size, images_wh)
         if excess:
             raise TaskError(
                 "promptTooLong",
-                f"Invalid value for '{name}' parameter. With its image it needs {excess} "
+                f"Invalid value for '{name}' parameter. With {images} it needs {excess} "
                 f"positions more than the {info.max_positions} that the model has; shorten it by "
-                f"{excess} tokens.",
+                f"{excess} tokens{fewer}.",
                 name,
                 {"max": info.max_positions, "excess": excess},
             )

@@ -113,7 +113,7 @@ class TaskReader:
         return {
             "taskType": "getTaskDetails",
             "taskUUID": task_uuid,
-            "request": [stored.row.request],
+            "request": [await self._services.inputs.restore(stored.row)],
             "response": response,
         }
 

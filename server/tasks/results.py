@@ -53,14 +53,18 @@ def result_item(
         width_px, height_px = image.width or task.width_px, image.height or task.height_px
         assert width_px is not None
         assert height_px is not None
-        item["cost"] = image_cost(price, width_px, height_px, parameters.steps)
+        item["cost"] = image_cost(price, width_px, height_px, parameters.steps, task.input_pixels)
     if image.is_nsfw is not None:
         item["NSFWContent"] = image.is_nsfw
     return item
 
 
 def estimate_item(
-    parameters: ImageInference, size: Size | None, offered: Sequence[Size], price: PriceSettings
+    parameters: ImageInference,
+    size: Size | None,
+    offered: Sequence[Size],
+    price: PriceSettings,
+    input_pixels: Sequence[int] = (),
 ) -> EstimateItem:
     """Return the item of a dry run: one for all images, priced together.
 
@@ -68,7 +72,7 @@ def estimate_item(
     """
     square = min(offered, key=lambda s: abs(s.width_px - s.height_px))
     width_px, height_px = (size or square).width_px, (size or square).height_px
-    each = image_cost(price, width_px, height_px, parameters.steps)
+    each = image_cost(price, width_px, height_px, parameters.steps, input_pixels)
     return {
         "taskType": "imageInference",
         "taskUUID": parameters.taskUUID,

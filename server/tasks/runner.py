@@ -32,6 +32,8 @@ from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.file_metadata import with_metadata
+from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.meter import TaskMeter
 from server.tasks.results import result_item, upload_failure
@@ -56,6 +58,7 @@ class RunnerServices:
     store: TaskStore
     keys: Keys
     images: ImageStore
+    inputs: InputImages
     webhooks: WebhookSender
     uploader: Uploader
     egress: Egress
@@ -150,10 +153,9 @@ class TaskRunner:
         if not positions:  # the last image was kept, and then the server died
             return upload_failure(kept)
         weight = self._services.keys.record(task.owner).weight
-        job = replace(
-            task.to_job(positions, self._settings.cache, self._settings.api.default_guidance),
-            weight=weight,
-        )
+        images = await self._services.inputs.load(task.inputs)
+        guidance = self._settings.api.default_guidance
+        job = replace(task.to_job(positions, self._settings.cache, guidance, images), weight=weight)
         running.request, running.num_images = job.request, len(positions)
         if running.is_cancelled:
             return TaskError("taskCancelled", "The task was cancelled.")
@@ -161,9 +163,11 @@ class TaskRunner:
             meter.note(event)
             match event:
                 case JobImage():
-                    row = await self._keep(task, positions[event.image], event, meter)
+                    position = positions[event.image]
+                    image = with_metadata(event, task, position, self._settings.images)
+                    row = await self._keep(task, position, image, meter)
                     kept.append(row)
-                    running.note_image(row, event, self.running.estimates)
+                    running.note_image(row, image, self.running.estimates)
                 case JobFailed():
                     return TaskError(event.code, event.message)
                 case JobCancelled():
@@ -216,7 +220,8 @@ class TaskRunner:
                 parameters.webhookURL, task.task_uuid, position, "data", item
             )
             services.webhooks.note_trace(webhook, meter.trace_headers)
-        cost = image_cost(self._settings.price, done.width_px, done.height_px, parameters.steps)
+        sides, price = (done.width_px, done.height_px), self._settings.price
+        cost = image_cost(price, *sides, parameters.steps, task.input_pixels)
         with meter.stage("store"):
             await services.store.add_image(image, webhook, Charge(owner=task.owner, cost=cost))
         if webhook is not None:

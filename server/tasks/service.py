@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from model.resolution import Size
@@ -23,9 +23,16 @@ from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
-from server.tasks.admission import Load, check_limits, check_targets, check_task, conflict
+from server.tasks.admission import (
+    Load,
+    check_lengths,
+    check_limits,
+    check_targets,
+    check_task,
+    conflict,
+)
 from server.tasks.control import EndStatus, TaskControl
-from server.tasks.input_rules import count_input_images
+from server.tasks.input_rules import check_input_images, check_queued_bytes, count_input_images
 from server.tasks.leases import Leases
 from server.tasks.meter import Seconds, add_seconds
 from server.tasks.reader import Client, TaskReader
@@ -33,7 +40,8 @@ from server.tasks.results import estimate_item, result_item, with_diagnostics
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.running import RunningTasks
 from server.tasks.store import DuplicateTaskError
-from server.tasks.tables import UPLOAD, ImageRow, StoredTask
+from server.tasks.sweeper import Sweeper
+from server.tasks.tables import UPLOAD, ImageRow, StoredInput, StoredTask
 from server.tasks.usage import check_quota
 
 log = logging.getLogger(__name__)
@@ -52,6 +60,7 @@ class TaskService:
         self._control = TaskControl(services.store, services.engine, self._runner)
         self.reader = TaskReader(settings, services, self._control, checkpoint.default_steps)
         self._leases = Leases(settings.tasks, services.store)
+        self._sweeper = Sweeper(settings.tasks, services.store, services.images, services.inputs)
         self._background = Background()
         self.is_draining = False
         self._stopping = asyncio.Event()
@@ -69,7 +78,7 @@ class TaskService:
             self._leases.keep(runner.list_progress, runner.start, self._stopping)
         )
         self._background.spawn(self._leases.watch_cancels(runner.cancel, self._stopping))
-        self._background.spawn(self._sweep_for_ever())
+        self._background.spawn(self._sweeper.run(self._stopping))
 
     async def close(self) -> None:
         """Stop the engine, then all else; unfinished tasks stay in the store."""
@@ -78,6 +87,7 @@ class TaskService:
         await self._runner.stop()
         await self._background.join()
         await self._leases.give_up()
+        self._services.inputs.close()
         await self._services.store.close()
 
     def drain(self) -> None:
@@ -124,6 +134,11 @@ class TaskService:
             await check_targets(parameters, self._services.egress)
             await self._check_quota(parameters, client.owner)
             size = self._check(parameters, client.owner)
+            inputs, sent = await self._services.inputs.accept(
+                parameters, sent, size, client.base_url
+            )
+            if inputs:  # others came meanwhile
+                self._check(parameters, client.owner, inputs)
         except TaskError as e:
             self._services.metrics.refusals.labels(e.code).inc()
             raise
@@ -139,6 +154,7 @@ class TaskService:
             base_url=client.base_url,
             request_id=request_id.get(),
             created_at=time.time(),
+            inputs=inputs,
         )
         row = task.to_row(self._leases.holder, self._leases.held_until)
         self._runner.reserve(row)
@@ -154,16 +170,18 @@ class TaskService:
         self._runner.start(StoredTask(row, ()))
         return row.task_uuid
 
-    def estimate(self, parameters: ImageInference) -> EstimateItem:
-        """Return what a task would cost, without taking its UUID or generating it.
+    async def estimate(self, parameters: ImageInference, client: Client) -> EstimateItem:
+        """Return what a task would cost, without taking its UUID, keeping or generating anything.
 
         Raises:
             TaskError: it cannot be generated, now or later.
         """
-        size = check_task(parameters, self._settings.api, self.checkpoint)
-        if parameters.is_checked:
-            self._services.safety.require()
-        return estimate_item(parameters, size, self.checkpoint.sizes, self._settings.price)
+        size = self._check_ever(parameters)
+        inputs = await self._services.inputs.read(parameters, client.base_url)
+        check_lengths(parameters, self.checkpoint, size, [one.sides_wh for one in inputs])
+        pixels = [self._services.inputs.count_pixels(one) for one in inputs]
+        price = self._settings.price
+        return estimate_item(parameters, size, self.checkpoint.sizes, price, pixels)
 
     async def follow(
         self, task_uuid: str, client: Client, seconds: Seconds
@@ -217,7 +235,21 @@ class TaskService:
 
     # --- admission ---
 
-    def _check(self, parameters: ImageInference, owner: str) -> Size | None:
+    def _check_ever(self, parameters: ImageInference) -> Size | None:
+        """Return the size of a task that can run here, None for the model's choice.
+
+        Raises:
+            TaskError: it cannot, now or later.
+        """
+        size = check_task(parameters, self._settings.api, self.checkpoint)
+        check_input_images(parameters, self.checkpoint, self._settings.worker)
+        if parameters.is_checked:
+            self._services.safety.require()
+        return size
+
+    def _check(
+        self, parameters: ImageInference, owner: str, inputs: Sequence[StoredInput] = ()
+    ) -> Size | None:
         """Return the size of a task that can run now, None for the model's choice.
 
         Raises:
@@ -225,9 +257,7 @@ class TaskService:
         """
         if self.is_draining:
             raise TaskError("serviceUnavailable", "The server is stopping; send the task again.")
-        size = check_task(parameters, self._settings.api, self.checkpoint)
-        if parameters.is_checked:
-            self._services.safety.require()
+        size = self._check_ever(parameters)
         running = self._runner.running
         if parameters.taskUUID.lower() in running:
             raise conflict(parameters.taskUUID)
@@ -237,6 +267,8 @@ class TaskService:
             room_in_s=running.seconds_until_room,
         )
         check_limits(self._settings.server, parameters.numberResults, owner, load)
+        rows = [task.row for task in running.values()]
+        check_queued_bytes(rows, inputs, self._settings.inputs)
         return size
 
     async def _check_quota(self, parameters: ImageInference, owner: str) -> None:
@@ -252,22 +284,3 @@ class TaskService:
         own = [task for task in self._runner.running.values() if task.row.owner == owner]
         num_running = sum(task.num_images - task.num_kept for task in own)
         check_quota(record, daily, num_running, parameters.numberResults)
-
-    # --- housekeeping ---
-
-    async def _sweep_for_ever(self) -> None:
-        """Delete images whose time is over and tasks that ended long ago."""
-        store = self._services.store
-        while not self._stopping.is_set():
-            with contextlib.suppress(
-                TaskError
-            ):  # tried again next time; the stores log their errors
-                now = time.time()
-                expired = await store.list_expired_images(now)
-                forgotten = await store.purge(self._settings.tasks.retention_s)
-                await self._services.images.delete([*expired, *forgotten])
-                if expired:
-                    await store.note_deleted_images(now)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.tasks.sweep_every_s):
-                    await self._stopping.wait()

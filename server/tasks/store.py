@@ -106,12 +106,12 @@ class TaskStore:
                 add_usage(connection, row.owner, Usage(num_tasks=1))
             return is_new
 
-        if not await self._write(write):
+        if not await self.write(write):
             raise DuplicateTaskError(row.task_uuid)
 
     async def find(self, task_uuid: str) -> StoredTask | None:
         """Return a task with its finished images in order."""
-        return await self._read(lambda connection: find(connection, task_uuid))
+        return await self.read(lambda connection: find(connection, task_uuid))
 
     async def list_running(self) -> list[StoredTask]:
         """Return the accepted tasks that have not ended, oldest first."""
@@ -122,7 +122,7 @@ class TaskStore:
             found = [find(connection, task_uuid) for task_uuid in uuids]
             return [task for task in found if task is not None]
 
-        return await self._read(read)
+        return await self.read(read)
 
     async def renew(self, holder: str, until: float, progress: Mapping[str, int]) -> None:
         """Extend the leases of a server's running tasks; store their progress."""
@@ -136,7 +136,7 @@ class TaskStore:
             if values:
                 connection.execute(note.values(progress=sa.bindparam("percent")), values)
 
-        await self._write(write)
+        await self.write(write)
 
     async def claim(self, holder: str, until: float, limit: int) -> list[StoredTask]:
         """Give a server some running tasks whose lease has ended, the oldest first.
@@ -155,19 +155,19 @@ class TaskStore:
             ]
             return [stored for u in taken if (stored := find(connection, u)) is not None]
 
-        return await self._write(write)
+        return await self.write(write)
 
     async def request_cancel(self, task_uuid: str) -> None:
         """Note that a running task is wanted no more."""
         running = sa.and_(TASKS.c.task_uuid == task_uuid, TASKS.c.status == RUNNING)
         note = sa.update(TASKS).where(running).values(is_cancelled=True)
-        await self._write(lambda connection: connection.execute(note) and None)
+        await self.write(lambda connection: connection.execute(note) and None)
 
     async def list_cancelled(self, holder: str) -> list[str]:
         """Return the running tasks of a server that are wanted no more."""
         held = sa.and_(TASKS.c.holder == holder, TASKS.c.status == RUNNING)
         wanted = sa.select(TASKS.c.task_uuid).where(held, TASKS.c.is_cancelled.is_(True))
-        return await self._read(lambda connection: list(connection.scalars(wanted)))
+        return await self.read(lambda connection: list(connection.scalars(wanted)))
 
     async def add_image(
         self, image: ImageRow, webhook: Webhook | None, charge: Charge | None = None
@@ -185,22 +185,22 @@ class TaskStore:
             if charge is not None:
                 add_usage(connection, charge.owner, Usage(num_images=1, cost=charge.cost))
 
-        await self._write(write)
+        await self.write(write)
 
     async def usage(self, owner: str) -> DailyUsage:
         """Return what an owner used, by day."""
-        return await self._read(lambda connection: read_usage(connection, owner))
+        return await self.read(lambda connection: read_usage(connection, owner))
 
     async def image_expiry(self, name: str) -> float | None:
         """Return when an image expires, 0 if it is deleted, or None if it is not known."""
         wanted = sa.select(IMAGES.c.expires_at)
         wanted = wanted.where(IMAGES.c.image_uuid == name[:36], IMAGES.c.name == name)
-        found = await self._read(lambda connection: connection.scalar(wanted))
+        found = await self.read(lambda connection: connection.scalar(wanted))
         return 0.0 if found == FOREVER else found
 
     async def succeed(self, task_uuid: str) -> None:
         """End a running task whose images are all stored."""
-        await self._write(lambda connection: end(connection, task_uuid, SUCCESS, None))
+        await self.write(lambda connection: end(connection, task_uuid, SUCCESS, None))
 
     async def fail(self, row: TaskRow, error: ErrorObject, webhook: Webhook | None = None) -> None:
         """End a running task with an error, unless another server has taken it over."""
@@ -210,22 +210,22 @@ class TaskStore:
             if end(connection, row.task_uuid, FAILED, error, is_held) and webhook is not None:
                 connection.execute(sa.insert(WEBHOOKS), asdict(webhook))
 
-        await self._write(write)
+        await self.write(write)
 
     async def release(self, task_uuid: str) -> None:
         """Delete a task, so that its UUID can be used again."""
-        await self._write(lambda c: forget(c, TASKS.c.task_uuid == task_uuid))
+        await self.write(lambda c: forget(c, TASKS.c.task_uuid == task_uuid))
 
     async def purge(self, retention_s: float) -> list[str]:
         """Delete tasks that ended long ago; return the names of their images."""
         before = time.time() - retention_s
         old = sa.and_(TASKS.c.status != RUNNING, TASKS.c.created_at <= before)
-        return await self._write(lambda connection: forget(connection, old))
+        return await self.write(lambda connection: forget(connection, old))
 
     async def list_expired_images(self, now: float) -> list[str]:
         """Return the names of expired images whose bytes may still be stored."""
         expired = sa.select(IMAGES.c.name).where(IMAGES.c.expires_at <= now)
-        return await self._read(lambda connection: list(connection.scalars(expired)))
+        return await self.read(lambda connection: list(connection.scalars(expired)))
 
     async def note_deleted_images(self, now: float) -> None:
         """Note that the bytes of all images expired by `now` are deleted."""
@@ -235,7 +235,7 @@ class TaskStore:
             connection.execute(sa.delete(IMAGES).where(expired, IMAGES.c.task_uuid == UPLOAD))
             connection.execute(sa.update(IMAGES).where(expired).values(expires_at=FOREVER))
 
-        await self._write(write)
+        await self.write(write)
 
     # --- webhooks ---
 
@@ -243,7 +243,7 @@ class TaskStore:
         """Return calls that are due, the longest waiting first."""
         due = sa.select(WEBHOOKS).where(WEBHOOKS.c.next_try_at <= now)
         due = due.order_by(WEBHOOKS.c.next_try_at).limit(limit)
-        return await self._read(
+        return await self.read(
             lambda connection: [DueWebhook(**row) for row in connection.execute(due).mappings()]
         )
 
@@ -251,25 +251,27 @@ class TaskStore:
         """Claim a call for a while; return False if another server has claimed it."""
         unchanged = sa.and_(WEBHOOKS.c.id == due.id, WEBHOOKS.c.next_try_at == due.next_try_at)
         change = sa.update(WEBHOOKS).where(unchanged).values(next_try_at=until)
-        return await self._write(lambda connection: connection.execute(change).rowcount == 1)
+        return await self.write(lambda connection: connection.execute(change).rowcount == 1)
 
     async def delay_webhook(self, webhook_id: int, num_tries: int, next_try_at: float) -> None:
         """Postpone a call that failed."""
         change = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
         change = change.values(num_tries=num_tries, next_try_at=next_try_at)
-        await self._write(lambda connection: connection.execute(change).rowcount)
+        await self.write(lambda connection: connection.execute(change).rowcount)
 
     async def drop_webhook(self, webhook_id: int) -> None:
         """Delete a call: it was answered, or it is given up."""
         change = sa.delete(WEBHOOKS).where(WEBHOOKS.c.id == webhook_id)
-        await self._write(lambda connection: connection.execute(change).rowcount)
+        await self.write(lambda connection: connection.execute(change).rowcount)
 
     async def count_webhooks(self) -> int:
         """Return how many calls are not made yet, due or not."""
         count = sa.select(sa.func.count()).select_from(WEBHOOKS)
-        return await self._read(lambda connection: connection.scalar(count) or 0)
+        return await self.read(lambda connection: connection.scalar(count) or 0)
 
-    async def _read(self, operation: Callable[[Connection], Result]) -> Result:
+    async def read(self, operation: Callable[[Connection], Result]) -> Result:
+        """Return what an operation reads; it runs in a thread."""
+
         def read() -> Result:
             with self._engine.connect() as connection:
                 return operation(connection)
@@ -277,7 +279,8 @@ class TaskStore:
         with self._measured("read"):
             return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
-    async def _write(self, operation: Callable[[Connection], Result]) -> Result:
+    async def write(self, operation: Callable[[Connection], Result]) -> Result:
+        """Return what an operation returns once it is committed, alone or with others."""
         with self._measured("write"):
             return await self._writer.run(operation)
 
@@ -289,12 +292,8 @@ class TaskStore:
             yield
         except SQLAlchemyError as e:
             self._metrics.store_faults.labels(operation).inc()
-            raise _unreachable(e) from None
+            log.error("the task store does not work: %s", str(e).partition("\n")[0])
+            message = "The task store cannot be reached; try again later."
+            raise TaskError("serviceUnavailable", message) from None
         finally:
             self._metrics.store_seconds.labels(operation).observe(time.monotonic() - started)
-
-
-def _unreachable(error: SQLAlchemyError) -> TaskError:
-    """Return the error for a database that does not work; log the database's own in one line."""
-    log.error("the task store does not work: %s", str(error).partition("\n")[0])
-    return TaskError("serviceUnavailable", "The task store cannot be reached; try again later.")

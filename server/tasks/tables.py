@@ -35,6 +35,7 @@ TASKS = sa.Table(
     sa.Column("height", sa.Integer),
     sa.Column("request_id", sa.Text),
     sa.Column("is_cancelled", sa.Boolean),
+    sa.Column("inputs", sa.JSON),
 )
 IMAGES = sa.Table(
     "images",
@@ -61,6 +62,13 @@ WEBHOOKS = sa.Table(
     sa.Column("num_tries", sa.Integer, nullable=False),
     sa.Column("next_try_at", sa.Float, nullable=False, index=True),
 )
+INPUTS = sa.Table(
+    "inputs",
+    METADATA,
+    sa.Column("name", sa.String(80), primary_key=True),  # in the image store
+    sa.Column("sha256", sa.String(64), index=True),  # null until the bytes are whole, and after
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),
+)
 USAGE = sa.Table(
     "usage",
     METADATA,
@@ -70,6 +78,19 @@ USAGE = sa.Table(
     sa.Column("num_images", sa.Integer, nullable=False),
     sa.Column("cost", sa.Float, nullable=False),
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredInput:
+    """An input image of a task, in the image store under `name`.
+
+    `parameter` brought it; `pixels` are as many as its tokens stand for.
+    """
+
+    parameter: str
+    name: str
+    size_bytes: int
+    pixels: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +113,11 @@ class TaskRow:
     height: int | None = None
     request_id: str | None = None  # of the request that brought it, for the log
     is_cancelled: bool | None = None  # wanted no more; whoever generates it ends it
+    inputs: list[dict[str, Any]] | None = None  # the fields of its input images, in their order
+
+    @property
+    def stored_inputs(self) -> tuple[StoredInput, ...]:
+        return tuple(StoredInput(**fields) for fields in self.inputs or ())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -122,6 +122,7 @@ class FakeEngine:
         self.is_stopped = False
         self.cancelled: set[str] = set()
         self.previewed: set[str] = set()
+        self.encoded: bytes | None = None  # of every image
         self.story: Callable[[Job], list[JobEvent]] | None = None
         self.status = EngineStatus(is_ready=True, description="fake")
         self.figures = EngineFigures()
@@ -163,7 +164,7 @@ class FakeEngine:
             yield JobImage(
                 job_id=job.job_id,
                 image=image,
-                encoded=b"image %d" % seed,
+                encoded=self.encoded or b"image %d" % seed,
                 width_px=request.width_px or 1344,
                 height_px=request.height_px or 704,
                 diagnostics=make_diagnostics(request),
@@ -178,6 +179,11 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path)
+
+
+def make_settings(tmp_path: Path) -> Settings:
+    """Return settings of a server whose files are all in one folder."""
     golden = Path(__file__).parents[1] / "golden" / "model"
     (tmp_path / "checkpoint").mkdir()
     config = (golden / "config.json").read_text()

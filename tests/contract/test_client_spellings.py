@@ -161,7 +161,9 @@ def test_a_poll_returns_the_images_that_were_finished_beside_the_error(
         ({"steps": True}, "request-steps", "integer"),
         ({"positivePrompt": ...}, "request-positiveprompt", "string"),
         ({"safety": {"mode": "x"}}, "request-safety-mode", "string"),
-        ({"seedImage": "x"}, "request-seedimage", None),
+        ({"maskImage": "x"}, "request-maskimage", None),
+        ({"seedImage": "x"}, "request-seedimage", "string"),
+        ({"referenceImages": ["x"]}, "request-referenceimages", "string"),
         ({"CFGScale": "7"}, "request-cfgscale", "float"),
     ],
 )

@@ -99,7 +99,7 @@ def test_the_form_of_images_is_a_string_or_an_array(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"outputType": []}, {"steps": 101}, {"scheduler": "none"}, {"seedImage": "x"}, {"width": 500}],
+    [{"outputType": []}, {"steps": 101}, {"scheduler": "none"}, {"maskImage": "x"}, {"width": 500}],
 )
 def test_what_is_refused_is_not_valid(
     client: TestClient, page: dict[str, Any], changes: dict[str, Any]

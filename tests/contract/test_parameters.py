@@ -92,6 +92,8 @@ def test_no_prompt_is_asked_for_with_a_blank(client: TestClient, engine: FakeEng
         ({"outputFormat": "TIFF"}, "invalidOutputFormat", "outputFormat"),
         ({"outputQuality": 100}, "invalidOutputQuality", "outputQuality"),
         ({"seedImage": "x"}, "unsupportedParameter", "seedImage"),
+        ({"maskImage": "x"}, "unsupportedParameter", "maskImage"),
+        ({"strength": 0.5}, "unsupportedParameter", "strength"),
         ({"taskType": ...}, "missingTaskType", "taskType"),
         ({"taskType": "videoInference"}, "unsupportedTaskType", "taskType"),
     ],

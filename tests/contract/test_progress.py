@@ -139,7 +139,7 @@ def test_a_task_whose_client_goes_while_it_is_stored_is_forgotten(
     client = new_client(change(settings, server__cancel_on_disconnect="always"), engine)
     is_open = threading.Event()
     assert client.portal is not None
-    client.portal.start_task_soon(state_of(client).store._write, lambda _: is_open.wait())
+    client.portal.start_task_soon(state_of(client).store.write, lambda _: is_open.wait())
     task: dict[str, Any] = make_task()
     with client.websocket_connect("/v1") as socket:
         ask(socket, {"taskType": "authentication", "apiKey": "any"})

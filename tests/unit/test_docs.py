@@ -1,7 +1,8 @@
-"""Settings, commands and paths that README, CONTRIBUTING and docs/ name exist."""
+"""What README, CONTRIBUTING, docs/ and deploy/ name exists: settings, commands, paths, links."""
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from pydantic import BaseModel
 
 from cli.app import app
 from server.settings import Settings
+from server.settings_faults import OTHER_VARIABLES
+from tests.unit.page_links import LinkFaults, fault_of_link, links_of
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-IDS = [page.name for page in PAGES]
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+)
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 SECTIONS: dict[str, type[BaseModel]] = {
     name: field.annotation
     for name, field in Settings.model_fields.items()
@@ -27,6 +32,13 @@ FOLDERS = (
 )  # fmt: skip
 # Parameters of a task that look like settings.
 PARAMETERS = ("safety.checkContent", "safety.mode")
+PLACEHOLDER = "HYIMAGE_SECTION__SETTING"
+# Pages of what once was: they name settings, commands and paths that are gone.
+HISTORY = ("CHANGELOG.md",)
+# Files that a reader makes, and git ignores.
+MADE = ("deploy/.env", "deploy/server.env")
+PRESENT = [page for page in PAGES if page.name not in HISTORY]
+PRESENT_IDS = [str(page.relative_to(ROOT)) for page in PRESENT]
 
 
 def code_spans(page: Path) -> list[str]:
@@ -40,19 +52,29 @@ def code_spans(page: Path) -> list[str]:
     return [*(" ".join(span.split()) for span in inline), *indented, *lines]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", PRESENT, ids=PRESENT_IDS)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     pattern = rf"(?<![\w./-])({'|'.join(SECTIONS)})\.(?!py\b)([a-z]\w*)(?![\w(./])"
     code = "\n".join(code_spans(page))
     named = [match for match in re.findall(pattern, code) if ".".join(match) not in PARAMETERS]
-    named += [(a.lower(), b.lower()) for a, b in re.findall(r"HYIMAGE_([A-Z]+)__([A-Z_]+)", code)]
     missing = [
         f"{section}.{key}" for section, key in named if key not in SECTIONS[section].model_fields
     ]
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+@pytest.mark.parametrize("page", PRESENT, ids=PRESENT_IDS)
+def test_every_variable_that_a_page_names_exists(page: Path) -> None:
+    known = {
+        f"HYIMAGE_{section}__{name}".upper()
+        for section, model in SECTIONS.items()
+        for name in model.model_fields
+    }
+    named = re.findall(r"\bHYIMAGE_[A-Z_]*[A-Z](?!\w)", page.read_text(encoding="utf-8"))
+    assert set(named) - known - {*OTHER_VARIABLES, PLACEHOLDER} == set()
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=PRESENT_IDS)
 def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> None:
     calls = re.findall(r"(?:^|bin/|\s)hyimage ([a-z].*)", "\n".join(code_spans(page)), flags=re.M)
     assert [fault for call in calls for fault in faults_of(call)] == []
@@ -92,14 +114,64 @@ def faults_of(call: str) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_a_wrong_command_is_found() -> None:
+    assert faults_of("serve --porte 9000") == ["serve --porte 9000: no option --porte"]
+    assert faults_of("server") == ["server: no command server"]
+    assert faults_of("status URL URL") == ["status URL URL: 2 arguments, at most 1 are taken"]
+    assert faults_of("serve --config configs/tiny.toml --port 9000") == []
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=PRESENT_IDS)
+def test_every_target_extra_and_module_that_a_page_names_exists(page: Path) -> None:
+    code = "\n".join(code_spans(page))
+    targets = re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text("utf-8"), flags=re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = set(project["optional-dependencies"])
+    missing = [f"make {t}" for t in re.findall(r"^make ([a-z][\w-]*)", code, flags=re.M)
+               if t not in targets]  # fmt: skip
+    named = re.findall(r'"\.\[([\w,]+)\]"|EXTRAS=([\w,]+)', code)
+    missing += [e for both in named for e in "".join(both).split(",") if e not in extras]
+    modules = re.findall(rf"python -m ((?:{'|'.join(FOLDERS)})(?:\.\w+)*)", code)
+    missing += [
+        name
+        for name in modules
+        if not (ROOT / f"{name.replace('.', '/')}.py").exists()
+        and not (ROOT / name.replace(".", "/") / "__main__.py").exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PRESENT, ids=PRESENT_IDS)
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     paths = {
         match.rstrip(".,:")
         for match in re.findall(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./-]*", text)
     }
-    linked = set(re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text))
-    missing = [path for path in paths if not (ROOT / path).exists()]
-    missing += [link for link in linked if not (page.parent / link).exists()]
-    assert missing == []
+    assert [path for path in sorted(paths - set(MADE)) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    """Files and anchors of the repository; addresses elsewhere are not looked up."""
+    faults = [fault_of_link(page, link) for link in links_of(page.read_text(encoding="utf-8"))]
+    assert [fault for fault in faults if fault is not LinkFaults.NONE] == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there.md").write_text("# One: two & three\n\n## One: two & three\n", "utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](there.md#one-two-three) [b](there.md#two) [c](gone.md) [d](#here)\n"
+        '<img src="gone.webp">\n`[e](code.md)`\n\n    [f](code.md)\n\n[g](https://example.org)\n',
+        "utf-8",
+    )
+    found = {link: fault_of_link(page, link) for link in links_of(page.read_text("utf-8"))}
+    assert found == {
+        "there.md#one-two-three": LinkFaults.NO_ANCHOR,  # GitHub's is one-two--three
+        "there.md#two": LinkFaults.NO_ANCHOR,
+        "gone.md": LinkFaults.NO_FILE,
+        "#here": LinkFaults.NO_ANCHOR,
+        "gone.webp": LinkFaults.NO_FILE,
+        "https://example.org": LinkFaults.NONE,
+    }

@@ -57,10 +57,11 @@ def test_every_command_is_there() -> None:
     assert {path for path in COMMANDS if len(path) == 2} == {
         *(("bench", name) for name in benches),
         *(("keys", name) for name in ("add", "change", "list", "remove")),
+        ("config", "show"),
     }
     assert {path[0] for path in COMMANDS if len(path) == 1} == {
         "serve", "generate", "plan", "quantize", "calibrate", "verify", "record", "train-tiny",
-        "first-contact", "status", "cancel", "ledger", "prove",
+        "first-contact", "status", "cancel", "download", "doctor", "ledger", "prove",
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pipeline.input_image import (
     fit_image,
     plan_fit,
     read_input_image,
+    verify_input_image,
 )
 
 
@@ -63,9 +64,10 @@ REFUSED = {
     "a bomb that Pillow warns of": (png_header(10_000, 10_000), "pixels"),
     "a bomb that Pillow refuses": (png_header(60_000, 60_000), "pixels"),
     "a line": (png_header(2000, 1), "50 times"),
-    "an animated GIF": (animated("GIF"), "animated, with 3 frames"),
-    "an animated WEBP": (animated("WEBP"), "animated, with 3 frames"),
-    "an animated PNG": (animated("PNG"), "animated, with 3 frames"),
+    "an animated GIF": (animated("GIF"), "animated GIF"),
+    "an animated WEBP": (animated("WEBP"), "animated WEBP"),
+    "an animated PNG": (animated("PNG"), "animated PNG"),
+    "a JPEG of many scans": (b"\xff\xd8" + 101 * b"\xff\xda\0\2", "101 scans"),
     "16 bits": (saved(Image.new("I;16", (8, 8))), "8 bits"),
 }
 
@@ -73,7 +75,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_image_that_cannot_be_used_is_refused_by_its_header(case: str) -> None:
     data, message = REFUSED[case]
-    for read in (check_input_image, read_input_image):
+    for read in (check_input_image, read_input_image, verify_input_image):
         with pytest.raises(InputImageError, match=message):
             read(data, "referenceImages[0]")
 
@@ -81,8 +83,9 @@ def test_an_image_that_cannot_be_used_is_refused_by_its_header(case: str) -> Non
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_a_file_that_is_cut_short_is_refused(form: str) -> None:
     data = encoded(form=form, size=(90, 80))
-    with pytest.raises(InputImageError, match="the second image"):
-        read_input_image(data[: len(data) * 2 // 3], "the second image")
+    for read in (read_input_image, verify_input_image):
+        with pytest.raises(InputImageError, match="the second image"):
+            read(data[: len(data) * 2 // 3], "the second image")
 
 
 def test_damaged_bytes_are_refused_and_never_another_error() -> None:
@@ -111,6 +114,7 @@ def test_alpha_is_dropped_and_what_a_phone_stored_turned_is_turned_back() -> Non
 def test_a_still_of_each_format_is_read() -> None:
     for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
         assert read_input_image(encoded(form=form)).size == (40, 30)
+        assert verify_input_image(encoded(form=form)) == (40, 30)
 
 
 def test_the_longest_image_that_is_read_fits_in_memory_while_it_is_scaled() -> None:

@@ -149,3 +149,37 @@ def test_a_silent_peer_is_given_up_in_time() -> None:
             await is_gone.wait()
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_an_image_is_fetched_whole_uncompressed_and_without_cookies() -> None:
+    """Hosts of two clients may share an address: what one sets must not reach the other."""
+    answer = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=secret\r\nContent-Length: 5\r\n\r\nimage"
+
+    async def scenario() -> tuple[bytes, list[bytes]]:
+        egress = Egress(LOOPBACK)
+        async with listener(answer) as (port, heard):
+            await egress.fetch(f"http://localhost:{port}/a?b=%2F", 5, 2.0)
+            content = await egress.fetch(f"http://127.0.0.1:{port}/", 5, 2.0)
+            await egress.close()
+            return content, heard
+
+    content, heard = asyncio.run(scenario())
+    assert content == b"image"
+    assert heard[0].startswith(b"GET /a?b=%2F HTTP/1.1\r\n")
+    assert b"accept-encoding: identity\r\n" in heard[0].lower()
+    assert b"cookie" not in b"".join(heard).lower()
+    assert b"content-type" not in b"".join(heard).lower()
+
+
+@pytest.mark.parametrize("answer", [b"", b"Content-Length: 6\r\n"])
+def test_an_image_that_is_too_long_is_not_read_to_its_end(answer: bytes) -> None:
+    async def scenario() -> None:
+        egress = Egress(LOOPBACK)
+        async with listener(b"HTTP/1.1 200 OK\r\n" + answer + b"\r\nimages") as (port, _):
+            try:
+                with pytest.raises(EgressError, match="more than the 5 bytes"):
+                    await egress.fetch(f"http://localhost:{port}/", 5, 2.0)
+            finally:
+                await egress.close()
+
+    asyncio.run(scenario())

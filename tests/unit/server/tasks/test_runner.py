@@ -15,6 +15,7 @@ from server.runware.errors import TaskError
 from server.runware.validation import parse_image_inference
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.runner import RunnerServices, TaskRunner
 from server.tasks.store import TaskStore
@@ -65,11 +66,13 @@ def test_an_end_that_a_bug_kept_from_the_store_is_no_success_and_is_stored_later
 
     async def run() -> None:
         egress = Egress(settings.egress)
+        images = ImageStore(str(tmp_path / "images"))
         services = RunnerServices(
             engine=FakeEngine(),
             store=store,
             keys=Keys({}),
-            images=ImageStore(str(tmp_path / "images")),
+            images=images,
+            inputs=InputImages(settings, store, images, egress, checkpoint),
             webhooks=WebhookSender(settings.egress, store, egress),
             uploader=Uploader(settings.egress, egress),
             egress=egress,
