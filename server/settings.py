@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.image_settings import ImageSettings
 from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
@@ -95,21 +96,6 @@ class CacheSettings(BaseModel):
     )
     high_tea_distance: float = Field(
         0.8, ge=0, le=1, description="TeaCache of acceleration high, which also forecasts"
-    )
-
-
-class ImageSettings(BaseModel):
-    """Where finished images are kept for URL delivery."""
-
-    model_config = _SECTION
-    store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
-    ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
-    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
-    embed_parameters: bool = Field(
-        False, description="Write prompt, parameters and seed into each file, for whoever gets it"
-    )
-    mark_generated: bool = Field(
-        False, description="Write IPTC's mark of generated media, trainedAlgorithmicMedia"
     )
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 from server.delivery.file_metadata import embed
 from server.engine.messages import JobImage
-from server.settings import ImageSettings
+from server.image_settings import ImageSettings
 from server.tasks.accepted import AcceptedTask
 
 # Parameters that make the image. No URL, no key, no input image, and nothing about delivery.
 _EMBEDDED = {
     "model", "positivePrompt", "negativePrompt", "acceleration", "acceleratorOptions",
 }  # fmt: skip
-_EMBEDDED_OPTIONS = {"rewrite", "systemPrompt", "forecast"}
+_EMBEDDED_OPTIONS = {"rewrite", "systemPrompt", "forecast", "guidance", "align"}
 
 
 def with_metadata(
