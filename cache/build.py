@@ -1,11 +1,12 @@
 """Step cache construction: from a plan and a calibration to the cache of one image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from cache.calibration import UNCALIBRATED, Calibration
 from cache.no_cache import NoCache
-from cache.plan import CachePlan
+from cache.plan import CachePlan, ForecastPlan
 from cache.policies import (
     EarlyPolicy,
     FirstBlockPolicy,
@@ -14,7 +15,7 @@ from cache.policies import (
     Signal,
     TeaCachePolicy,
 )
-from cache.predictors import DampedTaylor, LastResidual
+from cache.predictors import DampedTaylor, LastResidual, ResidualPredictor, ScaledHermite
 from cache.protocol import StepCache
 from cache.residual_cache import Agree, ResidualCache
 
@@ -53,9 +54,7 @@ def build_step_cache(
         return NoCache()
     window = (plan.start, plan.end)
     forecast = plan.forecast
-    new_predictor = (
-        partial(DampedTaylor, forecast.order) if forecast and forecast.order else LastResidual
-    )
+    new_predictor = _choose_predictor(forecast)
     if forecast is not None and forecast.interval is not None:
         policy = FixedIntervalPolicy(forecast.interval)
         return ResidualCache(window, plan.max_consecutive, policy, None, new_predictor, agree)
@@ -71,3 +70,12 @@ def build_step_cache(
     return ResidualCache(
         window, plan.max_consecutive, early_policy, first_block, new_predictor, agree
     )
+
+
+def _choose_predictor(forecast: ForecastPlan | None) -> Callable[[], ResidualPredictor]:
+    """Return what makes the predictor of one evaluation's residuals."""
+    if forecast is None or forecast.order == 0:
+        return LastResidual
+    if forecast.contraction is None:
+        return partial(DampedTaylor, forecast.order)
+    return partial(ScaledHermite, forecast.order, forecast.contraction)

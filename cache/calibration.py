@@ -1,14 +1,20 @@
 """Step cache calibration of a checkpoint: the file step_cache.json. Free of torch."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 FILE_NAME = "step_cache.json"
 DEFAULT_DISTANCE, DEFAULT_THRESHOLD = 0.5, 0.25
 UNCALIBRATED_FB_THRESHOLD = 0.12
+
+
+# A JSON list of numbers alone.
+_NUMBERS = re.compile(r"\[[-+0-9.eE,\s]+\]")
 
 
 class CalibrationError(ValueError):
@@ -31,6 +37,17 @@ class GuidanceInterval:
     steps: int
     n: int
     candidates: tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedGrid:
+    """Sigmas fitted to this checkpoint, for guidance scales from `guidance[0]` to below the next.
+
+    They fall from exactly 1 to exactly 0; a grid of n steps has n + 1.
+    """
+
+    guidance: tuple[float, float]
+    sigmas: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +75,19 @@ class Calibration:
     r2: float
     sweep: tuple[dict[str, float | str], ...]
     guidance: GuidanceInterval | None = None
+    grids: tuple[FittedGrid, ...] = ()
 
     @property
     def is_calibrated(self) -> bool:
         return bool(self.fingerprint)
+
+    def find_grid(self, num_steps: int, guidance: float) -> tuple[float, ...] | None:
+        """Return the fitted sigmas for so many steps and this guidance scale, if there are any."""
+        for grid in self.grids:
+            low, high = grid.guidance
+            if len(grid.sigmas) == num_steps + 1 and low <= guidance < high:
+                return grid.sigmas
+        return None
 
 
 # Without a calibration the signal's change is taken for the output's.
@@ -86,7 +112,8 @@ def save_calibration(folder: Path, calibration: Calibration) -> Path:
     """Write step_cache.json into a checkpoint's folder, replacing an older one as a whole."""
     path = folder / FILE_NAME
     partial = path.with_name(f".{FILE_NAME}.partial")
-    partial.write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
+    text = _NUMBERS.sub(_on_one_line, json.dumps(asdict(calibration), indent=2))
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -128,6 +155,7 @@ def _parse(raw: dict[str, Any]) -> Calibration:
         "steps": tuple(int(steps) for steps in raw["steps"]),
         "sweep": tuple(dict(row) for row in raw["sweep"]),
         "guidance": _parse_guidance(raw.get("guidance")),
+        "grids": tuple(_parse_grid(grid) for grid in raw.get("grids", ())),
     }
     calibration = Calibration(**values)
     if not calibration.poly and not calibration.profile:
@@ -147,6 +175,20 @@ def _parse_guidance(raw: dict[str, Any] | None) -> GuidanceInterval | None:
     if not 0 <= interval.low < interval.high <= 1:
         raise ValueError(f"guidance.low and .high are {interval.low} and {interval.high}")
     return interval
+
+
+def _parse_grid(raw: dict[str, Any]) -> FittedGrid:
+    """Return a fitted grid; files of older versions have none."""
+    low, high = _floats(raw["guidance"])
+    sigmas = _floats(raw["sigmas"])
+    falls = all(before > after for before, after in pairwise(sigmas))
+    if not falls or len(sigmas) < 2 or (sigmas[0], sigmas[-1]) != (1.0, 0.0):
+        raise ValueError(f"a grid must fall from 1 to 0, and one is {list(sigmas)}")
+    return FittedGrid(guidance=(low, high), sigmas=sigmas)
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return " ".join(numbers[0].split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

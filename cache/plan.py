@@ -13,11 +13,13 @@ class ForecastPlan:
 
     With an interval n every n-th step is computed, whatever the image; without one TeaCache or
     FBCache decide. Order 0 repeats the last computed residual: with an interval that is the naive
-    reuse that others are compared with.
+    reuse that others are compared with. With a contraction the polynomials are Hermite's, scaled by
+    it; without one they are Taylor's, damped by how much of earlier forecasts came true.
     """
 
     order: int
     interval: int | None = None
+    contraction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""Residual predictors for reused steps: the last residual, or a damped Taylor forecast."""
+"""Residual predictors for reused steps: the last residual, damped Taylor, or scaled Hermite."""
 
 from typing import Protocol
 
@@ -86,3 +86,42 @@ class DampedTaylor:
                     weight *= (sigma - other) / (node_sigma - other)
             change_BSD = change_BSD + weight * residual_BSD.float()
         return change_BSD
+
+
+class ScaledHermite:
+    """HiCache: a forecast in scaled Hermite polynomials of the last residuals' differences.
+
+    With x the way since the last computed step in units of the way before it, the forecast is
+    sum over i of difference_i / i! * c^i * H_i(c * x), H_i the physicists' polynomials and c the
+    contraction. Of order 1 that is 2 c^2 x of the last change: contraction 0 repeats the last
+    residual, 0.5 follows half of its line, and sqrt(1/2) the line itself. Over sigma and not over
+    the step's number: steps are of uneven length.
+
+    Source: Feng et al. 2025 (arXiv 2508.16984), the scaled basis.
+    """
+
+    def __init__(self, order: int, contraction: float) -> None:
+        self._order = order
+        self._contraction = contraction
+        self._nodes: list[tuple[float, Tensor]] = []  # newest first
+
+    def keep(self, sigma: float, residual_BSD: Tensor) -> None:
+        self._nodes = [(sigma, residual_BSD), *self._nodes[: self._order]]
+
+    def at(self, sigma: float) -> Tensor:
+        last_sigma, last_BSD = self._nodes[0]
+        if len(self._nodes) == 1 or self._contraction == 0:
+            return last_BSD
+        before_sigma, before_BSD = self._nodes[1]
+        way = last_sigma - before_sigma
+        x, c = (sigma - last_sigma) / way, self._contraction
+        change_BSD = last_BSD.float() - before_BSD.float()
+        forecast_BSD = last_BSD.float() + 2 * c * c * x * change_BSD
+        if len(self._nodes) > 2:
+            # The second difference as it would be if the ways were equal.
+            first_sigma, first_BSD = self._nodes[2]
+            way_before = before_sigma - first_sigma
+            slope_BSD = (before_BSD.float() - first_BSD.float()) * (way / way_before)
+            second_BSD = (change_BSD - slope_BSD) * (2 * way / (way + way_before))
+            forecast_BSD = forecast_BSD + c * c * (2 * c * c * x * x - 1) * second_BSD
+        return forecast_BSD

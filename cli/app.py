@@ -15,7 +15,9 @@ from cli.download import download
 from cli.first_contact import first_contact
 from cli.generate import generate
 from cli.keys import keys
+from cli.ledger import ledger
 from cli.plan import plan
+from cli.prove import prove
 from cli.quantize import quantize
 from cli.record import record
 from cli.serve import serve
@@ -61,6 +63,8 @@ for _command in (
     calibrate,
     verify,
     record,
+    ledger,
+    prove,
 ):
     app.command()(_command)
 app.command("first-contact")(first_contact)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tools.calibrate import CalibrationResult
 
 NUM_SHOWN_CHANGES = 10
+SHOWN_GRIDS = (8, 12)  # steps
 
 
 def calibrate(
@@ -34,14 +35,18 @@ def calibrate(
         bool,
         typer.Option("--guidance-only", help="Measure only the interval of the guidance again."),
     ] = False,
+    grids_only: Annotated[
+        bool, typer.Option("--grids-only", help="Fit only the sigma schedules again.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Measure how steps change, for the step caches, how latents look, and where to guide.
 
     Generates the prompts without reuse, fits the output's change to TeaCache's signal, then
-    generates eight of them with rising thresholds, and with six bounds of the guidance. Writes
-    step_cache.json with a chart, and latent_preview.json, into the checkpoint's folder. Takes as
-    long as some 200 images of 30 steps; 330 for the tiny checkpoint, whose captions are scored.
+    generates eight of them with rising thresholds, and with six bounds of the guidance, and fits
+    sigma schedules of 4 to 30 steps. Writes step_cache.json with a chart, and latent_preview.json,
+    into the checkpoint's folder. Takes as long as some 250 images of 30 steps; 380 for the tiny
+    checkpoint, whose captions are scored.
 
     Example: hyimage calibrate --checkpoint checkpoints/tiny
     """
@@ -49,18 +54,34 @@ def calibrate(
         settings = read_model_settings(config, checkpoint)
         from tools.bench.prompts import read_prompts
         from tools.calibrate import calibrate_checkpoint
+        from tools.calibrate_grids import recalibrate_grids
         from tools.calibrate_guidance import recalibrate_guidance
 
         texts, art = read_prompts(prompts, num_prompts), ART_FOLDER.expanduser()
         with progress_bar() as report:
-            if guidance_only:
+            if grids_only:
+                calibration = recalibrate_grids(settings.worker, texts, report)
+            elif guidance_only:
                 calibration = recalibrate_guidance(settings.worker, texts, art, report)
             else:
                 result = calibrate_checkpoint(settings.worker, texts, art, report)
                 calibration = result.calibration
-        if not guidance_only:
+        if not guidance_only and not grids_only:
             _print(result)
-        _print_interval(calibration)
+        if not grids_only:
+            _print_interval(calibration)
+        if not guidance_only:
+            _print_grids(calibration)
+
+
+def _print_grids(calibration: Calibration) -> None:
+    table = Table("guidance", "steps", "fitted sigmas")
+    for grid in calibration.grids:
+        if len(grid.sigmas) - 1 in SHOWN_GRIDS:
+            low, high = grid.guidance
+            sigmas = " ".join(f"{sigma:.3f}" for sigma in grid.sigmas)
+            table.add_row(f"{low:g} to {high:g}", str(len(grid.sigmas) - 1), sigmas)
+    stdout.print(table)
 
 
 def _print_interval(calibration: Calibration) -> None:

@@ -52,6 +52,7 @@ def generate(
         request.num_steps,
         pipeline.generation.flow_shift,
         is_distilled=pipeline.transformer.config.is_meanflow,
+        fitted=_fitted_sigmas(pipeline, request),
     )
     for batch in _list_batches(sizes, pipeline.batch_size):
         runs: list[ImageRun] = []
@@ -81,6 +82,13 @@ def generate(
         if request.images:  # each image has its own
             for i in batch:
                 prompts[i].prompt_cache.clear()
+
+
+def _fitted_sigmas(pipeline: Pipeline, request: ImageRequest) -> tuple[float, ...] | None:
+    """Return the checkpoint's own sigmas for a request that wants them, if it has any."""
+    if not request.is_grid_fitted:
+        return None
+    return pipeline.calibration.find_grid(request.num_steps, request.guidance)
 
 
 def _start_image(

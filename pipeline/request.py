@@ -20,7 +20,9 @@ class ImageRequest:
     Without a size the model chooses one. With a rewrite it first writes a better prompt, for each
     image from the image's own seed. `images` are input images, the bytes of their files in the
     order of the prompt; with `align` each is stretched to a trained size instead of cut, and the
-    result gets the ratio of the first one that has the result's trained size.
+    result gets the ratio of the first one that has the result's trained size. `is_grid_fitted`: the
+    scheduler steps over the sigmas that were fitted to the checkpoint, if there are any for so many
+    steps.
     """
 
     prompt: str
@@ -31,6 +33,7 @@ class ImageRequest:
     guidance: float
     seeds: tuple[int, ...]
     scheduler: str = "Default"
+    is_grid_fitted: bool = False
     cache: CachePlan = NO_REUSE
     guidance_plan: GuidancePlan = PLAIN_GUIDANCE
     rewrite: Rewrite = "off"

@@ -44,36 +44,42 @@ class Scheduler:
 
 
 def build_scheduler(
-    name: str, num_steps: int, shift: float, is_distilled: bool = False
+    name: str,
+    num_steps: int,
+    shift: float,
+    is_distilled: bool = False,
+    fitted: tuple[float, ...] | None = None,
 ) -> Scheduler:
     """Return the scheduler of an accepted name for so many steps.
 
-    `is_distilled` says that the checkpoint was distilled to predict the image in one jump, which
-    the LCM family does at every step; for other checkpoints Euler stands in.
+    `fitted` are sigmas of so many steps in the place of the name's own schedule. `is_distilled`
+    says that the checkpoint was distilled to predict the image in one jump, which the LCM family
+    does at every step; for other checkpoints Euler stands in.
 
     Raises:
         KeyError: the name is not in the catalog.
-        ValueError: fewer than one step.
+        ValueError: fewer than one step, or fitted sigmas of another number of steps.
     """
     entry = CATALOG[name]
-    sigmas = tuple(build_sigmas(entry.schedule, num_steps, shift).tolist())
+    schedule: SigmaSchedule = entry.schedule if fitted is None else "fitted"
+    sigmas = fitted or tuple(build_sigmas(entry.schedule, num_steps, shift).tolist())
+    if len(sigmas) != num_steps + 1:
+        raise ValueError(f"{len(sigmas)} fitted sigmas are not those of {num_steps} steps")
     family = "euler" if entry.solver == "lcm" and not is_distilled else entry.solver
     solver = _SOLVERS[family](sigmas, entry)
-    resolved = _describe(entry, solver)
+    resolved = _describe(schedule, solver)
     is_stochastic = entry.eta > 0 and not isinstance(solver, Euler)
     warnings = []
     if entry.status == "substituted":
         warnings.append(
             f"Scheduler '{name}' has no form for a flow model here; {resolved} was used instead."
         )
-    return Scheduler(
-        solver, name, resolved, entry.schedule, entry.status, is_stochastic, tuple(warnings)
-    )
+    return Scheduler(solver, name, resolved, schedule, entry.status, is_stochastic, tuple(warnings))
 
 
-def _describe(entry: Entry, solver: Solver) -> str:
+def _describe(schedule: SigmaSchedule, solver: Solver) -> str:
     order = getattr(solver, "order", None)
-    parts = [type(solver).__name__, f"order {order}" if order else "", entry.schedule]
+    parts = [type(solver).__name__, f"order {order}" if order else "", schedule]
     if getattr(solver, "eta", 0):
         parts.append("SDE")
     return " ".join(filter(None, parts))

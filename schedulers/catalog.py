@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["native", "alias", "substituted"]
-SigmaSchedule = Literal["shifted", "karras", "exponential", "beta"]
+SigmaSchedule = Literal["shifted", "karras", "exponential", "beta", "fitted"]
 
 
 @dataclass(frozen=True, slots=True)

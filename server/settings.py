@@ -16,6 +16,7 @@ from server.image_settings import ImageSettings
 from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
+from server.safety_settings import SafetySettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -128,28 +129,6 @@ class KeySettings(BaseModel):
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
-
-
-class SafetySettings(BaseModel):
-    """What content checking reports as NSFWContent."""
-
-    model_config = _SECTION
-    checker: str = Field(
-        "nudenet",
-        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
-        description="nudenet (extra safety), none, or your own as package.module:function",
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
-    labels: tuple[str, ...] = Field(
-        (
-            "FEMALE_BREAST_EXPOSED",
-            "FEMALE_GENITALIA_EXPOSED",
-            "MALE_GENITALIA_EXPOSED",
-            "BUTTOCKS_EXPOSED",
-            "ANUS_EXPOSED",
-        ),
-        description="Labels of NudeNet",
-    )
 
 
 class EgressSettings(BaseModel):

@@ -28,6 +28,7 @@ from pipeline.settings import PipelineSettings
 from pipeline.step_cache import teacache_signal
 from schedulers.build import build_scheduler
 from schedulers.trajectory import Trajectory
+from tools.calibrate_grids import fit_checkpoint_grids
 from tools.calibrate_guidance import calibrate_guidance, find_art
 from tools.calibration_sweep import (
     NUM_SWEPT,
@@ -102,18 +103,7 @@ def calibrate_checkpoint(
     scoring = find_art(folder, art)
     # An older calibration is replaced, so it must not stop the loading; nor does it take part.
     pipeline = load_pipeline(settings, megabytes(report, "loading"), with_calibration=False)
-    requests = list(_list_requests(pipeline, texts))
-    changes: list[StepDelta] = []
-    first_changes: list[float] = []
-    latents: list[Tensor] = []
-    started = time.perf_counter()
-    for number, request in enumerate(requests, start=1):
-        recorder, latent_BCYX = record(pipeline, request)
-        changes += recorder.changes
-        first_changes += recorder.first_changes
-        latents.append(latent_BCYX)
-        report("recording", number, len(requests))
-    step_s = (time.perf_counter() - started) / sum(each.num_steps for each in requests)
+    changes, first_changes, latents, step_s = _record_all(pipeline, texts, report)
     preview = _fit_previews(pipeline, latents, fingerprint(folder), report)
     calibration = replace(_fit(pipeline, changes), fingerprint=preview.fingerprint, signal="input")
     square = _three_shapes(pipeline.sizes)[0]
@@ -127,8 +117,11 @@ def calibrate_checkpoint(
         ],
         report,
     )
-    guidance = calibrate_guidance(pipeline, texts, scoring, report)
-    calibration = replace(choose_defaults(calibration, swept), guidance=guidance)
+    calibration = replace(
+        choose_defaults(calibration, swept),
+        guidance=calibrate_guidance(pipeline, texts, scoring, report),
+        grids=fit_checkpoint_grids(pipeline, texts, report),
+    )
     plot_curve(folder / CHART_NAME, swept)
     return CalibrationResult(
         calibration=calibration,
@@ -140,6 +133,25 @@ def calibrate_checkpoint(
         chart=folder / CHART_NAME,
         changes=_mean_changes(changes),
     )
+
+
+def _record_all(
+    pipeline: Pipeline, texts: Sequence[str], report: Report
+) -> tuple[list[StepDelta], list[float], list[Tensor], float]:
+    """Return all steps' changes, those of the first layer, each latent, and the seconds a step."""
+    requests = list(_list_requests(pipeline, texts))
+    changes: list[StepDelta] = []
+    first_changes: list[float] = []
+    latents: list[Tensor] = []
+    started = time.perf_counter()
+    for number, request in enumerate(requests, start=1):
+        recorder, latent_BCYX = record(pipeline, request)
+        changes += recorder.changes
+        first_changes += recorder.first_changes
+        latents.append(latent_BCYX)
+        report("recording", number, len(requests))
+    step_s = (time.perf_counter() - started) / sum(each.num_steps for each in requests)
+    return changes, first_changes, latents, step_s
 
 
 def record(pipeline: Pipeline, request: ImageRequest) -> tuple[Recorder, Tensor]:

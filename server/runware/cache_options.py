@@ -27,7 +27,9 @@ def build_cache_plan(
         if options.fbCache:
             fb = fb_threshold_scale(options.fbCacheThreshold, settings)
     if (requested := task.hunyuan.forecast) is not None:
-        forecast = ForecastPlan(order=requested.order, interval=requested.interval)
+        forecast = ForecastPlan(
+            order=requested.order, interval=requested.interval, contraction=requested.contraction
+        )
         if requested.interval is not None:
             tea, fb = None, None
         elif tea is None and fb is None:
@@ -42,6 +44,15 @@ def build_cache_plan(
         forecast=forecast,
     )
     return plan, tuple(_list_ignored(options, forecast))
+
+
+def wants_fitted_grid(task: ImageInference, settings: CacheSettings) -> bool:
+    """Return whether the steps go over sigmas fitted to the checkpoint.
+
+    They do with a preset that skips steps, unless the task names a scheduler.
+    """
+    preset = task.acceleration or settings.default_acceleration
+    return preset != "none" and task.scheduler == "Default"
 
 
 def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.request import ImageRequest
-from server.runware.cache_options import build_cache_plan
+from server.runware.cache_options import build_cache_plan, wants_fitted_grid
 from server.runware.guidance_options import GuidancePreset, build_guidance_plan
 from server.runware.schemas import BLANK_PROMPT, ImageInference
 from server.settings import CacheSettings
@@ -33,6 +33,7 @@ def to_image_request(
         guidance=parameters.CFGScale,
         seeds=tuple(seeds),
         scheduler=parameters.scheduler,
+        is_grid_fitted=wants_fitted_grid(parameters, cache),
         cache=plan,
         guidance_plan=build_guidance_plan(parameters.hunyuan.guidance, default_guidance),
         rewrite=parameters.hunyuan.rewrite,

@@ -138,6 +138,9 @@ class ForecastOptions(BaseModel):
 
     model_config = _STRICT
     order: int = Field(1, ge=1, le=2, description="Degree of the polynomial over the noise level.")
+    contraction: float | None = Field(
+        None, ge=0, le=1, description="Hermite polynomials scaled by this; Taylor's if left out."
+    )
     interval: int | None = Field(
         None,
         ge=2,

@@ -55,6 +55,24 @@ def test_low_medium_and_high_reuse_more_and_more(client: TestClient, engine: Fak
     assert plan_of(client, engine, acceleration="high").name == "teaCache+forecast"
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_fitted"),
+    [
+        ({}, False),
+        ({"acceleration": "none"}, False),
+        ({"acceleration": "high"}, True),
+        ({"acceleration": "low", "scheduler": "Default"}, True),
+        ({"acceleration": "high", "scheduler": "Euler"}, False),
+        ({"acceleratorOptions": {"teaCache": True}}, False),
+    ],
+)
+def test_a_preset_steps_over_the_fitted_sigmas_unless_a_scheduler_is_named(
+    client: TestClient, engine: FakeEngine, fields: dict[str, Any], is_fitted: bool
+) -> None:
+    assert client.post("/v1", json=[make_task(**fields)]).status_code == 200
+    assert engine.jobs[-1].request.is_grid_fitted == is_fitted
+
+
 def test_explicit_options_win_over_a_preset(client: TestClient, engine: FakeEngine) -> None:
     off = plan_of(client, engine, acceleration="high", acceleratorOptions={"teaCache": False})
     assert not off.is_on
@@ -80,6 +98,8 @@ def test_the_extension_field_asks_for_a_forecast(client: TestClient, engine: Fak
     assert (plan.name, plan.max_consecutive) == ("forecast", 3)
     alone = plan_of(client, engine, hunyuan={"forecast": {}})
     assert (alone.name, alone.tea_distance) == ("teaCache+forecast", 0.8)
+    hermite = plan_of(client, engine, hunyuan={"forecast": {"contraction": 0.6}})
+    assert hermite.forecast == ForecastPlan(order=1, contraction=0.6)
     options = {"fbCache": True, "fbCacheThreshold": 0.25}
     with_fb = plan_of(client, engine, hunyuan={"forecast": {}}, acceleratorOptions=options)
     assert (with_fb.name, with_fb.fb_threshold_scale) == ("fbCache+forecast", 1.0)

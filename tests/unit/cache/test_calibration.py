@@ -12,6 +12,7 @@ from cache.calibration import (
     UNCALIBRATED,
     Calibration,
     CalibrationError,
+    FittedGrid,
     GuidanceInterval,
     load_calibration,
     save_calibration,
@@ -89,4 +90,33 @@ def test_a_damaged_calibration_is_refused(
     damage(raw)
     path.write_text(json.dumps(raw))
     with pytest.raises(CalibrationError, match=FILE_NAME):
+        load_calibration(tmp_path, CALIBRATION.fingerprint)
+
+
+GRIDS = (
+    FittedGrid(guidance=(1.0, 6.0), sigmas=(1.0, 0.8, 0.0)),
+    FittedGrid(guidance=(6.0, 50.0), sigmas=(1.0, 0.9, 0.0)),
+)
+
+
+def test_fitted_grids_are_found_by_steps_and_guidance(tmp_path: Path) -> None:
+    path = save_calibration(tmp_path, replace(CALIBRATION, grids=GRIDS))
+    loaded = load_calibration(tmp_path, CALIBRATION.fingerprint)
+    assert loaded.grids == GRIDS
+    assert loaded.find_grid(2, 5.0) == GRIDS[0].sigmas
+    assert loaded.find_grid(2, 6.0) == GRIDS[1].sigmas
+    assert loaded.find_grid(3, 5.0) is None
+    assert loaded.find_grid(2, 50.0) is None
+    assert '"sigmas": [1.0, 0.8, 0.0]' in path.read_text()  # a list of numbers is one line
+
+
+@pytest.mark.parametrize("sigmas", [[1.0], [1.0, 0.5], [0.9, 0.0], [1.0, 0.5, 0.5, 0.0]])
+def test_a_grid_that_does_not_fall_from_one_to_zero_is_refused(
+    tmp_path: Path, sigmas: list[float]
+) -> None:
+    path = save_calibration(tmp_path, replace(CALIBRATION, grids=GRIDS))
+    raw = json.loads(path.read_text())
+    raw["grids"][0]["sigmas"] = sigmas
+    path.write_text(json.dumps(raw))
+    with pytest.raises(CalibrationError, match="fall from 1 to 0"):
         load_calibration(tmp_path, CALIBRATION.fingerprint)

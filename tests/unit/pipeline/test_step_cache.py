@@ -27,6 +27,7 @@ TEA = CachePlan(start=0, end=NUM_STEPS, tea_distance=0.3)
 FB = CachePlan(start=0, end=NUM_STEPS, fb_threshold_scale=8.0)
 BOTH = CachePlan(start=1, end=7, tea_distance=0.5, fb_threshold_scale=9.0)
 FORECAST = CachePlan(start=0, end=NUM_STEPS, forecast=ForecastPlan(order=1, interval=2))
+HERMITE = replace(FORECAST, forecast=ForecastPlan(order=1, interval=2, contraction=0.5))
 SCHEDULED = replace(TEA, tea_signal="schedule", tea_distance=1.0)
 
 
@@ -92,6 +93,7 @@ def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
         (replace(request8, prompt="an old bridge in fog"), TEA, "Heun"),
         (replace(request8, prompt="tea", guidance=1.0), FB, "Euler a"),
         (replace(request8, prompt="tea", num_steps=6), FORECAST, "UniPC"),
+        (replace(request8, prompt="a lake"), HERMITE, "DPM++ 2M"),
     ]
 
     def start_all() -> list[ImageRun]:
@@ -106,10 +108,16 @@ def test_images_with_different_plans_in_a_batch_equal_the_same_generated_alone(
         (alone,) = finish(tiny_pipeline, [alone_run])
         torch.testing.assert_close(in_batch, alone, atol=1e-5, rtol=1e-5)
         assert reused_steps(run.step_cache) == reused_steps(alone_run.step_cache)
-    assert [bool(reused_steps(r.step_cache)) for r in together_runs] == [False, True, True, True]
+    assert [bool(reused_steps(r.step_cache)) for r in together_runs] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
-@pytest.mark.parametrize("plan", [TEA, FB, BOTH, FORECAST, SCHEDULED])
+@pytest.mark.parametrize("plan", [TEA, FB, BOTH, FORECAST, HERMITE, SCHEDULED])
 def test_a_threshold_of_never_is_bit_identical_to_no_cache(
     tiny_pipeline: Pipeline, request8: ImageRequest, plan: CachePlan
 ) -> None:
@@ -124,7 +132,7 @@ def test_a_threshold_of_never_is_bit_identical_to_no_cache(
     assert torch.equal(ours, plain)
 
 
-@pytest.mark.parametrize("plan", [NO_REUSE, TEA, FB, BOTH, FORECAST, SCHEDULED])
+@pytest.mark.parametrize("plan", [NO_REUSE, TEA, FB, BOTH, FORECAST, HERMITE, SCHEDULED])
 def test_diagnostics_count_what_the_layers_did(
     tiny_pipeline: Pipeline, request8: ImageRequest, plan: CachePlan
 ) -> None:
