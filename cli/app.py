@@ -10,11 +10,14 @@ from cli.calibrate import calibrate
 from cli.cancel import cancel
 from cli.config import config
 from cli.console import stdout
+from cli.doctor import doctor
 from cli.download import download
 from cli.first_contact import first_contact
 from cli.generate import generate
 from cli.keys import keys
+from cli.ledger import ledger
 from cli.plan import plan
+from cli.prove import prove
 from cli.quantize import quantize
 from cli.record import record
 from cli.serve import serve
@@ -54,11 +57,14 @@ for _command in (
     cancel,
     generate,
     download,
+    doctor,
     plan,
     quantize,
     calibrate,
     verify,
     record,
+    ledger,
+    prove,
 ):
     app.command()(_command)
 app.command("first-contact")(first_contact)

@@ -65,7 +65,7 @@ def download(
     HF_TOKEN is sent to the hub, HF_ENDPOINT names another hub. The same command goes on where it
     was cut off; on a whole checkpoint it only compares.
 
-    Example: hyimage download instruct --to checkpoints/instruct
+    Example: hyimage download instruct --to models/instruct
     """  # fmt: skip
     with reported_errors():
         from tools import checkpoint_download as library

@@ -14,6 +14,7 @@ from cli.console import spinner, stdout, write_json
 from cli.options import JsonOption, Quantization, RequiredCheckpoint, reported_errors
 from model.config_file import load_config
 from model.planning.devices import Devices, parse_devices
+from pipeline.input_image import MAX_IMAGES
 
 CardName = Literal["H100", "H200", "B200", "A100", "RTX PRO 6000", "RTX 4090"]
 
@@ -30,6 +31,10 @@ def plan(
     ] = None,
     images: Annotated[int, typer.Option(help="Images generated together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.", min=1)] = 1024,
+    input_images: Annotated[
+        int,
+        typer.Option(help="Input images of a prompt, of the largest size.", min=0, max=MAX_IMAGES),
+    ] = 0,
     quantization: Annotated[
         Quantization, typer.Option(help="Of the weights; auto: only if nothing else fits.")
     ] = "auto",
@@ -70,6 +75,7 @@ def plan(
             quantization=quantization,
             vae_dtype=vae_dtype,
             expert_parallel=expert_parallel,
+            num_input_images=input_images,
         )
         with spinner("running a step of each mode on the meta device"):
             plans = list(list_plans(request))
@@ -107,14 +113,17 @@ def commands_of(best: RankPlan, request: PlanRequest, checkpoint: Path) -> str:
 
 
 def _table(plans: list[RankPlan], devices: Devices) -> Table:
+    reads_images = any(plan.reading for plan in plans)
     headings = (
-        "mode", "ranks", "quantized", "weights", "prompt", "step", "cache", "decode", "peak",
-        "fits", "offload", "kernels", "s/step", "roofline",
+        "mode", "ranks", "quantized", "weights", "prompt", "step", "cache", "decode",
+        *(["reading"] if reads_images else []), "peak", "fits", "offload", "kernels", "s/step",
+        "roofline",
     )  # fmt: skip
     table = Table(*headings)
     for row in plans:
         sizes = (
-            row.parameters, row.prefix, row.activations, row.cache_residuals, row.vae, row.total,
+            row.parameters, row.prefix, row.activations, row.cache_residuals, row.vae,
+            *([row.reading] if reads_images else []), row.total,
         )  # fmt: skip
         table.add_row(
             row.mode,
@@ -146,6 +155,18 @@ def _detail(plan: RankPlan) -> Table:
     return table
 
 
+def _input_note(request: PlanRequest) -> str:
+    count = request.num_input_images
+    if not count:
+        return ""
+    from model.planning.meta_step import count_input_tokens
+
+    tokens = count_input_tokens(request.config)
+    return (
+        f" and {count} input image(s) of {tokens}, read by the vision tower and the VAE's encoder"
+    )
+
+
 def _print_legend(request: PlanRequest) -> None:
     from model.planning.memory_plan import USABLE
 
@@ -153,7 +174,7 @@ def _print_legend(request: PlanRequest) -> None:
     stdout.print(
         f"Memory of the fullest rank in GB: bfloat16 or quantized weights, a {request.vae_dtype} "
         f"VAE, the largest offered size, {request.num_images} image(s) at once, prompts of "
-        f"{request.prompt_tokens} tokens.\n"
+        f"{request.prompt_tokens} tokens{_input_note(request)}.\n"
         f"A mode fits below {USABLE:.0%} of a device.\n"
         "Kernels and seconds of a step are counted, not measured: the code runs on shapes alone, "
         f"at rates stated for one {request.devices.card.name} (--card), with small operations "

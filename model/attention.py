@@ -28,18 +28,43 @@ FEW_QUERIES = 8
 class LayerKV:
     """Keys (rotated and normed) and values of one layer.
 
+    `before`, where given, holds those of the tokens before these: a prompt that begins like another
+    one refers to the other's memory. It has none before it itself.
+
     Shapes: k_BGSH, v_BGSH.
     """
 
     k_BGSH: Tensor
     v_BGSH: Tensor
+    before: "LayerKV | None" = None
+
+    @property
+    def length(self) -> int:
+        return self.k_BGSH.shape[2] + (self.before.length if self.before else 0)
+
+    def first(self, length: int) -> "LayerKV":
+        """Return the keys and values of the first tokens alone; nothing is copied."""
+        own = length
+        if self.before is not None:
+            own -= self.before.length
+            if own <= 0:
+                return self.before.first(length)
+        return replace(self, k_BGSH=self.k_BGSH[:, :, :own], v_BGSH=self.v_BGSH[:, :, :own])
+
+    def append(self, k_BGSH: Tensor, v_BGSH: Tensor) -> "LayerKV":
+        """Return these keys and values followed by new ones, what is not new shared or copied."""
+        if self.before is None:
+            return LayerKV(k_BGSH, v_BGSH, before=self)
+        k_BGSH = torch.cat((self.k_BGSH, k_BGSH), dim=2)
+        return replace(self, k_BGSH=k_BGSH, v_BGSH=torch.cat((self.v_BGSH, v_BGSH), dim=2))
 
     def concat(self, k_BGSH: Tensor, v_BGSH: Tensor) -> tuple[Tensor, Tensor]:
-        """Return these keys and values followed by the given ones, for every row of those."""
+        """Return all keys and values followed by the given ones, for every row of those."""
         rows = k_BGSH.shape[0]
+        held = (self,) if self.before is None else (self.before, self)
         return (
-            torch.cat((self.k_BGSH.expand(rows, -1, -1, -1), k_BGSH), dim=2),
-            torch.cat((self.v_BGSH.expand(rows, -1, -1, -1), v_BGSH), dim=2),
+            torch.cat([*(kv.k_BGSH.expand(rows, -1, -1, -1) for kv in held), k_BGSH], dim=2),
+            torch.cat([*(kv.v_BGSH.expand(rows, -1, -1, -1) for kv in held), v_BGSH], dim=2),
         )
 
 
@@ -62,7 +87,7 @@ class AttentionGroup:
 
     @property
     def past_length(self) -> int:
-        return self.past_kv[0].k_BGSH.shape[2] if self.past_kv else 0
+        return self.past_kv[0].length if self.past_kv else 0
 
 
 class SelfAttention(nn.Module):

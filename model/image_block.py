@@ -31,6 +31,11 @@ class ImageBlock:
     grid: ImageGrid
     start: int
 
+    @classmethod
+    def after(cls, length: int, grid: ImageGrid) -> "ImageBlock":
+        """Return the block whose `<boi>` follows so many tokens."""
+        return cls(grid, length + NUM_BEFORE_IMAGE)
+
     @property
     def separator(self) -> int:
         """Return the position of `<joint_img_sep>`, between latent and vision tokens."""

@@ -39,14 +39,11 @@ class PromptKV:
 
     @property
     def length(self) -> int:
-        return self.layers[0].k_BGSH.shape[2]
+        return self.layers[0].length
 
     def first(self, length: int) -> "PromptKV":
         """Return the keys and values of the first tokens alone, without hidden states."""
-        layers = tuple(
-            LayerKV(layer.k_BGSH[:, :, :length], layer.v_BGSH[:, :, :length])
-            for layer in self.layers
-        )
+        layers = tuple(layer.first(length) for layer in self.layers)
         return PromptKV(layers, self.hidden_1SD[:, :0])
 
 
@@ -55,7 +52,8 @@ class PromptKVCache:
 
     A prompt that begins like one of them is prefilled from there: the unconditional row after the
     system prompt and the input images, the image after the text that the model has written for it.
-    All prompts have the cache's input images, at the same places.
+    What they have in common is in memory once. All prompts have the cache's input images, at the
+    same places.
     """
 
     # With fewer tokens in common the prompt is prefilled in one pass.
@@ -170,7 +168,7 @@ def prefill_batch(
     for row, (layers, past) in enumerate(zip(new_kv, pasts, strict=True)):
         if past is not None:
             layers = [
-                LayerKV(*old.concat(new.k_BGSH, new.v_BGSH))
+                old.append(new.k_BGSH, new.v_BGSH)
                 for old, new in zip(past.layers, layers, strict=True)
             ]
         prompts.append(PromptKV(tuple(layers), hidden_BSD[row : row + 1]))

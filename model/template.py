@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from model.generation_config import TemplateName
-from model.image_block import NUM_BEFORE_IMAGE, SEPARATOR, ImageBlock, ImageGrid
+from model.image_block import SEPARATOR, ImageBlock, ImageGrid
 from model.tokenizer import Tokenizer
 
 TextTask = Literal["image", "auto", "think", "recaption", "img_ratio"]
@@ -32,7 +32,7 @@ def place_blocks(sections: Sequence[Section]) -> tuple[ImageBlock, ...]:
     blocks, start = [], 0
     for section in sections:
         if section.image is not None:
-            blocks.append(ImageBlock(section.image, start + NUM_BEFORE_IMAGE))
+            blocks.append(ImageBlock.after(start, section.image))
         start += len(section.ids)
     return tuple(blocks)
 

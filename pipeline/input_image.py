@@ -90,7 +90,7 @@ def verify_input_image(data: bytes, name: str = "the input image") -> tuple[int,
         _check_header(image, name)
         width, height = image.size
         try:
-            image.draft(None, (width // 8, height // 8))
+            image.draft(None, (max(1, width // 8), max(1, height // 8)))
             image.load()
         except (Image.DecompressionBombError, *_DAMAGE) as e:
             raise _damaged(name, e) from None

@@ -25,7 +25,7 @@ from model.loading.options import IMAGE_INPUT_PARTS, LoadOptions
 from model.mesh import SINGLE, Mesh
 from model.planning.devices import Devices
 from model.planning.memory_plan import plan_rank
-from model.planning.meta_step import MeshShape, Workload, count_input_tokens
+from model.planning.meta_step import MeshShape, Workload
 from model.quantization.scheme import Scheme, resolve_scheme
 from model.resolution import Size, list_offered_sizes, list_sizes
 from model.sequence import ImageSequence, build_guidance_rows
@@ -190,8 +190,7 @@ def plan_step_memory(
     """
     workload = Workload(images=settings.batch_size, is_guided=not config.is_guidance_distilled)
     if settings.image_inputs:
-        tokens = workload.prompt_tokens + MAX_IMAGES * count_input_tokens(config)
-        workload = replace(workload, prompt_tokens=tokens)
+        workload = replace(workload, input_images=MAX_IMAGES)
     plan = plan_rank(
         config,
         MeshShape(

@@ -12,9 +12,11 @@ from pydantic_settings import SettingsError as UnreadableVariableError
 
 from pipeline.settings import PipelineSettings
 from server.cluster_settings import ClusterSettings
+from server.image_settings import ImageSettings
 from server.input_settings import InputSettings
 from server.observing_settings import LoggingSettings, TracingSettings
 from server.price_settings import PriceSettings
+from server.safety_settings import SafetySettings
 from server.settings_faults import (
     describe_faults,
     describe_unreadable,
@@ -98,15 +100,6 @@ class CacheSettings(BaseModel):
     )
 
 
-class ImageSettings(BaseModel):
-    """Where finished images are kept for URL delivery."""
-
-    model_config = _SECTION
-    store: str = Field("data/images", description="A folder, or a URL that fsspec understands")
-    ttl_s: int = Field(86400, ge=60, description="How long a URL works if its task has no ttl")
-    redirect: bool = Field(False, description="Redirect image requests to the store, URLs signed")
-
-
 class TaskSettings(BaseModel):
     """Where tasks are stored, and for how long."""
 
@@ -137,28 +130,6 @@ class KeySettings(BaseModel):
 
     model_config = _SECTION
     file: str = Field("data/keys.json", description="Hashed keys, written by `hyimage keys`")
-
-
-class SafetySettings(BaseModel):
-    """What content checking reports as NSFWContent."""
-
-    model_config = _SECTION
-    checker: str = Field(
-        "nudenet",
-        pattern=r"^(none|nudenet|[\w.]+:\w+)$",
-        description="nudenet (extra safety), none, or your own as package.module:function",
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="Least certainty of the detector")
-    labels: tuple[str, ...] = Field(
-        (
-            "FEMALE_BREAST_EXPOSED",
-            "FEMALE_GENITALIA_EXPOSED",
-            "MALE_GENITALIA_EXPOSED",
-            "BUTTOCKS_EXPOSED",
-            "ANUS_EXPOSED",
-        ),
-        description="Labels of NudeNet",
-    )
 
 
 class EgressSettings(BaseModel):

@@ -18,7 +18,7 @@ from model.planning.memory_plan import (
     plan_layers,
     plan_rank,
 )
-from model.planning.meta_step import Workload, count_input_tokens
+from model.planning.meta_step import Workload
 from model.quantization.scheme import SCHEMES
 from pipeline.settings import PipelineSettings
 from tools.modes import parse_mode
@@ -34,8 +34,7 @@ class PlanRequest:
 
     `quantization` is a scheme, none, or auto: quantized only where nothing else fits. With
     `expert_parallel` tensor ranks hold whole experts instead of a slice of each. With
-    `num_input_images` what reads them is held too, and a prompt has that many of the largest size;
-    their own encoding and prefill, once a request, are not counted.
+    `num_input_images` what reads them is held too, and a prompt has that many of the largest size.
     """
 
     config: ModelConfig
@@ -59,8 +58,8 @@ class PlanRequest:
     def workload(self) -> Workload:
         return Workload(
             images=self.num_images,
-            prompt_tokens=self.prompt_tokens
-            + self.num_input_images * count_input_tokens(self.config),
+            prompt_tokens=self.prompt_tokens,
+            input_images=self.num_input_images,
             is_guided=not self.config.is_guidance_distilled,
         )
 

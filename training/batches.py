@@ -45,16 +45,12 @@ class StepPlan:
 class Batch:
     """One process's part of a step.
 
-    `unconditional` are the same prompts as guidance has them: every masked token is `<cfg>`.
     `first_ratio` is the id from which on all tokens are shapes.
-    Shapes: is_dropped_B bool: rows whose prompt is the unconditional one, latent_BCYX float32,
-    targets_BS int64: the next token at each position, or IGNORED, layout_BS4 int64 for the layout
-    probe.
+    Shapes: latent_BCYX float32, targets_BS int64: the next token at each position, or IGNORED,
+    layout_BS4 int64 for the layout probe.
     """
 
     sequences: Sequences
-    unconditional: Sequences
-    is_dropped_B: Tensor
     latent_BCYX: Tensor
     targets_BS: Tensor
     layout_BS4: Tensor
@@ -75,10 +71,9 @@ def plan_step(
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One prompt: its ids, those that guidance compares it with, and the target of each."""
+    """One prompt: its ids, and the target of each."""
 
     ids: list[int]
-    unconditional: list[int]
     targets: list[int]
 
 
@@ -118,11 +113,8 @@ class BatchMaker:
         pad = self._tokenizer.control_id("<pad>")
         lengths_B = torch.tensor([len(row.ids) for row in encoded])
         ids_BS = _pad([row.ids for row in encoded], pad)
-        unconditional_BS = _pad([row.unconditional for row in encoded], pad)
         return Batch(
             sequences=Sequences(ids_BS, lengths_B, (rows, columns)),
-            unconditional=Sequences(unconditional_BS, lengths_B, (rows, columns)),
-            is_dropped_B=torch.tensor([row.ids == row.unconditional for row in encoded]),
             latent_BCYX=latent_BCYX,
             targets_BS=_pad([row.targets for row in encoded], IGNORED),
             layout_BS4=probe_targets(scenes),
@@ -139,16 +131,15 @@ class BatchMaker:
         template = self._templates[plan.grid]
         ratio = self._ratio_index(scene)
         sections = template.image_head(Prompt(text=caption.text), ratio)
-        ids = _join(sections)
-        unconditional = _join(template.unconditional(sections))
         is_dropped = rng.random() < DROPPED
+        ids = _join(template.unconditional(sections) if is_dropped else sections)
         targets = [*ids[1:], IGNORED]
         targets[-2] = self._tokenizer.control_id(f"<img_ratio_{caption.ratio_index}>")
         if is_dropped:
-            return _Row(unconditional, unconditional, [IGNORED] * len(ids))
+            return _Row(ids, [IGNORED] * len(ids))
         if plan.is_wordy:  # a model of the filler is of no use
             targets[:-3] = [IGNORED] * (len(ids) - 3)
-        return _Row(ids, unconditional, targets)
+        return _Row(ids, targets)
 
     def _ratio_index(self, scene: Scene) -> int:
         shape = (scene.columns, scene.rows)

@@ -1,8 +1,8 @@
 """A run folder that goes on from an exported checkpoint, for instance from the shipped one.
 
 By hand: `python -m training.from_checkpoint checkpoints/tiny RUN`, then `hyimage train-tiny RUN`,
-which refines the decoder and runs the last phase of the transformer. What an export leaves out
-starts anew: momenta and layout probes.
+which refines the decoder; the transformer goes on when phases are added to `training/phases.py`.
+What an export leaves out starts anew: momenta and layout probes.
 """
 
 import shutil
@@ -46,5 +46,5 @@ def start_from_checkpoint(checkpoint: Path, run: Path, step: int) -> None:
 
 if __name__ == "__main__":
     start_from_checkpoint(
-        Path(sys.argv[1]), Path(sys.argv[2]), sum(phase.num_steps for phase in PHASES[:-1])
+        Path(sys.argv[1]), Path(sys.argv[2]), sum(phase.num_steps for phase in PHASES)
     )

@@ -1,4 +1,4 @@
-"""Losses of the transformer: flow matching that knows guidance, captions, even experts, layout."""
+"""Losses of the transformer: flow matching, captions, even experts, layout."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,6 @@ RATIO_WEIGHT = 6.0
 # was 0.03, and yet half of all objects could not be predicted from their captions.
 # Source of the form: Esser et al. 2024 (arXiv 2403.03206), section 3.1.
 SIGMA_LOCATION, SIGMA_SCALE = 1.6, 1.4
-# Captioned rows weigh guidance ** this: blended targets differ less, and so do their errors.
-GUIDED_POWER = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +36,20 @@ class StepLosses:
         return self.flow + others + LAYOUT_WEIGHT * self.layout
 
 
-def compute_losses(
-    transformer: HunyuanImage, probe: LayoutProbe, batch: Batch, guidance: float = 1.0
-) -> StepLosses:
-    """Return the losses of a batch at random noise levels.
-
-    `guidance` is the scale at which guided sampling predicts the data: see `guided_targets`.
-    """
+def compute_losses(transformer: HunyuanImage, probe: LayoutProbe, batch: Batch) -> StepLosses:
+    """Return the losses of a batch at random noise levels."""
     latent_BCYX = batch.latent_BCYX
     sigma_B = torch.sigmoid(SIGMA_LOCATION + SIGMA_SCALE * torch.randn(len(latent_BCYX)))
     sigma_B111 = sigma_B[:, None, None, None]
     noise_BCYX = torch.randn_like(latent_BCYX)
     noisy_BCYX = (1 - sigma_B111) * latent_BCYX + sigma_B111 * noise_BCYX
-    targets_BCYX, weight_B = noise_BCYX - latent_BCYX, torch.ones(len(latent_BCYX))
-    if guidance != 1:
-        with torch.no_grad():
-            unconditional = predict(transformer, batch.unconditional, noisy_BCYX, sigma_B * 1000)
-        targets_BCYX = guided_targets(
-            targets_BCYX, unconditional.velocity_BCYX.float(), batch.is_dropped_B, guidance
-        )
-        weight_B = torch.where(batch.is_dropped_B, 1.0, guidance**GUIDED_POWER)
     predictions = predict(transformer, batch.sequences, noisy_BCYX, sigma_B * 1000)
-    error_B = (predictions.velocity_BCYX - targets_BCYX).square().mean(dim=(1, 2, 3))
     return StepLosses(
-        flow=(error_B * weight_B).mean(),
+        flow=(predictions.velocity_BCYX - (noise_BCYX - latent_BCYX)).square().mean(),
         text=_text_loss(predictions.logits_BSV, batch),
         balance=predictions.balance,
         layout=probe(predictions.features_BSD, batch.layout_BS4),
     )
-
-
-def guided_targets(
-    velocity_BCYX: Tensor, unconditional_BCYX: Tensor, is_dropped_B: Tensor, guidance: float
-) -> Tensor:
-    """Return targets with which guidance of this scale, and not of 1, gives the velocity.
-
-    unconditional + guidance * (target - unconditional) = velocity. Rows without a caption keep
-    the velocity itself. A model whose captioned rows predict the data is right at guidance 1,
-    and at the scale of 7 that clients send every error and every difference counts seven times.
-    Shapes: velocity_BCYX, unconditional_BCYX, is_dropped_B bool -> targets_BCYX.
-    """
-    blend_BCYX = unconditional_BCYX + (velocity_BCYX - unconditional_BCYX) / guidance
-    return torch.where(is_dropped_B[:, None, None, None], velocity_BCYX, blend_BCYX)
 
 
 def _text_loss(logits_BSV: Tensor, batch: Batch) -> Tensor:

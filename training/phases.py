@@ -6,10 +6,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of steps with one mixture; the learning rate goes from one factor to another.
-
-    `guidance` is the scale at which guided sampling is to predict the data.
-    """
+    """A stretch of steps with one mixture; the learning rate goes from one factor to another."""
 
     num_steps: int
     small_share: float
@@ -17,18 +14,15 @@ class Phase:
     square_share: float = 0.4
     rate_from: float = 1.0
     rate_to: float = 1.0
-    guidance: float = 1.0
 
 
 # Small images first: sprites are learnt four times as fast there. Then all offered sizes, at
 # falling rates: at the full rate the loss there stood still from step 700 on, at half of it fell.
-# The last phase is for the guidance of 7 that clients send, less than three times that of 2.5.
 PHASES = (
     Phase(450, small_share=1.0, wordy_share=0.0),
     Phase(450, small_share=0.3, wordy_share=0.05, square_share=0.5, rate_to=0.5),
     Phase(4200, small_share=0.0, wordy_share=0.12, rate_from=0.5, rate_to=0.3),
     Phase(2200, small_share=0.0, wordy_share=0.12, rate_from=0.3, rate_to=0.02),
-    Phase(1600, small_share=0.0, wordy_share=0.12, rate_from=0.2, rate_to=0.01, guidance=2.5),
 )
 
 

@@ -27,9 +27,9 @@ from training.vae import (
     measure_and_show,
 )
 
-KERNEL_RATE, OTHER_RATE = 0.0008, 3e-4
+KERNEL_RATE, OTHER_RATE = 0.0005, 1.5e-4
 # Added to image_loss: PSNR is wanted, so squares weigh more, and the grid is seen first.
-SQUARE_WEIGHT, EDGE_WEIGHT = 3.5, 0.05
+SQUARE_WEIGHT, EDGE_WEIGHT = 3.5, 0.08
 WARM_STEPS, FALLING_SHARE, LAST_RATE = 20, 0.6, 0.02
 # (tokens of a crop's side, number of crops); the large ones towards the end, as in training.
 CROPS, LATE_CROPS = ((4, 4), (4, 4), (6, 2)), ((6, 2), (8, 1))

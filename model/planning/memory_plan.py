@@ -52,7 +52,10 @@ class StepTime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankPlan:
-    """Bytes of one rank at its worst, and its denoising step."""
+    """Bytes of one rank at its worst, and its denoising step.
+
+    `reading` is what encoding input images and prefilling their prompt takes, whichever is more.
+    """
 
     mode: str
     num_ranks: int
@@ -64,6 +67,7 @@ class RankPlan:
     vae: int
     step: StepTime
     bytes_fetched: int
+    reading: int = 0
 
     @property
     def step_s(self) -> float:
@@ -76,9 +80,9 @@ class RankPlan:
 
     @property
     def total(self) -> int:
-        """Return the peak: a step and a decode never run at once."""
+        """Return the peak: reading images, a step and a decode never run at once."""
         held = self.parameters + self.prefix + self.cache_residuals
-        return held + max(self.activations, self.vae)
+        return held + max(self.activations, self.vae, self.reading)
 
     def fits(self, devices: Devices) -> bool:
         return self.num_ranks <= devices.count and self.total <= USABLE * devices.memory_bytes
@@ -135,6 +139,7 @@ def plan_rank(
         vae=memory.vae,
         step=step,
         bytes_fetched=fetched,
+        reading=max(memory.encode, memory.prefill),
     )
 
 

@@ -13,7 +13,7 @@ from model.loading.build import build_skeleton
 from model.loading.options import LoadOptions, parameter_dtype
 from model.mesh import Mesh, RankGroup
 from model.quantization.scheme import Scheme
-from model.resolution import list_offered_sizes, list_sizes
+from model.resolution import Size, list_offered_sizes, list_sizes
 from model.rope import RotaryTable
 from model.sequence import AttentionSpan
 from model.transformer import HunyuanImage
@@ -21,12 +21,20 @@ from model.transformer import HunyuanImage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """The largest batch that is to fit. `grid` is (Y, X), by default the largest offered size's."""
+    """The largest batch that is to fit. `grid` is (Y, X), by default the largest offered size's.
+
+    `input_images` of the largest size stand in each prompt, beside its `prompt_tokens`.
+    """
 
     prompt_tokens: int = 1024
     images: int = 1
     is_guided: bool = True
     grid: tuple[int, int] | None = None
+    input_images: int = 0
+
+    def past_tokens(self, config: ModelConfig) -> int:
+        """Return the tokens before a generated image, in one row."""
+        return self.prompt_tokens + self.input_images * count_input_tokens(config)
 
 
 def silent_all_reduce(x: Tensor, size: int) -> Tensor:
@@ -115,7 +123,7 @@ class MetaStep:
         branches = 2 if workload.is_guided else 1
         self.rows = workload.images * branches // min(transformer.mesh.cfg.size, branches)
         self.num_tokens = self.rows * (self.grid[0] * self.grid[1] + len(config.step_tokens))
-        self.past_kv = _build_past(transformer, workload.prompt_tokens)
+        self.past_kv = _build_past(transformer, workload.past_tokens(config))
         self.groups = _build_groups(transformer, self.past_kv, self.rows, self.grid)
         channels = config.vae.latent_channels
         self.latent_BCYX = torch.empty(1, channels, *self.grid, device="meta")
@@ -143,10 +151,14 @@ class MetaStep:
 
 def count_input_tokens(config: ModelConfig) -> int:
     """Return the tokens of an input image of the largest trained size, `<boi>` to `<eoi>`."""
-    stride = config.pixels_per_token
+    size, stride = largest_input_size(config), config.pixels_per_token
+    return count_block_tokens(size.width_px * size.height_px // stride**2, config.max_patches)
+
+
+def largest_input_size(config: ModelConfig) -> Size:
+    """Return the trained size of an input image that has the most pixels."""
     sizes = list_sizes(config.image_base_size)
-    latent = max(size.width_px * size.height_px for size in sizes) // stride**2
-    return count_block_tokens(latent, config.max_patches)
+    return max(sizes, key=lambda size: size.width_px * size.height_px)
 
 
 def _largest_grid(config: ModelConfig) -> tuple[int, int]:
@@ -162,7 +174,10 @@ def _build_past(transformer: HunyuanImage, length: int) -> tuple[LayerKV, ...]:
     shape = (1, heads, length, config.head_dim)
     dtype = transformer.dtype
     return tuple(
-        LayerKV(*(torch.empty(shape, dtype=dtype, device="meta") for _ in range(2)))
+        LayerKV(
+            torch.empty(shape, dtype=dtype, device="meta"),
+            torch.empty(shape, dtype=dtype, device="meta"),
+        )
         for _ in config.layers
     )
 

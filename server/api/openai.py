@@ -4,6 +4,7 @@ Source: "Create image" and "Models" of the OpenAI API reference.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
@@ -13,20 +14,23 @@ from server.api.disconnect import while_connected
 from server.api.dispatch import Caller, run_task, server_timing
 from server.api.frames import BaseUrl, bearer_key, parse_json
 from server.api.openai_answers import GeneratedImages, OpenAIModel, OpenAIModels
+from server.api.openai_edits import read_edit
 from server.api.openai_errors import failure
-from server.api.openai_request import parse_generation, to_task
+from server.api.openai_request import ImageGeneration, parse_generation, to_task
 from server.api.openai_stream import stream_images
-from server.api.openapi import GENERATION_EXAMPLE, KEY, answers, json_body
+from server.api.openapi import GENERATION_EXAMPLE, KEY, answers, form_body, json_body
 from server.api.schema_values import name_values, size_pairs
 from server.api.state import AppState, State
 from server.runware.errors import TaskError
 from server.runware.json_schema import task_schema
 from server.settings import ApiSettings
+from server.tasks.input_rules import no_images
 from server.tasks.reader import Client
 
 router = APIRouter()
 
 _GENERATION = json_body("ImageGeneration", GENERATION_EXAMPLE)
+_EDIT = form_body("ImageEdit")
 _IMAGES = answers("GeneratedImages", "OpenAIFailure", 400, 401, 413, 429, 500, 503)
 _IMAGES[200]["content"]["text/event-stream"] = {"schema": {"type": "string"}}  # with `stream`
 
@@ -43,20 +47,51 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
     try:
         owner = _check_key(request, state)
         body = parse_generation(parse_json(await request.body()), state.settings.api)
-        task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
-        client = Client(owner, base_url)
-        caller = Caller(client, repeats_failures=False, has_long_prompts=True)
-        if body.stream:
-            return await stream_images(state, task, caller, body)
-        running = _run(state, task, caller)
-        if state.settings.server.cancel_on_disconnect == "never":
-            items = await running
-        else:
-            items = await while_connected(request, running)
-        size = await state.tasks.reader.generated_size(task["taskUUID"], client)
+        return await _answer(request, state, Client(owner, base_url), body)
     except TaskError as e:
         state.count_error(e)
         return failure(e)
+
+
+@router.post("/v1/images/edits", operation_id="editImages", openapi_extra=_EDIT, responses=_IMAGES)
+@router.post("/v1/images/edits/", include_in_schema=False)
+async def edit_images(request: Request, state: State, base_url: BaseUrl) -> Response:
+    """Generate images from images; the OpenAI form of an imageInference with referenceImages."""
+    settings = state.settings
+    try:
+        owner = _check_key(request, state)
+        if not state.tasks.max_input_images:
+            raise no_images("image", state.tasks.checkpoint)
+        body, images = await read_edit(request, settings.api, settings.server.max_body_bytes)
+        return await _answer(request, state, Client(owner, base_url), body, images)
+    except TaskError as e:
+        state.count_error(e)
+        return failure(e)
+
+
+async def _answer(
+    request: Request,
+    state: AppState,
+    client: Client,
+    body: ImageGeneration,
+    images: Sequence[str] = (),
+) -> Response:
+    """Generate what a request wants; return it, or its events.
+
+    Raises:
+        TaskError: the task was refused, or it failed.
+    """
+    task = to_task(body, state.settings.api.model, state.tasks.checkpoint)
+    task["referenceImages"] = list(images)
+    caller = Caller(client, repeats_failures=False, has_long_prompts=True)
+    if body.stream:
+        return await stream_images(state, task, caller, body)
+    running = _run(state, task, caller)
+    if state.settings.server.cancel_on_disconnect == "never":
+        items = await running
+    else:
+        items = await while_connected(request, running)
+    size = await state.tasks.reader.generated_size(task["taskUUID"], client)
     return JSONResponse(
         GeneratedImages(
             created=int(time.time()),
@@ -72,11 +107,10 @@ async def create_images(request: Request, state: State, base_url: BaseUrl) -> Re
     )
 
 
-@router.post("/v1/images/edits", include_in_schema=False)
 @router.post("/v1/images/variations", include_in_schema=False)
-async def refuse_images() -> JSONResponse:
-    """Refuse what needs an image to start from."""
-    message = "This model generates from a prompt alone; use /v1/images/generations."
+async def refuse_variations() -> JSONResponse:
+    """Refuse images from an image without a prompt."""
+    message = "This model needs a prompt; use /v1/images/edits, or /v1/images/generations."
     return failure(TaskError("unsupported", message))
 
 

@@ -21,6 +21,8 @@ _NAMES = {
     "outputType": "response_format",
     "width": "size",
     "height": "size",
+    "seedImage": "image",
+    "referenceImages": "image",
 }
 _CODES = {
     "missingApiKey": "invalid_api_key",
@@ -46,10 +48,11 @@ def failure(error: TaskError) -> JSONResponse:
 def error_object(error: TaskError, status: int) -> dict[str, object]:
     """Return OpenAI's error object for an error of a task."""
     parameter = error.parameter[0] if isinstance(error.parameter, list) else error.parameter
-    param = None if status == 401 or parameter is None else _NAMES.get(parameter, parameter)
+    name, bracket, place = (parameter or "").partition("[")
+    param = None if status == 401 or not name else _NAMES.get(name, name) + bracket + place
     default = "server_error" if status >= 500 else "invalid_request_error"
     return {
-        "message": re.sub(r"'(\w+)'", _in_callers_names, error.message),
+        "message": re.sub(r"'(\w+)((?:\[\d+\])?)'", _in_callers_names, error.message),
         "type": _TYPES.get(status, default),
         "param": param,
         "code": _CODES.get(error.code, _default_code(error.code)),
@@ -70,7 +73,7 @@ def first_fault(error: ValidationError) -> TaskError:
 
 
 def _in_callers_names(match: re.Match[str]) -> str:
-    return f"'{_NAMES.get(match[1], match[1])}'"
+    return f"'{_NAMES.get(match[1], match[1])}{match[2]}'"
 
 
 def _default_code(code: str) -> str:

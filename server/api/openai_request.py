@@ -69,6 +69,11 @@ class ImageGeneration(BaseModel):
     guidance_scale: float | None = Field(None, description="Extension: `CFGScale`.")
 
     @property
+    def event_prefix(self) -> Literal["image_generation", "image_edit"]:
+        """How the names of streamed events begin."""
+        return "image_generation"
+
+    @property
     def has_base64(self) -> bool:
         """Whether images are returned in the answer, and not as URLs."""
         if self.stream:
@@ -101,6 +106,16 @@ def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
         parsed = ImageGeneration.model_validate(cleaned(ImageGeneration, body))
     except ValidationError as e:
         raise first_fault(e) from None
+    check_generation(parsed, api)
+    return parsed
+
+
+def check_generation(parsed: ImageGeneration, api: ApiSettings) -> None:
+    """Refuse what no schema says: models that are not served, and fields that exclude each other.
+
+    Raises:
+        TaskError: the first fault.
+    """
     models = (api.model, *api.model_aliases, *api.openai_models)
     refusals = {
         "background": (
@@ -123,7 +138,6 @@ def parse_generation(body: object, api: ApiSettings) -> ImageGeneration:
     for name, (is_refused, reason) in refusals.items():
         if is_refused:
             raise TaskError("invalid_value", f"Invalid value for '{name}': {reason}", name)
-    return parsed
 
 
 def to_task(body: ImageGeneration, model: str, info: CheckpointInfo) -> dict[str, Any]:

@@ -84,13 +84,14 @@ class _Stream:
         self._num_sent[image] = index + 1
         content = values["dataURI"].partition(",")[2]
         fields = {"b64_json": content, "partial_image_index": index, "size": self._body.size}
-        return [self._event("image_generation.partial_image", fields)]
+        return [self._event("partial_image", fields)]
 
     def _completed(self, item: dict[str, Any], size: str | None) -> bytes:
         fields = {"b64_json": item["imageBase64Data"], "size": size}
-        return self._event("image_generation.completed", fields)
+        return self._event("completed", fields)
 
-    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
+    def _event(self, name: str, fields: dict[str, Any]) -> bytes:
+        kind = f"{self._body.event_prefix}.{name}"
         common = {
             "type": kind,
             "created_at": int(time.time()),

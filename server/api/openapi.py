@@ -12,8 +12,14 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from server.api.openai_answers import GeneratedImages, OpenAIFailure, OpenAIModel, OpenAIModels
+from server.api.openai_edits import ImageEdit
 from server.api.openai_request import ImageGeneration
-from server.api.schema_values import complete_generation, name_values, say_defaults
+from server.api.schema_values import (
+    complete_generation,
+    describe_form,
+    name_values,
+    say_defaults,
+)
 from server.api.state import AppState
 from server.runware.answers import Answer, Failure
 from server.runware.envelope import RETRY_AFTER_S
@@ -24,7 +30,7 @@ from server.runware.schemas import ImageInference
 REF = "#/components/schemas/"
 TASKS: tuple[type[Any], ...] = (ImageInference, *OTHER_TASKS)
 BODIES: tuple[type[Any], ...] = (
-    *TASKS, Answer, Failure, ImageGeneration, GeneratedImages, OpenAIModel, OpenAIModels,
+    *TASKS, Answer, Failure, ImageGeneration, ImageEdit, GeneratedImages, OpenAIModel, OpenAIModels,
     OpenAIFailure,
 )  # fmt: skip
 
@@ -34,7 +40,8 @@ DESCRIPTION = """HunyuanImage-3.0 behind Runware's API.
 `deliveryMethod` `async`, or a `webhookURL` and no `deliveryMethod`, it is acknowledged at once and
 polled with `getResponse`. Integers may be written as `1.0`, names of file formats in any case, and
 `null` counts as absent. The same tasks run over a WebSocket on the same path: `docs/websocket.md`.
-`POST /v1/images/generations` is the OpenAI form of an imageInference."""
+`POST /v1/images/generations` is the OpenAI form of an imageInference; `POST /v1/images/edits` is
+that of one with images."""
 
 TASK_EXAMPLE = {
     "taskType": "imageInference",
@@ -82,6 +89,12 @@ def json_body(name: str, example: object) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": content}}, **KEY}
 
 
+def form_body(name: str) -> dict[str, Any]:
+    """Return what a route adds to its operation: a multipart body whose schema is a component."""
+    content = {"schema": {"$ref": REF + name}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}, **KEY}
+
+
 def flag(place: str, name: str, description: str) -> dict[str, Any]:
     """Return a parameter that `1` or `true` turns on, in the header or the query."""
     text = f"{description} On with `1` or `true`."
@@ -122,6 +135,8 @@ def describe(app: FastAPI, state: AppState) -> dict[str, Any]:
     api, sizes = state.settings.api, state.tasks.checkpoint.sizes
     name_values(schemas["ImageInference"], api, sizes)
     complete_generation(schemas["ImageGeneration"], schemas["ImageInference"], api, sizes)
+    complete_generation(schemas["ImageEdit"], schemas["ImageInference"], api, sizes)
+    describe_form(schemas["ImageEdit"])
     say_defaults(schemas, state.tasks.checkpoint.default_steps)
     components["securitySchemes"] = {
         "apiKey": {

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from model.resolution import Size
+from pipeline.input_image import MAX_IMAGES
+from server.api.openai_edits import FILE
 from server.api.openai_request import OPENAI_SIZES
 from server.settings import ApiSettings
 
@@ -58,6 +60,20 @@ def complete_generation(
         properties[name] |= _bounds(task["properties"][parameter])
     for name in properties.keys() - set(schema["required"]):
         properties[name] = _or_null(properties[name])
+
+
+def describe_form(schema: dict[str, Any]) -> None:
+    """Add the files of a multipart form to the schema of its fields, which may be no null."""
+    properties = schema["properties"]
+    for name, parameter in properties.items():
+        if "anyOf" in parameter:
+            values, _ = parameter["anyOf"]
+            properties[name] = {k: v for k, v in parameter.items() if k != "anyOf"} | values
+    several = {"type": "array", "minItems": 1, "maxItems": MAX_IMAGES, "items": FILE}
+    words = f"The images to edit, up to {MAX_IMAGES}, in the order in which the prompt means them."
+    properties["image"] = {"anyOf": [FILE, several], "description": words}
+    properties["image[]"] = {**several, "description": "The same under PHP's name for a list."}
+    schema["anyOf"] = [{"required": ["image"]}, {"required": ["image[]"]}]
 
 
 def say_defaults(schemas: Mapping[str, Any], default_steps: int | None) -> None:

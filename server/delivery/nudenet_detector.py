@@ -4,7 +4,7 @@ import importlib
 from functools import cached_property
 from typing import Any
 
-from server.settings import SafetySettings
+from server.safety_settings import SafetySettings
 
 EXTRA, PACKAGE = "safety", "nudenet"
 

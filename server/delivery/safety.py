@@ -7,7 +7,8 @@ from typing import Protocol
 
 from server.delivery.nudenet_detector import EXTRA, PACKAGE, NudeNetDetector
 from server.runware.errors import TaskError
-from server.settings import SafetySettings, SettingsError
+from server.safety_settings import SafetySettings
+from server.settings import SettingsError
 
 
 class Detector(Protocol):

@@ -21,7 +21,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _HIDDEN = re.compile(r"stored-input:(\d+):(.*)", re.DOTALL)  # no base64 text has a colon
-_NAMES = ("seedImage", "referenceImages")
+INPUT_NAMES = ("seedImage", "referenceImages")
 
 Kind = Literal["uuid", "url", "inline"]
 
@@ -133,7 +133,7 @@ def _changed(task: Mapping[str, Any], change: Callable[[str], str]) -> dict[str,
     if isinstance(nested := copy.get("inputs"), dict):
         holders.append(dict(nested))
         copy["inputs"] = holders[-1]
-    for name in _NAMES:
+    for name in INPUT_NAMES:
         for holder in holders:
             value = holder.get(name)
             if isinstance(value, str):

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.input_image import MAX_IMAGES
 from server.runware.errors import TaskError
+from server.runware.input_texts import FORMS, INPUT_NAMES
 from server.runware.json_schema import sibling_parameters
 from server.runware.parameter_reference import bounds
 from server.runware.schemas import LONG_PROMPTS, ImageInference
@@ -174,6 +176,9 @@ def _rule(fault: Any, name: str, limits: dict[str, Any]) -> str:
         return "It must be a UUID v4."
     if name in ("webhookURL", "uploadEndpoint"):
         return "It must be an http or https URL."
+    if name in INPUT_NAMES:
+        array = f"an array of up to {MAX_IMAGES}: " if fault["type"] == "list_type" else ""
+        return f"It must be {array}{FORMS}."
     article = "an" if limits["type"][0] in "aeiou" else "a"
     rule = f"It must be {article} {limits['type']}"
     unit = " characters" if limits["type"] == "string" else ""

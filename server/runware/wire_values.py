@@ -13,7 +13,7 @@ ALIASES = {
     "cacheDistance": "fbCacheThreshold",
     "cacheStopStep": "cacheEndStep",
 }
-INPUTS = ("seedImage", "referenceImages")
+_INPUTS = {"seedImage", "referenceImages"}
 _DEEP_CACHE = {"deepCache", "deepCacheInterval", "deepCacheBranchId", "deepCacheSkipMode"}
 
 
@@ -65,7 +65,7 @@ def with_inputs(values: object) -> object:
         return values
     inputs = {name: value for name, value in values["inputs"].items() if value is not None}
     others = {n: v for n, v in values.items() if n != "inputs" and v is not None}
-    if not inputs or inputs.keys() - {*INPUTS} or inputs.keys() & others.keys():
+    if not inputs or inputs.keys() - _INPUTS or inputs.keys() & others.keys():
         return values
     return others | inputs
 

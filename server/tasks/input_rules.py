@@ -36,11 +36,7 @@ def check_input_images(
         return
     name = texts[0].parameter.partition("[")[0]
     if not count_input_images(info, worker):
-        raise TaskError(
-            "unsupportedParameter",
-            f"Unsupported use of '{name}' parameter. {_why_none(info)}",
-            name,
-        )
+        raise no_images(name, info)
     if len(texts) > info.max_input_images:
         raise TaskError(
             "invalidReferenceImages",
@@ -71,13 +67,17 @@ def check_queued_bytes(
         )
 
 
-def _why_none(info: CheckpointInfo) -> str:
-    if not info.max_input_images:
-        return (
+def no_images(name: str, info: CheckpointInfo) -> TaskError:
+    """Return the error for images where none are taken: by the checkpoint, or by a setting."""
+    if info.max_input_images:
+        reason = (
+            "This server does not read input images: its setting worker.image_inputs is off. Leave "
+            "it out, or let the operator set worker.image_inputs = true and start the server again."
+        )
+    else:
+        reason = (
             "Only Instruct checkpoints take input images, and this one's template is "
             f"'{info.template}'. Leave it out, or send the task to a server of an Instruct one."
         )
-    return (
-        "This server does not read input images: its setting 'worker.image_inputs' is off. Leave "
-        "it out, or let the operator set worker.image_inputs = true and start the server again."
-    )
+    message = f"Unsupported use of '{name}' parameter. {reason}"
+    return TaskError("unsupportedParameter", message, name)

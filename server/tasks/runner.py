@@ -32,6 +32,7 @@ from server.runware.errors import TaskError
 from server.runware.pricing import image_cost
 from server.settings import Settings
 from server.tasks.accepted import AcceptedTask
+from server.tasks.file_metadata import with_metadata
 from server.tasks.input_images import InputImages
 from server.tasks.keys import Keys
 from server.tasks.meter import TaskMeter
@@ -162,9 +163,11 @@ class TaskRunner:
             meter.note(event)
             match event:
                 case JobImage():
-                    row = await self._keep(task, positions[event.image], event, meter)
+                    position = positions[event.image]
+                    image = with_metadata(event, task, position, self._settings.images)
+                    row = await self._keep(task, position, image, meter)
                     kept.append(row)
-                    running.note_image(row, event, self.running.estimates)
+                    running.note_image(row, image, self.running.estimates)
                 case JobFailed():
                     return TaskError(event.code, event.message)
                 case JobCancelled():

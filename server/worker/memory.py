@@ -1,8 +1,8 @@
 """The memory budget: which jobs may be active together, so that no mix runs out of memory.
 
-What an image needs is counted once, at the largest size, on the meta device (`model.planning`);
-smaller ones are taken in proportion to their tokens. An estimate on the safe side, not a
-measurement: an out-of-memory error is handled all the same.
+What an image needs is counted once, at the largest size and with as many input images as a request
+may have, on the meta device (`model.planning`); less is taken in proportion to its tokens. An
+estimate on the safe side, not a measurement: an out-of-memory error is handled all the same.
 """
 
 import math
@@ -19,9 +19,9 @@ from model.planning.meta_step import (
     Workload,
     build_meta_mesh,
     build_meta_model,
-    count_input_tokens,
 )
 from model.planning.step_memory import StepMemory, measure_step_memory
+from pipeline.input_image import MAX_IMAGES
 from pipeline.load import Pipeline, build_options
 from pipeline.request import ImageRequest
 from pipeline.settings import PipelineSettings
@@ -73,6 +73,7 @@ def count_needs(
             prompt_tokens=PROMPT_TOKENS,
             is_guided=not config.is_guidance_distilled,
             grid=(largest.height_px // stride, largest.width_px // stride),
+            input_images=MAX_IMAGES if settings.image_inputs else 0,
         ),
     )
 
@@ -83,13 +84,13 @@ def count_needs(
         text_tokens = PROMPT_TOKENS
         if request.rewrite != "off":
             text_tokens += pipeline.max_rewrite_tokens
-        text_tokens += len(request.images) * count_input_tokens(config)
-        prefix = memory.prefix * text_tokens / PROMPT_TOKENS
+        read = len(request.images) / MAX_IMAGES
+        prefix = memory.prompts * text_tokens / PROMPT_TOKENS + memory.input_images * read
         residuals = 2 * memory.hidden * share if request.cache.is_on else 0.0
-        return JobNeeds(
-            held=math.ceil(images * (prefix + residuals)),
-            step=math.ceil(images * max(memory.activations, memory.vae) * share),
-        )
+        step = images * max(memory.activations, memory.vae) * share
+        if request.images:
+            step = max(step, memory.encode, memory.prefill * read)
+        return JobNeeds(held=math.ceil(images * (prefix + residuals)), step=math.ceil(step))
 
     return needs
 
@@ -108,7 +109,7 @@ def free_bytes(pipeline: Pipeline) -> int:
 
 
 def _measure(pipeline: Pipeline, settings: PipelineSettings, workload: Workload) -> StepMemory:
-    options = build_options(settings, IMAGE_INPUT_PARTS)
+    options = build_options(settings, () if settings.image_inputs else IMAGE_INPUT_PARTS)
     mesh = build_meta_mesh(
         MeshShape(
             settings.cfg_parallel_size, settings.tensor_parallel_size, settings.expert_parallel

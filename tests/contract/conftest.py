@@ -1,7 +1,9 @@
 """A server in this process with a fake engine: every job succeeds at once, or as arranged."""
 
 import asyncio
+import base64
 import contextlib
+import io
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -10,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from starlette.testclient import WebSocketTestSession
 
 from pipeline.request import Diagnostics, ImageRequest
@@ -88,6 +91,16 @@ def change(settings: Settings, **values: Any) -> Settings:
         changed = getattr(settings, section).model_copy(update={field: value})
         settings = settings.model_copy(update={section: changed})
     return settings
+
+
+def picture(shade: int = 0, form: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (shade, 100, 50)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def state_of(client: TestClient) -> AppState:
@@ -220,3 +233,22 @@ def new_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestCl
             return stack.enter_context(TestClient(app, base_url="http://example.test:8000"))
 
         yield new
+
+
+def make_editing(settings: Settings) -> Settings:
+    """Return settings of an Instruct checkpoint whose worker reads images; loopback is open."""
+    path = Path(settings.worker.checkpoint) / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sequence_template": "instruct"}))
+    return change(settings, worker__image_inputs=True, egress__allowed_networks=("127.0.0.0/8",))
+
+
+@pytest.fixture
+def editing(settings: Settings) -> Settings:
+    """An Instruct checkpoint whose worker reads images."""
+    return make_editing(settings)
+
+
+@pytest.fixture
+def editor(editing: Settings, engine: FakeEngine) -> Iterator[TestClient]:
+    with TestClient(create_app(editing, engine), base_url="http://example.test:8000") as client:
+        yield client

@@ -1,7 +1,6 @@
 """Images in: where they are taken, in which forms, and what becomes of them."""
 
 import base64
-import io
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,37 +10,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from server.app import create_app
 from server.settings import Settings
-from tests.contract.conftest import FakeEngine, change, make_task, refusal
+from tests.contract.conftest import FakeEngine, change, data_uri, make_task, picture, refusal
 from tests.contract.test_words import change_checkpoint
 from tests.listener import Listener
 from tests.waiting import wait_until
-
-
-def picture(shade: int = 0, form: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (shade, 100, 50)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def data_uri(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-@pytest.fixture
-def editing(settings: Settings) -> Settings:
-    """An Instruct checkpoint whose worker reads images."""
-    change_checkpoint(settings, "generation_config.json", sequence_template="instruct")
-    return change(settings, worker__image_inputs=True, egress__allowed_networks=("127.0.0.0/8",))
-
-
-@pytest.fixture
-def editor(editing: Settings, engine: FakeEngine) -> Iterator[TestClient]:
-    with TestClient(create_app(editing, engine), base_url="http://example.test:8000") as client:
-        yield client
 
 
 @pytest.fixture

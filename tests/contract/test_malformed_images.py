@@ -6,9 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from server.app import create_app
-from tests.contract.conftest import FakeEngine, change, make_settings, refusal
+from tests.contract.conftest import FakeEngine, change, make_editing, make_settings, refusal
 from tests.contract.malformed_images import ANSWERS, TEXTS, good_image, in_base64
-from tests.contract.test_words import change_checkpoint
 from tests.listener import Listener
 
 
@@ -19,15 +18,8 @@ def engine() -> FakeEngine:
 
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> Iterator[TestClient]:
-    settings = make_settings(tmp_path_factory.mktemp("editor"))
-    change_checkpoint(settings, "generation_config.json", sequence_template="instruct")
-    settings = change(
-        settings,
-        worker__image_inputs=True,
-        egress__allowed_networks=("127.0.0.0/8",),
-        inputs__max_bytes=50_000,
-        inputs__fetch_timeout_s=1.0,
-    )
+    settings = make_editing(make_settings(tmp_path_factory.mktemp("editor")))
+    settings = change(settings, inputs__max_bytes=50_000, inputs__fetch_timeout_s=1.0)
     with TestClient(create_app(settings, engine), base_url="http://example.test:8000") as client:
         yield client
 

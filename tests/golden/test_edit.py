@@ -40,7 +40,11 @@ def test_the_whole_recording_is_one_group_of_the_other_one(golden_pipeline: Pipe
 
 @pytest.mark.parametrize(
     ("mode", "group"),
-    [("layers2", "edit_auto"), ("cfg2", "edit_align_cot"), ("tensor2", "edit_auto")],
+    [
+        ("layers2", "edit_auto"),
+        ("cfg2", "edit_align_cot"),
+        ("cfg2xtensor2", "edit_auto"),
+    ],
 )
 def test_the_recordings_hold_on_a_mesh(mode: str, group: str) -> None:
     request = Request(

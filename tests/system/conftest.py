@@ -66,6 +66,14 @@ class ServerProcess:
             )
         return self.process
 
+    def is_listening(self) -> bool:
+        """Return whether it answers, ready or not: its task store has its schema by then."""
+        try:
+            self.get("/health")
+        except (urllib.error.URLError, ConnectionError):
+            return False
+        return True
+
     def is_ready(self) -> bool:
         """Return whether it generates images; fail if the process has ended."""
         assert self.process is not None
@@ -223,7 +231,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/tasks.db"
-    first = sa.make_url(request.getfixturevalue("postgres"))
+    return new_database(request.getfixturevalue("postgres"))
+
+
+def new_database(postgres_url: str) -> str:
+    """Return the URL of an empty database on a PostgreSQL server."""
+    first = sa.make_url(postgres_url)
     name = f"test_{uuid.uuid4().hex}"
     engine = sa.create_engine(first, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:

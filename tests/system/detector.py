@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from server.settings import SafetySettings
+from server.safety_settings import SafetySettings
 
 
 class Decoder:

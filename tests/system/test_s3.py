@@ -14,8 +14,9 @@ from moto.server import ThreadedMotoServer
 
 from server.app import create_app
 from server.delivery.images import ImageStore
+from server.image_settings import ImageSettings
 from server.runware.errors import TaskError
-from server.settings import ImageSettings, SettingsError, load_settings
+from server.settings import SettingsError, load_settings
 from tools.bench.serve import StubEngine, settings_within
 
 BUCKET = "images"

@@ -22,8 +22,9 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.engine.messages import Job, JobDone, JobEvent, JobImage
 from server.engine.protocol import EngineFigures, EngineStatus
+from server.image_settings import ImageSettings
 from server.runware.schemas import ImageInference
-from server.settings import ImageSettings, Settings, TaskSettings
+from server.settings import Settings, TaskSettings
 
 START_TIMEOUT_S = 60.0
 

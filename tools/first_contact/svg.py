@@ -20,6 +20,16 @@ class Bar:
     mark: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point with its label, and the name of its group, which gives it a colour."""
+
+    x: float
+    y: float
+    label: str
+    group: str
+
+
 def plot_bars(bars: Sequence[Bar], unit: str) -> str:
     """Return horizontal bars from zero on one scale."""
     largest = max((max(bar.value, bar.mark or 0.0) for bar in bars), default=0.0) or 1.0
@@ -77,6 +87,42 @@ def plot_lines(
         parts.append(f'<rect x="{x}" y="{y - 9}" width="12" height="12" fill="{color}"/>')
         parts.append(_text(x + 20, y + 2, name, "start"))
     return _svg(top + height + 48, parts)
+
+
+def plot_points(points: Sequence[Point], x_label: str, y_label: str) -> str:
+    """Return labelled points by group, each axis from the smallest value to the largest."""
+    left, top, width, height = 70, 12, 560, 340
+    x_low, x_span = _range([point.x for point in points])
+    y_low, y_span = _range([point.y for point in points])
+    parts = [_axes(left, top, width, height)]
+    for share in (0.0, 0.5, 1.0):
+        x, y = left + share * width, top + height - share * height
+        parts.append(_text(x, top + height + 18, f"{x_low + share * x_span:.3g}", "middle"))
+        parts.append(_text(left - 8, y + 4, f"{y_low + share * y_span:.3g}", "end"))
+    parts.append(_text(left + width / 2, top + height + 38, x_label, "middle"))
+    parts.append(_text(left + 8, top + 10, y_label, "start"))
+    groups = list(dict.fromkeys(point.group for point in points))
+    for point in points:
+        color = _COLORS[groups.index(point.group) % len(_COLORS)]
+        x = left + (point.x - x_low) / x_span * width
+        y = top + height - (point.y - y_low) / y_span * height
+        parts.append(
+            f'<g><title>{escape(point.label)}</title><circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" '
+            f'fill="{color}" fill-opacity="0.8"/></g>'
+        )
+    for index, name in enumerate(groups):
+        y, color = top + 14 + 22 * index, _COLORS[index % len(_COLORS)]
+        parts.append(
+            f'<rect x="{left + width + 24}" y="{y - 9}" width="12" height="12" fill="{color}"/>'
+        )
+        parts.append(_text(left + width + 44, y + 2, name, "start"))
+    return _svg(top + height + 48, parts)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the smallest value and how far the largest is from it, never 0."""
+    low = min(values, default=0.0)
+    return low, (max(values, default=0.0) - low) or 1.0
 
 
 def _axes(left: int, top: int, width: int, height: int) -> str:

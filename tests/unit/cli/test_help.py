@@ -61,7 +61,7 @@ def test_every_command_is_there() -> None:
     }
     assert {path[0] for path in COMMANDS if len(path) == 1} == {
         "serve", "generate", "plan", "quantize", "calibrate", "verify", "record", "train-tiny",
-        "first-contact", "status", "cancel", "download",
+        "first-contact", "status", "cancel", "download", "doctor", "ledger", "prove",
     }  # fmt: skip
 
 

@@ -83,6 +83,19 @@ def test_whole_experts_are_planned_and_set(folder: Path) -> None:
     assert "HYIMAGE_WORKER__EXPERT_PARALLEL=true" in result.stdout.splitlines()[-1]
 
 
+def test_input_images_are_planned_and_what_reads_them_is_set(folder: Path, tmp_path: Path) -> None:
+    arguments = ["plan", "--checkpoint", str(folder), "--gpus", "1x80GB", "--quantization", "none"]
+    file = tmp_path / "plan.json"
+    result = RUNNER.invoke(app, [*arguments, "--input-images", "2", "--json", str(file)])
+    assert "2 input image(s) of 5126" in " ".join(result.stdout.split())
+    assert "HYIMAGE_WORKER__IMAGE_INPUTS=true" in result.stdout.splitlines()[-1]
+    plan = json.loads(file.read_text())["plans"][0]
+    # 2 x 8 heads x 128 x 2 bytes a token and layer; a distilled checkpoint has one row.
+    assert plan["prefix"] == (1024 + 2 * 5126) * 6 * 4096
+    assert plan["reading"] > plan["activations"]
+    assert RUNNER.invoke(app, [*arguments, "--input-images", "4"]).exit_code == 2
+
+
 def test_a_config_file_stands_for_its_folder(folder: Path) -> None:
     arguments = ["plan", "--checkpoint", str(folder / "config.json"), "--gpus", "1x80GB"]
     result = RUNNER.invoke(app, arguments)

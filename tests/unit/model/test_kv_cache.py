@@ -3,11 +3,18 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from model.attention import LayerKV
 from model.kv_cache import PromptKVCache, prefill
 from model.rope import build_rotary_table
 from model.sequence import ImageSequence, grid_positions
 from pipeline.load import Pipeline
+
+
+def joined(layer: LayerKV) -> tuple[Tensor, Tensor]:
+    """Return all keys and values of a layer."""
+    return layer.concat(layer.k_BGSH[:, :, :0], layer.v_BGSH[:, :, :0])
 
 
 def test_a_prompt_that_begins_like_a_cached_one_is_prefilled_from_there(
@@ -27,8 +34,29 @@ def test_a_prompt_that_begins_like_a_cached_one_is_prefilled_from_there(
         for prefix, ids in ((longer, [*range(40), 7, 8]), (forked, [*range(30), 200, 201])):
             anew = prefill(transformer, ids)
             for ours, theirs in zip(prefix.layers, anew.layers, strict=True):
-                torch.testing.assert_close(ours.k_BGSH, theirs.k_BGSH, atol=1e-5, rtol=1e-5)
-                torch.testing.assert_close(ours.v_BGSH, theirs.v_BGSH, atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(joined(ours), joined(theirs), atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_what_prompts_have_in_common_is_in_memory_once(tiny_pipeline: Pipeline) -> None:
+    prompt_cache = PromptKVCache(tiny_pipeline.transformer)
+    first = prompt_cache.get_or_compute(list(range(40)))
+    forked = prompt_cache.get_or_compute([*range(30), 200, 201])
+    longer = prompt_cache.get_or_compute([*range(30), 200, 201, 202])
+    assert [prompt.length for prompt in (first, forked, longer)] == [40, 32, 33]
+    for whole, *others in zip(first.layers, forked.layers, longer.layers, strict=True):
+        for number, layer in enumerate(others, start=2):
+            assert layer.before is not None
+            assert layer.before.k_BGSH.data_ptr() == whole.k_BGSH.data_ptr()
+            assert layer.before.v_BGSH.data_ptr() == whole.v_BGSH.data_ptr()
+            assert layer.k_BGSH.shape[2] == number
+    written = forked
+    for token in (5, 6, 7):
+        written = prefill(tiny_pipeline.transformer, [token], written)
+    anew = prefill(tiny_pipeline.transformer, [*range(30), 200, 201, 5, 6, 7])
+    for ours, theirs in zip(written.first(34).layers, anew.first(34).layers, strict=True):
+        torch.testing.assert_close(joined(ours), joined(theirs), atol=1e-5, rtol=1e-5)
+    assert written.first(20).layers[0].before is None
 
 
 @torch.inference_mode()

@@ -89,8 +89,12 @@ def test_both_rows_share_one_prefill_of_the_input_images(
     assert rows[0].prefix_length == rows[1].prefix_length
     (block,) = rows[0].blocks
     with torch.inference_mode():
-        prompt.prompt_cache.get_or_compute(rows[0].prefix_ids)
-        prompt.prompt_cache.get_or_compute(rows[1].prefix_ids)
+        conditional = prompt.prompt_cache.get_or_compute(rows[0].prefix_ids)
+        unconditional = prompt.prompt_cache.get_or_compute(rows[1].prefix_ids)
+    for ours, theirs in zip(conditional.layers, unconditional.layers, strict=True):
+        assert theirs.before is not None
+        assert theirs.before.length > block.stop
+        assert theirs.before.k_BGSH.data_ptr() == ours.k_BGSH.data_ptr()
     text_only = rows[0].prefix_length - (block.stop + 1)  # behind <eoi>
     assert prompt.prompt_cache.num_computed == rows[0].prefix_length + text_only
 

@@ -54,7 +54,8 @@ def test_the_settings_of_a_mode_survive_the_environment(
 def test_input_images_take_their_parts_and_the_room_of_their_tokens() -> None:
     edits = replace(REQUEST, num_input_images=3)
     # 4102 to 5126 tokens an image at base 1024.
-    assert edits.workload.prompt_tokens == REQUEST.workload.prompt_tokens + 3 * 5126
+    tokens = edits.workload.past_tokens(edits.config)
+    assert tokens == REQUEST.workload.past_tokens(edits.config) + 3 * 5126
     text, images = (
         sum(p.nbytes for p in build_meta_model(r.config, SINGLE, r.options, None).parameters())
         for r in (REQUEST, edits)

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from training.backgrounds import BACKGROUNDS
 from training.batches import IGNORED, Batch, plan_step
 from training.forward import Sequences, predict
 from training.latents import OFFERED_GRIDS, SMALL_GRID, encode_images, encoder_matrix
-from training.layout_probe import LayoutProbe, probe_targets
-from training.losses import compute_losses, guided_targets
+from training.layout_probe import probe_targets
 from training.muon import orthogonalize
 from training.phases import Phase, rate_and_phase
 from training.scenes import COLOURS, KINDS, Scene, Thing
@@ -64,8 +62,6 @@ def make_batch(seed: int) -> Batch:
     lengths_B = torch.tensor([4, 7, 6])
     return Batch(
         sequences=Sequences(ids_BS, lengths_B, (3, 5)),
-        unconditional=Sequences(torch.ones_like(ids_BS), lengths_B, (3, 5)),
-        is_dropped_B=torch.tensor([False, False, True]),
         latent_BCYX=torch.randn(3, 12, 3, 5, generator=generator),
         targets_BS=torch.where(torch.arange(7) < 4, ids_BS, IGNORED),
         layout_BS4=torch.zeros(3, 15, 4, dtype=torch.int64),
@@ -120,32 +116,6 @@ def test_training_lowers_the_loss_on_one_batch(small_config: ModelConfig, tmp_pa
     trainer = TransformerTrainer(tmp_path, config=small_config)
     losses = [trainer.run_step(make_batch(0), rate=1.0).flow.item() for _ in range(40)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
-
-
-def test_guided_targets_predict_the_velocity_at_their_guidance_and_not_at_others() -> None:
-    velocity_BCYX, unconditional_BCYX = torch.randn(2, 3, 4, 2, 2)
-    is_dropped_B = torch.tensor([False, True, False])
-    targets_BCYX = guided_targets(velocity_BCYX, unconditional_BCYX, is_dropped_B, 2.5)
-    guided_BCYX = unconditional_BCYX + 2.5 * (targets_BCYX - unconditional_BCYX)
-    torch.testing.assert_close(guided_BCYX[~is_dropped_B], velocity_BCYX[~is_dropped_B])
-    assert torch.equal(targets_BCYX[is_dropped_B], velocity_BCYX[is_dropped_B])
-    assert not torch.allclose(targets_BCYX[~is_dropped_B], velocity_BCYX[~is_dropped_B])
-
-
-def test_guidance_changes_the_flow_loss_of_rows_with_a_caption_only(
-    small_config: ModelConfig, tmp_path: Path
-) -> None:
-    trainer = TransformerTrainer(tmp_path, config=small_config)
-    batch = make_batch(0)
-
-    def flow(is_dropped: bool, guidance: float) -> float:
-        torch.manual_seed(1)
-        dropped = replace(batch, is_dropped_B=torch.full((3,), is_dropped))
-        probe = LayoutProbe(small_config.hidden_size)
-        return compute_losses(trainer.transformer, probe, dropped, guidance).flow.item()
-
-    assert flow(True, 4.0) == flow(True, 1.0)
-    assert flow(False, 4.0) != flow(False, 1.0)
 
 
 def test_the_closed_form_autoencoder_is_linear_and_restores_smooth_images() -> None:

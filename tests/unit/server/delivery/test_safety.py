@@ -8,7 +8,8 @@ import pytest
 from server.delivery.nudenet_detector import NudeNetDetector
 from server.delivery.safety import SafetyChecker
 from server.runware.errors import TaskError
-from server.settings import SafetySettings, SettingsError
+from server.safety_settings import SafetySettings
+from server.settings import SettingsError
 
 NUDENET = """
 class NudeDetector:

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from cache.plan import CachePlan
 from pipeline.load import Pipeline
 from pipeline.request import ImageRequest
@@ -14,16 +16,17 @@ REQUEST = ImageRequest(
 
 
 def test_needs_grow_with_what_is_held(tiny_pipeline: Pipeline) -> None:
-    needs = count_needs(tiny_pipeline, PipelineSettings())
+    needs = count_needs(tiny_pipeline, PipelineSettings(image_inputs=True))
     plain = needs(REQUEST)
     cached = needs(replace(REQUEST, cache=CachePlan(start=0, end=4, tea_distance=0.5)))
     rewritten = needs(replace(REQUEST, rewrite="think"))
-    edited = needs(replace(REQUEST, images=(b"one", b"two")))
+    one, three = (needs(replace(REQUEST, images=(b"png",) * n)) for n in (1, 3))
     small = needs(replace(REQUEST, width_px=128, height_px=128))
     assert plain.held > 0
     assert cached.held > plain.held
     assert rewritten.held > plain.held
-    assert edited.held > plain.held
+    assert three.held - plain.held == pytest.approx(3 * (one.held - plain.held), rel=0.01)
+    assert three.step > one.step >= plain.step
     assert small.step < plain.step
     assert needs(replace(REQUEST, width_px=None, height_px=None)).step >= plain.step
 

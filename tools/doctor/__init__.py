@@ -1,0 +1,1 @@
+"""Checks of a machine, its settings and a checkpoint, before anything is loaded."""
