@@ -276,7 +276,7 @@ class TaskService:
             room_in_s=running.seconds_until_room,
         )
         check_limits(self._settings.server, parameters.numberResults, owner, load)
-        rows = [task.row for task in running.values()]
+        rows = (task.row for task in running.values())
         check_queued_bytes(rows, inputs, self._settings.inputs)
         return size
 
