@@ -23,9 +23,10 @@ TORCH_STAMP := $(VENV)/.torch-$(TORCH)
 BASE_STAMP := $(VENV)/.base
 DEV_STAMP := $(VENV)/.dev
 DOCS_STAMP := $(VENV)/.docs
+SBOM_STAMP := $(VENV)/.sbom
 PINNED_TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help serve test check setup base format test-gpu first-contact docs reference image clean
+.PHONY: help serve test check setup base format test-gpu first-contact docs reference sbom image clean
 
 help:
 	@echo 'make serve          serve $(CONFIG) on http://$(HOST):$(PORT); installs what serving needs'
@@ -38,6 +39,7 @@ help:
 	@echo 'make test-gpu       the tests that need a GPU'
 	@echo 'make docs           build the documentation as a site, into site/'
 	@echo 'make reference      write the pages of settings, errors and commands anew from the code'
+	@echo 'make sbom           list what is installed, as CycloneDX, in sbom.cdx.json'
 	@echo 'make image          build the Docker image for a CPU'
 	@echo 'make clean          remove $(VENV) and data'
 	@echo
@@ -82,11 +84,18 @@ docs: $(DOCS_STAMP)
 reference: base
 	$(BIN)/python -m cli.reference
 
+# What the environment holds, in the versions of constraints.txt, with licences and who needs what.
+# The tool has an environment of its own, so that it does not list itself.
+sbom: $(SBOM_STAMP)
+	$(VENV)/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python
+	@echo "sbom.cdx.json lists $(VENV): after make serve what serving needs, after make setup the tests' as well"
+
 image:
 	docker build -t hyimage:cpu .
 
 clean:
-	rm -rf $(VENV) data site
+	rm -rf $(VENV) data site sbom.cdx.json
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
@@ -124,4 +133,10 @@ $(DEV_STAMP): $(BASE_STAMP)
 $(DOCS_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what builds the documentation"
 	@$(PIP) "mkdocs>=1.6" "mkdocs-material>=9.6"
+	@touch $@
+
+$(SBOM_STAMP): $(BASE_STAMP)
+	@echo "Installing what lists the environment"
+	@$(PYTHON) -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/pip install --disable-pip-version-check -q "cyclonedx-bom>=7.5"
 	@touch $@

@@ -63,7 +63,9 @@ def build_step_cache(
     if thresholds.tea is not None:
         fitted = calibration_of(plan, calibration)
         if fitted.poly:
-            early_policy = TeaCachePolicy(thresholds.tea, signal, fitted.poly, fitted.x_range)
+            early_policy = TeaCachePolicy(
+                thresholds.tea, signal, fitted.poly, fitted.x_range, plan.tea_relaxation
+            )
         else:
             early_policy = NoiseLevelPolicy(thresholds.tea, fitted.profile)
     first_block = None if thresholds.fb is None else FirstBlockPolicy(thresholds.fb)

@@ -26,14 +26,16 @@ class ForecastPlan:
 class CachePlan:
     """Which policies may reuse steps [start, end), and their thresholds. None means off.
 
-    `tea_distance` is the API's value. `fb_threshold_scale` is how much of the calibrated FBCache
-    threshold is used: 1 is the default.
+    `tea_distance` is the API's value; `tea_relaxation` multiplies what it allows at the lower noise
+    levels, where a change reaches less of the image. `fb_threshold_scale` is how much of the
+    calibrated FBCache threshold is used: 1 is the default.
     """
 
     start: int
     end: int
     max_consecutive: int = 3
     tea_distance: float | None = None
+    tea_relaxation: float = 1.0
     tea_signal: TeaSignal = "input"
     fb_threshold_scale: float | None = None
     forecast: ForecastPlan | None = None

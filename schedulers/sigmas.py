@@ -81,8 +81,8 @@ def _spread_ratios(high: float, low: float, count: int, rho: float) -> Tensor:
     if math.isinf(rho):
         return torch.exp(math.log(high) + way * (math.log(low) - math.log(high)))
     root_high, root_low = high ** (1 / rho), low ** (1 / rho)
-    ratios: Tensor = (root_high + way * (root_low - root_high)).pow(rho)
-    return ratios
+    spread: Tensor = (root_high + way * (root_low - root_high)) ** rho
+    return spread
 
 
 def _beta_quantiles(shares: Tensor) -> Tensor:

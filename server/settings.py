@@ -90,12 +90,13 @@ class CacheSettings(BaseModel):
     default_acceleration: Literal["none", "low", "medium", "high"] = Field(
         "none", description="Preset of tasks that give none; none computes every step"
     )
-    low_tea_distance: float = Field(0.5, ge=0, le=1, description="TeaCache of acceleration low")
+    low_tea_distance: float = Field(0.65, ge=0, le=1, description="TeaCache of acceleration low")
     medium_tea_distance: float = Field(
-        0.65, ge=0, le=1, description="TeaCache of acceleration medium"
+        1.0, ge=0, le=1, description="TeaCache of acceleration medium"
     )
-    high_tea_distance: float = Field(
-        0.8, ge=0, le=1, description="TeaCache of acceleration high, which also forecasts"
+    high_tea_distance: float = Field(1.0, ge=0, le=1, description="TeaCache of acceleration high")
+    high_tea_relaxation: float = Field(
+        1.8, ge=1, le=4, description="High's TeaCache allows this times as much below sigma 0.9"
     )
 
 

@@ -4,13 +4,15 @@
 transfer has brought (version 2.4), up to 5 GB a file here; this one keeps it in `.parts`.
 """
 
+import fcntl
 import fnmatch
 import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -141,6 +143,33 @@ def download_files(listing: Listing, folder: Path, count: Count, num_workers: in
     """
     folder.mkdir(parents=True, exist_ok=True)
     disable_progress_bars()
+    with locked(folder):
+        _bring_all(listing, folder, count, num_workers)
+    parts = folder / PARTS
+    if parts.is_dir() and not any(parts.iterdir()):
+        parts.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one download; the kernel frees it with the process.
+
+    Raises:
+        DownloadError: another download holds it: two would write into the same files.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DownloadError(
+            f"another download writes into {folder}; wait until it ends, or stop it"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _bring_all(listing: Listing, folder: Path, count: Count, num_workers: int) -> None:
     stopping = threading.Event()
 
     def bring(file: RemoteFile) -> None:
@@ -156,9 +185,6 @@ def download_files(listing: Listing, folder: Path, count: Count, num_workers: in
     for error in filter(None, (task.exception() for task in tasks)):
         if not isinstance(error, _StoppedError):
             raise error
-    parts = folder / PARTS
-    if parts.is_dir() and not any(parts.iterdir()):
-        parts.rmdir()
 
 
 def digest_of(path: Path, file: RemoteFile, count: Count) -> str:

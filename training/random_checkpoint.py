@@ -27,6 +27,7 @@ CONTROL_TOKENS = (
     *(f"<img_ratio_{i}>" for i in range(NUM_RATIOS)),
 )  # fmt: skip
 DISTILLED_TOKENS = ("<guidance>", "<timestep_r>")
+EDITING_TOKENS = ("<joint_img_sep>",)  # in the block of an input image
 
 TINY_CONFIG: dict[str, Any] = {
     "model_type": "hunyuan_image_3_moe",
@@ -116,13 +117,18 @@ def write_random_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     is_distilled = bool(config and config.get("cfg_distilled"))
     extra_ratios = tuple(f"<img_ratio_{i}>" for i in range(NUM_RATIOS, num_ratios))
+    generation_config = {**GENERATION_CONFIG, **(generation or {})}
+    is_instruct = generation_config["sequence_template"] == "instruct"
     tokenizer = _build_tokenizer(
-        CONTROL_TOKENS + extra_ratios + (DISTILLED_TOKENS if is_distilled else ())
+        CONTROL_TOKENS
+        + extra_ratios
+        + (DISTILLED_TOKENS if is_distilled else ())
+        + (EDITING_TOKENS if is_instruct else ())
     )
     tokenizer.save_pretrained(folder)
     fields = {**(config or TINY_CONFIG), "vocab_size": len(tokenizer)}
     _write_shards(folder, list_slots(build_skeleton(parse_config(fields))), seed, num_shards)
-    _write_json(folder / "generation_config.json", {**GENERATION_CONFIG, **(generation or {})})
+    _write_json(folder / "generation_config.json", generation_config)
     _write_json(folder / "config.json", fields)
 
 

@@ -1,10 +1,10 @@
-"""`hyimage bench quality`: schedulers, steps and step caches against uncached images."""
+"""`hyimage bench quality`: solvers, grids, step caches and presets against converged images."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +22,7 @@ from cli.options import (
     read_model_settings,
     reported_errors,
 )
+from server.runware.errors import CommandError
 
 if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
@@ -37,6 +38,13 @@ def bench_quality(
     guidance: GuidanceOption = 7.0,
     steps: Annotated[int, typer.Option(help="Base number of steps.", min=4, max=100)] = 30,
     schedulers: Annotated[bool, typer.Option(help="Also measure other solvers than Euler.")] = True,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure policies that begin with this; 'none' are plain solvers."),
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Where references and finished images' figures are kept.")
+    ] = Path("data/quality"),
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the rows here.", callback=check_output)
     ] = None,
@@ -48,11 +56,12 @@ def bench_quality(
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Compare schedulers, steps and step caches with uncached images: PSNR, SSIM, evaluations.
+    """Compare solvers, grids, caches and presets with converged and uncached images.
 
-    Files are written after every setting: what stops a run costs only the setting it was at.
+    Each converged image, of 100 steps, is generated once and kept. A run that was stopped goes on
+    at the image it was at; files are written after every setting.
 
-    Example: hyimage bench quality --num-prompts 4 --no-schedulers --chart quality.png
+    Example: hyimage bench quality --num-prompts 4 --only none --only preset --chart quality.png
     """
     with reported_errors():
         settings = read_model_settings(config, checkpoint)
@@ -64,38 +73,48 @@ def bench_quality(
             check_charts()
         texts = read_prompts(prompts, num_prompts)
         sweep = Sweep() if schedulers else replace(Sweep(), schedulers=())
+        run = _Run(texts, guidance, steps, sweep, folder, tuple(only or ()))
         rows: list[Row] = []
-        for row in _measure(settings.worker, texts, guidance, steps, sweep):
+        for row in _measure(settings.worker, run):
             rows.append(row)
             write_rows(rows, csv_file, json_file)
+        if not rows:
+            raise CommandError(f"no policy begins with {', '.join(only or ())}")
         stdout.print(_table(rows))
         if chart is not None:
-            _plot(chart, rows, steps, sweep)
+            from tools.bench.quality_charts import plot_quality_chart
+
+            plot_quality_chart(chart, rows, steps)
 
 
-def _measure(
-    settings: PipelineSettings, texts: Sequence[str], guidance: float, steps: int, sweep: Sweep
-) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    texts: Sequence[str]
+    guidance: float
+    steps: int
+    sweep: Sweep
+    folder: Path
+    only: tuple[str, ...]
+
+
+def _measure(settings: PipelineSettings, run: _Run) -> Iterator[Row]:
     """Load the checkpoint and yield a row per setting, with a progress bar."""
     from pipeline.load import load_pipeline
     from tools.bench.images import square_request
     from tools.bench.quality import run_quality_bench
+    from tools.bench.quality_store import Store
     from tools.progress import megabytes
 
     with progress_bar() as report:
         pipeline = load_pipeline(settings, megabytes(report, "loading"))
         side = pipeline.transformer.config.image_base_size
-        requests = [square_request(side, text, seed, guidance) for seed, text in enumerate(texts)]
-        yield from run_quality_bench(pipeline, requests, steps, sweep, report)
-
-
-def _plot(chart: Path, rows: Sequence[Row], base_steps: int, sweep: Sweep) -> None:
-    from tools.bench.quality_charts import plot_quality_chart, plot_scheduler_chart
-
-    plot_quality_chart(chart, rows, base_steps)
-    if sweep.schedulers:
-        path = chart.with_stem(f"{chart.stem}_schedulers")
-        plot_scheduler_chart(path, rows, sweep.truth_steps)
+        requests = [
+            square_request(side, text, seed, run.guidance) for seed, text in enumerate(run.texts)
+        ]
+        store = Store(run.folder, pipeline, Path(settings.checkpoint))
+        yield from run_quality_bench(
+            pipeline, requests, run.steps, run.sweep, store, run.only, report
+        )
 
 
 def write_rows(rows: Sequence[Row], csv_file: Path | None, json_file: Path | None) -> None:
@@ -114,8 +133,8 @@ def write_rows(rows: Sequence[Row], csv_file: Path | None, json_file: Path | Non
 
 def _table(rows: Sequence[Row]) -> Table:
     headings = (
-        "policy", "value", "scheduler", "steps", "evaluations", "saving", "PSNR", "SSIM",
-        "Euler's PSNR", "PSNR to 100", "s",
+        "policy", "value", "scheduler", "steps", "evaluations", "rows", "PSNR", "worst", "SSIM",
+        "to uncached", "best solver", "its PSNR", "its worst", "s",
     )  # fmt: skip
     table = Table(*headings)
     for row in rows:
@@ -125,11 +144,14 @@ def _table(rows: Sequence[Row]) -> Table:
             row.scheduler,
             str(row.steps),
             f"{row.evaluations:.1f}",
-            f"{row.saving:.2f}x",
+            f"{row.rows:.1f}",
             f"{row.psnr:.1f}",
-            f"{row.ssim:.3f}",
-            "" if row.euler_psnr is None else f"{row.euler_psnr:.1f}",
-            f"{row.psnr_100:.1f}",
+            f"{row.psnr_min:.1f}",
+            f"{row.ssim:.4f}",
+            f"{row.base_psnr:.1f}",
+            row.solver or "",
+            "" if row.solver_psnr is None else f"{row.solver_psnr:.1f}",
+            "" if row.solver_psnr_min is None else f"{row.solver_psnr_min:.1f}",
             f"{row.seconds:.2f}",
         )
     return table

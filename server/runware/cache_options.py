@@ -4,13 +4,28 @@
 policy; the window and the limit of skips in a row apply to either.
 """
 
+from dataclasses import dataclass, replace
+
 from cache.calibration import DEFAULT_THRESHOLD
 from cache.plan import CachePlan, ForecastPlan
 from server.runware.schemas import AcceleratorOptions, ImageInference
 from server.runware.validation import cache_window
 from server.settings import CacheSettings
 
-HIGH_ORDER = 1  # a second order was worse in every measurement; docs/sampling.md
+# The presets' forecast: a second order, and no contraction, were worse; docs/sampling.md.
+FORECAST_ORDER, FORECAST_CONTRACTION = 1, 0.5
+# TeaCache of a task that wants a forecast and names no cache.
+FORECAST_DISTANCE = 0.8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Policies:
+    """What a preset, or the task itself, turns on; None is off."""
+
+    tea: float | None = None
+    relaxation: float = 1.0
+    fb: float | None = None
+    forecast: ForecastPlan | None = None
 
 
 def build_cache_plan(
@@ -19,31 +34,32 @@ def build_cache_plan(
     """Return the plan of a checked task, and the warnings for its diagnostics."""
     options = task.acceleratorOptions
     start, end = cache_window(task)
-    tea, fb, forecast = _preset(task, settings)
+    chosen = _preset(task, settings)
     if {"teaCache", "fbCache"} & options.model_fields_set:
-        tea, fb, forecast = None, None, None
-        if options.teaCache:
-            tea = options.teaCacheDistance
-        if options.fbCache:
-            fb = fb_threshold_scale(options.fbCacheThreshold, settings)
+        chosen = _Policies(
+            tea=options.teaCacheDistance if options.teaCache else None,
+            fb=fb_threshold_scale(options.fbCacheThreshold, settings) if options.fbCache else None,
+        )
     if (requested := task.hunyuan.forecast) is not None:
         forecast = ForecastPlan(
             order=requested.order, interval=requested.interval, contraction=requested.contraction
         )
+        chosen = replace(chosen, forecast=forecast)
         if requested.interval is not None:
-            tea, fb = None, None
-        elif tea is None and fb is None:
-            tea = settings.high_tea_distance
+            chosen = _Policies(forecast=forecast)
+        elif chosen.tea is None and chosen.fb is None:
+            chosen = _Policies(tea=FORECAST_DISTANCE, forecast=forecast)
     plan = CachePlan(
         start=start,
         end=end,
-        max_consecutive=_limit(options, forecast),
-        tea_distance=tea,
+        max_consecutive=_limit(options, chosen.forecast),
+        tea_distance=chosen.tea,
+        tea_relaxation=chosen.relaxation,
         tea_signal=settings.tea_signal,
-        fb_threshold_scale=fb,
-        forecast=forecast,
+        fb_threshold_scale=chosen.fb,
+        forecast=chosen.forecast,
     )
-    return plan, tuple(_list_ignored(options, forecast))
+    return plan, tuple(_list_ignored(options, chosen.forecast))
 
 
 def wants_fitted_grid(task: ImageInference, settings: CacheSettings) -> bool:
@@ -66,18 +82,21 @@ def fb_threshold_scale(threshold: float, settings: CacheSettings) -> float:
     return threshold / DEFAULT_THRESHOLD
 
 
-def _preset(
-    task: ImageInference, settings: CacheSettings
-) -> tuple[float | None, float | None, ForecastPlan | None]:
+def _preset(task: ImageInference, settings: CacheSettings) -> _Policies:
+    forecast = ForecastPlan(order=FORECAST_ORDER, contraction=FORECAST_CONTRACTION)
     match task.acceleration or settings.default_acceleration:
         case "low":
-            return settings.low_tea_distance, None, None
+            return _Policies(tea=settings.low_tea_distance, forecast=forecast)
         case "medium":
-            return settings.medium_tea_distance, None, None
+            return _Policies(tea=settings.medium_tea_distance, forecast=forecast)
         case "high":
-            return settings.high_tea_distance, None, ForecastPlan(order=HIGH_ORDER)
+            return _Policies(
+                tea=settings.high_tea_distance,
+                relaxation=settings.high_tea_relaxation,
+                forecast=forecast,
+            )
         case _:
-            return None, None, None
+            return _Policies()
 
 
 def _limit(options: AcceleratorOptions, forecast: ForecastPlan | None) -> int:

@@ -43,16 +43,17 @@ def test_a_setting_gives_tasks_without_a_preset_another_one(
 ) -> None:
     app: Any = create_app(change(settings, cache__default_acceleration="medium"), engine)
     with TestClient(app) as client:
-        assert plan_of(client, engine).name == "teaCache"
+        assert plan_of(client, engine).name == "teaCache+forecast"
         assert not plan_of(client, engine, acceleration="none").is_on
 
 
 def test_low_medium_and_high_reuse_more_and_more(client: TestClient, engine: FakeEngine) -> None:
-    low = plan_of(client, engine, acceleration="low")
-    medium = plan_of(client, engine, acceleration="medium")
-    assert (low.name, medium.name) == ("teaCache", "teaCache")
-    assert (low.tea_distance or 0) < (medium.tea_distance or 0)
-    assert plan_of(client, engine, acceleration="high").name == "teaCache+forecast"
+    plans = [plan_of(client, engine, acceleration=name) for name in ("low", "medium", "high")]
+    assert {plan.name for plan in plans} == {"teaCache+forecast"}
+    assert {plan.forecast for plan in plans} == {ForecastPlan(order=1, contraction=0.5)}
+    allowed = [((plan.tea_distance or 0), plan.tea_relaxation) for plan in plans]
+    assert allowed == sorted(allowed)
+    assert len(set(allowed)) == 3
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_explicit_options_win_over_a_preset(client: TestClient, engine: FakeEngi
     assert own.name == "fbCache"
     window = {"cacheStartStep": 4, "cacheMaxConsecutiveSteps": 2}
     preset = plan_of(client, engine, acceleration="low", acceleratorOptions=window)
-    assert (preset.name, preset.start, preset.max_consecutive) == ("teaCache", 4, 2)
+    assert (preset.name, preset.start, preset.max_consecutive) == ("teaCache+forecast", 4, 2)
 
 
 def test_both_caches_and_their_values_reach_the_plan(
@@ -221,7 +222,7 @@ def test_diagnostics_can_be_polled_and_come_over_a_socket(client: TestClient) ->
         (item,) = client.post("/v1?diagnostics=1", json=[poll]).json()["data"]
         if item["status"] == "success":
             break
-    assert item["diagnostics"]["cache"] == "teaCache"
+    assert item["diagnostics"]["cache"] == "teaCache+forecast"
     with client.websocket_connect("/v1?diagnostics=1") as socket:
         socket.send_json([{"taskType": "authentication", "apiKey": "any"}])
         socket.receive_json()

@@ -187,8 +187,8 @@ def test_worker_deaths_and_memory_are_the_engines(client: TestClient, engine: Fa
 def test_calls_of_the_store_are_timed(client: TestClient) -> None:
     before = value(client, "hyimage_store_seconds_count", operation="write")
     client.post("/v1", json=[make_task()])
-    # The task, its image, its end.
-    assert value(client, "hyimage_store_seconds_count", operation="write") == before + 3
+    # The task, its image, its end; the sweep of expired ones may come between.
+    assert value(client, "hyimage_store_seconds_count", operation="write") - before in (3, 4)
     assert value(client, "hyimage_store_faults_total", operation="write") == 0
 
 

@@ -11,7 +11,8 @@ from tests.contract.conftest import FakeEngine, make_task
 
 def test_health_and_readiness_are_told_apart(client: TestClient, engine: FakeEngine) -> None:
     assert client.get("/health").json() == {"status": "ok"}
-    assert client.get("/ready").json() == {"ready": True, "worker": "fake"}
+    ready = {"ready": True, "worker": "fake", "maxInputImages": 0}
+    assert client.get("/ready").json() == ready
     engine.status = type(engine.status)(is_ready=False, description="loading")
     assert client.get("/ready").status_code == 503
     assert client.get("/health").status_code == 200

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ PARAMETERS = ("safety.checkContent", "safety.mode")
 PLACEHOLDER = "HYIMAGE_SECTION__SETTING"
 # Pages of what once was: they name settings, commands and paths that are gone.
 HISTORY = ("CHANGELOG.md",)
-# Files that a reader makes, and git ignores.
-MADE = ("deploy/.env", "deploy/server.env")
+# What a reader makes, and git ignores.
+MADE = ("deploy/.env", "deploy/server.env", "checkpoints/instruct")
 PRESENT = [page for page in PAGES if page.name not in HISTORY]
 PRESENT_IDS = [str(page.relative_to(ROOT)) for page in PRESENT]
 
@@ -80,10 +81,15 @@ def test_every_command_that_a_page_names_exists_with_its_options(page: Path) -> 
     assert [fault for call in calls for fault in faults_of(call)] == []
 
 
+@cache
+def _command() -> Any:
+    """Return the command. Typer's classes are not click's, hence Any."""
+    return typer.main.get_command(app)
+
+
 def faults_of(call: str) -> list[str]:
     """Return what the words after `hyimage` have that the command does not take."""
-    # Typer's classes of commands and parameters are not click's, hence Any.
-    command: Any = typer.main.get_command(app)
+    command = _command()
     words = shlex.split(call.partition(" #")[0])
     while words and hasattr(command, "commands"):
         name = words.pop(0)

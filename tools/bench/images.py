@@ -11,13 +11,14 @@ from tools.similarity import Pixels
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An image, what it took in model evaluations, and in seconds with decoding.
+    """An image, what it took in model evaluations and rows, and in seconds with decoding.
 
     Shapes: pixels_yx3 uint8.
     """
 
     pixels_yx3: Pixels
     num_evaluations: int
+    num_rows: int
     seconds: float
 
 
@@ -26,7 +27,8 @@ def generate_pixels(pipeline: Pipeline, request: ImageRequest) -> Generated:
     start = time.perf_counter()
     (done,) = (event for event in generate(pipeline, request) if isinstance(event, ImageDone))
     seconds = time.perf_counter() - start
-    return Generated(done.pixels_yx3, done.diagnostics.num_evaluations, seconds)
+    figures = done.diagnostics
+    return Generated(done.pixels_yx3, figures.num_evaluations, figures.num_rows, seconds)
 
 
 def square_request(

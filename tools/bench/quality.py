@@ -1,55 +1,59 @@
-"""Image quality of schedulers, steps and step caches against uncached images: PSNR, SSIM.
+"""Image quality of solvers, grids, step caches and presets: PSNR, SSIM, evaluations, rows.
 
-Every image is compared with two: the uncached Euler image of the base number of steps, which
-a cache tries to save work on, and the uncached image of 100 steps, which all solvers head for.
-Plain Euler with as many model evaluations is the bar: below it, fewer steps would be better.
+Every image is compared with two: a converged one, of so many steps that more change nothing, which
+is what all solvers head for; and the uncached Euler image of the base number of steps, which a
+cache tries to save work on. The best plain solver with as many evaluations is the bar: below it,
+fewer steps would be the better cache.
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from cache.build import effective_thresholds
 from pipeline.load import Pipeline
 from pipeline.request import ImageRequest
-from tools.bench.images import Generated, generate_pixels
+from tools.bench.images import generate_pixels
 from tools.bench.quality_settings import Setting, Sweep, list_settings, plain
+from tools.bench.quality_store import Cell, Store
 from tools.progress import Report, ignore
 from tools.similarity import MAX_PSNR, Pixels, psnr, ssim
+
+# Source: tiny checkpoint, guidance 7, 2026-11-25: 100 steps of UniPC and of Euler are 51 dB apart
+# in pixels, 200 of LMS as far from both.
+TRUTH_SCHEDULER = "UniPC"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """Medians over the prompts. PSNR in dB, seconds with decoding.
+    """A setting's figures over the prompts. PSNR in dB, seconds with decoding.
 
-    `psnr` and `ssim` are against the uncached image of the base steps, `psnr_100` and `ssim_100`
-    against that of 100 steps; `euler_psnr` and `euler_ssim` are what plain Euler reaches against
-    the uncached image with as many evaluations.
+    `psnr` and `ssim` are medians against the converged image, `psnr_min` and `ssim_min` the worst
+    prompt's, and half of the prompts lie between `psnr_low` and `psnr_high`. `base_psnr` and
+    `base_ssim` are medians against the uncached image. `solver_psnr` and `solver_psnr_min` are
+    those of `solver`, the best plain solver with as many evaluations.
     """
 
     policy: str
     threshold: float | None
-    effective_threshold: float | None
     scheduler: str
     steps: int
     evaluations: float
+    rows: float
     saving: float
     psnr: float
+    psnr_min: float
+    psnr_low: float
+    psnr_high: float
     ssim: float
-    psnr_100: float
-    ssim_100: float
-    euler_psnr: float | None
-    euler_ssim: float | None
+    ssim_min: float
+    base_psnr: float
+    base_psnr_min: float
+    base_ssim: float
+    solver: str | None
+    solver_psnr: float | None
+    solver_psnr_min: float | None
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Truths:
-    """The uncached images that all others are compared with: of the base steps, and of many."""
-
-    base: Sequence[Pixels]
-    end: Sequence[Pixels]
-    base_steps: int
 
 
 def run_quality_bench(
@@ -57,103 +61,132 @@ def run_quality_bench(
     requests: Sequence[ImageRequest],
     base_steps: int,
     sweep: Sweep,
+    store: Store,
+    only: Sequence[str] = (),
     report: Report = ignore,
 ) -> Iterator[Row]:
-    """Generate every request with every setting of the sweep; yield a row after each setting.
+    """Measure every request with every setting of the sweep; yield a row after each setting.
 
-    A run takes long: what stops it costs only the setting it was at.
+    `only` are beginnings of policies; without any, all are measured. What the store holds already
+    is not generated again.
     """
-    settings = list(list_settings(base_steps, sweep))
-    generate_all = _counting_generator(pipeline, requests, len(settings) + 1, report)
-    ends = [image.pixels_yx3 for image in generate_all(plain("Euler", sweep.truth_steps))]
-    base_setting = plain("Euler", base_steps)
-    base = generate_all(base_setting)
-    truths = _Truths([image.pixels_yx3 for image in base], ends, base_steps)
-    euler: dict[float, tuple[float, float]] = {}
-    for setting in settings:
-        generated = base if setting == base_setting else generate_all(setting)
-        row = _measure(pipeline, setting, generated, truths)
-        if setting.policy == "none" and setting.scheduler == "Euler":
-            euler[row.evaluations] = (row.psnr, row.ssim)
+    settings = [
+        setting
+        for setting in list_settings(base_steps, sweep)
+        if not only or setting.policy.startswith(tuple(only))
+    ]
+    bench = _Bench(pipeline, store, base_steps, sweep.truth_steps)
+    solvers: list[Row] = []
+    for number, setting in enumerate(settings):
+        cells = []
+        for index, request in enumerate(requests):
+            report("images", number * len(requests) + index, len(settings) * len(requests))
+            cells.append(bench.measure(setting, request))
+        row = summarize(setting, cells, base_steps)
+        if setting.is_plain_solver:
+            solvers.append(row)
             yield row
         else:
-            bar_psnr, bar_ssim = _interpolate(euler, row.evaluations, base_steps)
-            yield replace(row, euler_psnr=bar_psnr, euler_ssim=bar_ssim)
+            yield beside_solvers(row, solvers)
+    report("images", len(settings) * len(requests), len(settings) * len(requests))
 
 
-def _counting_generator(
-    pipeline: Pipeline, requests: Sequence[ImageRequest], num_settings: int, report: Report
-) -> Callable[[Setting], list[Generated]]:
-    """Return a function that generates all requests with a setting, and reports each image."""
-    num_done, num_images = 0, len(requests) * num_settings
+class _Bench:
+    """Generates cells, with each prompt's two references from the store."""
 
-    def generate_all(setting: Setting) -> list[Generated]:
-        nonlocal num_done
-        images = []
-        for request in requests:
-            variant = replace(
-                request,
-                scheduler=setting.scheduler,
-                num_steps=setting.num_steps,
-                cache=setting.plan,
-            )
-            images.append(generate_pixels(pipeline, variant))
-            num_done += 1
-            report("generating", num_done, num_images)
-        return images
+    def __init__(self, pipeline: Pipeline, store: Store, base_steps: int, truth_steps: int) -> None:
+        self._pipeline = pipeline
+        self._store = store
+        self._base = plain("Euler", base_steps)
+        self._truth = plain(TRUTH_SCHEDULER, truth_steps)
 
-    return generate_all
+    def measure(self, setting: Setting, request: ImageRequest) -> Cell:
+        """Return a cell of the store, or generate and store it."""
+        references = (self._truth, self._base)
+        keys = [self._store.key(reference, request) for reference in references]
+        key = self._store.key(setting, request, *keys)
+        if (known := self._store.find(key)) is not None:
+            return known
+        truth, base = (
+            self._store.image(name, partial(self._pixels, reference, request))
+            for name, reference in zip(keys, references, strict=True)
+        )
+        done = generate_pixels(self._pipeline, _request_of(setting, request))
+        cell = Cell(
+            key=key,
+            psnr=min(psnr(done.pixels_yx3, truth), MAX_PSNR),
+            ssim=ssim(done.pixels_yx3, truth),
+            base_psnr=min(psnr(done.pixels_yx3, base), MAX_PSNR),
+            base_ssim=ssim(done.pixels_yx3, base),
+            evaluations=done.num_evaluations,
+            rows=done.num_rows,
+            seconds=done.seconds,
+        )
+        self._store.add(cell)
+        return cell
+
+    def _pixels(self, setting: Setting, request: ImageRequest) -> Pixels:
+        return generate_pixels(self._pipeline, _request_of(setting, request)).pixels_yx3
 
 
-def _measure(
-    pipeline: Pipeline,
-    setting: Setting,
-    generated: Sequence[Generated],
-    truths: _Truths,
-) -> Row:
-    thresholds = effective_thresholds(setting.plan, pipeline.calibration)
-    evaluations = statistics.mean(d.num_evaluations for d in generated)
-    images = [d.pixels_yx3 for d in generated]
+def _request_of(setting: Setting, request: ImageRequest) -> ImageRequest:
+    return replace(
+        request,
+        scheduler=setting.scheduler,
+        num_steps=setting.num_steps,
+        cache=setting.plan,
+        is_grid_fitted=setting.is_grid_fitted,
+    )
+
+
+def summarize(setting: Setting, cells: Sequence[Cell], base_steps: int) -> Row:
+    """Return the row of a setting's cells, without a solver beside it."""
+    psnrs = [cell.psnr for cell in cells]
+    low, _, high = statistics.quantiles(psnrs, n=4, method="inclusive") if cells[1:] else psnrs * 3
+    evaluations = statistics.mean(cell.evaluations for cell in cells)
     return Row(
         policy=setting.policy,
         threshold=setting.threshold,
-        effective_threshold=thresholds.tea if thresholds.tea is not None else thresholds.fb,
         scheduler=setting.scheduler,
         steps=setting.num_steps,
         evaluations=evaluations,
-        saving=truths.base_steps / evaluations,
-        psnr=_median(psnr, images, truths.base),
-        ssim=_median(ssim, images, truths.base),
-        psnr_100=_median(psnr, images, truths.end),
-        ssim_100=_median(ssim, images, truths.end),
-        euler_psnr=None,
-        euler_ssim=None,
-        seconds=statistics.median(d.seconds for d in generated),
+        rows=statistics.mean(cell.rows for cell in cells),
+        saving=base_steps / evaluations,
+        psnr=statistics.median(psnrs),
+        psnr_min=min(psnrs),
+        psnr_low=low,
+        psnr_high=high,
+        ssim=statistics.median(cell.ssim for cell in cells),
+        ssim_min=min(cell.ssim for cell in cells),
+        base_psnr=statistics.median(cell.base_psnr for cell in cells),
+        base_psnr_min=min(cell.base_psnr for cell in cells),
+        base_ssim=statistics.median(cell.base_ssim for cell in cells),
+        solver=None,
+        solver_psnr=None,
+        solver_psnr_min=None,
+        seconds=statistics.median(cell.seconds for cell in cells),
     )
 
 
-def _median(
-    measure: Callable[[Pixels, Pixels], float], ours: Sequence[Pixels], truths: Sequence[Pixels]
-) -> float:
-    values = (min(measure(a, b), MAX_PSNR) for a, b in zip(ours, truths, strict=True))
-    return statistics.median(values)
+def beside_solvers(row: Row, solvers: Sequence[Row]) -> Row:
+    """Return a row with the plain solver that is best with as many evaluations.
 
-
-def _interpolate(
-    euler: dict[float, tuple[float, float]], evaluations: float, base_steps: int
-) -> tuple[float | None, float | None]:
-    """Return plain Euler's PSNR and SSIM at a number of evaluations, from its neighbours.
-
-    At the base steps themselves Euler is the image that all are compared with; there is no bar.
+    Between two numbers of steps a solver's figures lie on a straight line; where it was not
+    measured on both sides it is no bar.
     """
-    below = [n for n in euler if n <= evaluations and n < base_steps]
-    above = [n for n in euler if n >= evaluations and n < base_steps]
-    if not below or not above:
-        return None, None
-    low, high = max(below), min(above)
-    share = 0.0 if high == low else (evaluations - low) / (high - low)
-    first, second = euler[low], euler[high]
-    return (
-        first[0] + share * (second[0] - first[0]),
-        first[1] + share * (second[1] - first[1]),
-    )
+    best = row
+    for name in dict.fromkeys(solver.scheduler for solver in solvers):
+        rows = [solver for solver in solvers if solver.scheduler == name]
+        below = [solver for solver in rows if solver.evaluations <= row.evaluations]
+        above = [solver for solver in rows if solver.evaluations >= row.evaluations]
+        if not below or not above:
+            continue
+        low = max(below, key=lambda solver: solver.evaluations)
+        high = min(above, key=lambda solver: solver.evaluations)
+        way = high.evaluations - low.evaluations
+        share = (row.evaluations - low.evaluations) / way if way else 0.0
+        middle = low.psnr + share * (high.psnr - low.psnr)
+        if best.solver_psnr is None or middle > best.solver_psnr:
+            worst = low.psnr_min + share * (high.psnr_min - low.psnr_min)
+            best = replace(row, solver=name, solver_psnr=middle, solver_psnr_min=worst)
+    return best

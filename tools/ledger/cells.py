@@ -26,7 +26,7 @@ class Cell:
     dtype: str = "float32"
     quantization: str = "none"
     acceleration: str = "none"
-    scheduler: str = "Euler"
+    scheduler: str = "Default"
     guidance: str = "plain"
     steps: int
 
@@ -40,7 +40,7 @@ class Cell:
             "" if self.quantization == "none" else self.quantization,
             "" if self.acceleration == "none" else self.acceleration,
             "" if self.guidance == "plain" else self.guidance,
-            "" if self.scheduler == "Euler" else self.scheduler,
+            "" if self.scheduler == "Default" else self.scheduler,
             f"{self.steps} steps",
         )
         return " ".join(filter(None, parts))

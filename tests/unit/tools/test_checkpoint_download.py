@@ -20,6 +20,7 @@ from tools.checkpoint_download import (
     RemoteFile,
     check_space,
     count_missing_bytes,
+    locked,
 )
 from tools.hub_faults import DownloadError
 
@@ -55,7 +56,7 @@ def hub() -> Iterator[type[Hub]]:
 def child(hub: type[Hub]) -> Iterator[subprocess.Popen[str]]:
     environment = {
         **os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(ROOT),
-        "NO_PROXY": "127.0.0.1", "HF_TOKEN": "",
+        "NO_PROXY": "127.0.0.1,localhost", "HF_TOKEN": "hf_secret",
     }  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD],
@@ -96,6 +97,20 @@ def test_the_files_that_serving_needs_come_whole(download: Download, tmp_path: P
     assert contents(tmp_path / "to") == {name: FILES[name] for name in WANTED}
     assert not (tmp_path / "to" / PARTS).exists()
     assert f"hyimage plan --checkpoint {tmp_path}" in output
+
+
+def test_the_token_goes_to_the_hub_and_to_no_other_host(download: Download, hub: type[Hub]) -> None:
+    download("whole")
+    assert hub.tokens == {"hub": {"Bearer hf_secret"}, "cdn": {None}}
+
+
+def test_two_downloads_into_one_folder_are_refused(download: Download, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    with locked(tmp_path / "to"):
+        status, output = download("whole")
+    assert status == 2
+    assert "another download" in output
+    assert contents(tmp_path / "to") == {}
 
 
 def test_the_licence_is_shown_and_its_limits_are_named(download: Download, tmp_path: Path) -> None:
