@@ -42,6 +42,10 @@ def bench_quality(
         list[str] | None,
         typer.Option(help="Measure policies that begin with this; 'none' are plain solvers."),
     ] = None,
+    solver_steps: Annotated[
+        list[int] | None,
+        typer.Option("--solver-steps", help="Measure plain solvers at these steps.", min=4),
+    ] = None,
     folder: Annotated[
         Path, typer.Option(help="Where references and finished images' figures are kept.")
     ] = Path("data/quality"),
@@ -73,6 +77,9 @@ def bench_quality(
             check_charts()
         texts = read_prompts(prompts, num_prompts)
         sweep = Sweep() if schedulers else replace(Sweep(), schedulers=())
+        if solver_steps:
+            counts = tuple(solver_steps)
+            sweep = replace(sweep, euler_steps=counts, scheduler_steps=counts, fitted_steps=counts)
         run = _Run(texts, guidance, steps, sweep, folder, tuple(only or ()))
         rows: list[Row] = []
         for row in _measure(settings.worker, run):
