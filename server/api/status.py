@@ -46,15 +46,19 @@ async def get_status(state: State, client: Caller) -> Status:
 
 def list_speeds(estimates: Estimates) -> list[Speed]:
     """Return the learned seconds of every mode that has done a step, the smallest size first."""
-    modes = sorted(estimates.modes(), key=lambda mode: (mode.pixels, mode.rows, mode.cache))
+    modes = sorted(estimates.modes(), key=_order)
     return [speed for mode in modes if (speed := _speed(estimates, mode)) is not None]
+
+
+def _order(mode: Mode) -> tuple[int, int, str, int]:
+    return mode.pixels, mode.rows, mode.cache, mode.num_inputs
 
 
 def _speed(estimates: Estimates, mode: Mode) -> Speed | None:
     step_s = estimates.mean("step", mode)
     if step_s is None:
         return None
-    return {
+    speed: Speed = {
         "megapixels": round(mode.pixels / 1e6, 3),
         "guided": mode.rows > 1,
         "cache": "none" if mode.cache.startswith("none ") else mode.cache,
@@ -63,6 +67,9 @@ def _speed(estimates: Estimates, mode: Mode) -> Speed | None:
         "secondsPerPrefill": estimates.mean("prefill", mode),
         "secondsPerDecode": estimates.mean("decode", mode),
     }
+    if mode.num_inputs:
+        speed["inputImages"] = mode.num_inputs
+    return speed
 
 
 def _worker_state(state: AppState) -> WorkerState:

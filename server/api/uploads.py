@@ -1,47 +1,37 @@
 """Uploads: images that clients send, checked and kept."""
 
-import base64
-import binascii
-import re
 import uuid
 from typing import Any, Literal
 
 from server.runware.envelope import echo_uuid
 from server.runware.errors import TaskError
+from server.runware.input_texts import InputText
 from server.tasks.reader import Client
 from server.tasks.service import TaskService
 
-_DATA_URI = re.compile(r"data:image/(png|jpeg|webp);base64,", re.IGNORECASE)
 _EXTENSIONS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 
 
 async def store_upload(
     tasks: TaskService, task: dict[str, Any], parameter: Literal["image", "media"], client: Client
 ) -> dict[str, Any]:
-    """Keep an image that a client sends as a data URI or base64 text; return the task's item.
+    """Keep an image that a client sends, or whose URL; return the task's item.
 
     Raises:
-        TaskError: there is no image, or it is not one, or the image store does not work.
+        TaskError: there is no image, or it cannot be used, or the image store does not work.
     """
     value = task.get(parameter)
     if not isinstance(value, str):
         raise TaskError(
             f"missing{parameter.capitalize()}",
-            f"Missing required parameter: '{parameter}', a data URI or base64 text.",
+            f"Missing required parameter: '{parameter}', a data URI, base64 text or a URL.",
             parameter,
         )
-    try:
-        content = base64.b64decode(_DATA_URI.sub("", value, count=1), validate=True)
-    except (binascii.Error, ValueError):
-        content = b""
+    text = InputText(parameter, value)
+    content = await tasks.read_upload(text, client.base_url)
     extension = next((e for magic, e in _EXTENSIONS.items() if content.startswith(magic)), None)
     if extension is None:
-        raise TaskError(
-            f"invalid{parameter.capitalize()}",
-            f"Invalid value for '{parameter}' parameter. It must be a PNG, JPEG or WEBP image as "
-            "a data URI or base64 text.",
-            parameter,
-        )
+        raise text.refusal("Images are kept as PNG, JPEG or WEBP; send one of these")
     image_uuid = str(uuid.uuid4())
     name = f"{image_uuid}.{extension}"
     await tasks.keep_upload(image_uuid, name, content)

@@ -3,7 +3,9 @@
 import { byId, make } from "./dom.js";
 import { combobox, numberField, segments } from "./fields.js";
 import { CacheFields } from "./caches.js";
+import { InputImages } from "./inputs.js";
 import { ShapeField } from "./shapes.js";
+import { taskOf } from "./snippets.js";
 import { showGroups, showNote } from "./words.js";
 
 const MAX_RANDOM_SEED = 2 ** 31;
@@ -40,6 +42,7 @@ export class Composer extends EventTarget {
     this.#config = config;
     this.#buildPrompt();
     this.shape = new ShapeField(config);
+    this.inputs = new InputImages(config);
     this.#buildNumbers();
     this.#buildRest();
     this.#form.addEventListener("submit", (event) => {
@@ -58,6 +61,7 @@ export class Composer extends EventTarget {
   set(task) {
     this.#prompt.value = task.positivePrompt ?? "";
     this.#negative.value = task.negativePrompt ?? "";
+    this.inputs.set(task);
     this.shape.set(task.width ? `${task.width}x${task.height}` : "auto");
     this.steps.set(task.steps ?? this.#config.steps);
     this.guidance.set(task.CFGScale ?? this.#config.guidance);
@@ -79,13 +83,7 @@ export class Composer extends EventTarget {
 
   /** Keep prompt, size and seed of an image, so that the next one differs in settings alone. */
   startComparing(entry) {
-    this.set({
-      ...entry.task,
-      width: entry.width,
-      height: entry.height,
-      seed: entry.seed,
-      numberResults: 1,
-    });
+    this.set(taskOf(entry));
     this.#fixed = entry;
     this.#showComparing();
     byId("steps").focus({ preventScroll: false });
@@ -117,7 +115,11 @@ export class Composer extends EventTarget {
     if (seed === null) return null;
     const negative = this.#negative.value.trim();
     const [width, height] = this.shape.size;
-    const task = {
+    const hunyuan = {
+      ...(this.rewrite.value !== "off" && { rewrite: this.rewrite.value }),
+      ...this.inputs.options,
+    };
+    return {
       model: this.#config.model,
       positivePrompt: prompt,
       ...(negative.length > 1 && this.#config.takesNegativePrompt && { negativePrompt: negative }),
@@ -129,9 +131,9 @@ export class Composer extends EventTarget {
       numberResults: this.#readCount(),
       outputFormat: this.format.value,
       ...this.caches.read(),
-      ...(this.rewrite.value !== "off" && { hunyuan: { rewrite: this.rewrite.value } }),
+      ...this.inputs.task,
+      ...(Object.keys(hunyuan).length && { hunyuan }),
     };
-    return task;
   }
 
   #submit() {
@@ -286,6 +288,7 @@ export class Composer extends EventTarget {
     ];
     for (const element of fixed) element.disabled = isOn;
     this.shape.disable(isOn);
+    this.inputs.disable(isOn);
     for (const chip of byId("examples").children) chip.disabled = isOn;
   }
 }

@@ -22,6 +22,8 @@ export function listSettings(entry) {
     ["Step caches", describeCaches(task)],
     ["Format", task.outputFormat],
   ];
+  if (task.referenceImages) pairs.push(["Input images", String(task.referenceImages.length)]);
+  if (task.hunyuan?.align) pairs.push(["Shape", "of the input image"]);
   if (task.negativePrompt) pairs.push(["Negative prompt", task.negativePrompt]);
   if (task.hunyuan?.rewrite) pairs.push(["Rewritten", task.hunyuan.rewrite]);
   return pairs;

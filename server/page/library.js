@@ -24,7 +24,9 @@ export class Library extends EventTarget {
   async load() {
     this.entries = await this.#store.list();
     for (const { taskUUID, task, createdAt, comparedTo } of readRunning()) {
-      const waiting = this.#add(taskUUID, task, createdAt, comparedTo);
+      const referenceImages = await this.#store.inputsOf(taskUUID);
+      const whole = referenceImages ? { ...task, referenceImages } : task;
+      const waiting = this.#add(taskUUID, whole, createdAt, comparedTo);
       this.#follow(taskUUID, waiting);
     }
     this.#changed(null);
@@ -100,9 +102,12 @@ export class Library extends EventTarget {
       });
       return;
     }
+    const { referenceImages, ...rest } = task;
+    const isKept = referenceImages && (await this.#store.putInputs(taskUUID, referenceImages));
+    const { createdAt, comparedTo } = entries[0];
     writeRunning([
       ...readRunning(),
-      { taskUUID, task, createdAt: entries[0].createdAt, comparedTo: entries[0].comparedTo },
+      { taskUUID, task: isKept ? rest : task, createdAt, comparedTo },
     ]);
     this.#follow(taskUUID, entries);
   }
@@ -120,6 +125,7 @@ export class Library extends EventTarget {
     }
     this.#stops.delete(taskUUID);
     writeRunning(readRunning().filter((running) => running.taskUUID !== taskUUID));
+    await this.#store.deleteInputs(taskUUID);
   }
 
   async #take(entries, kind, data) {

@@ -160,6 +160,9 @@ ERRORS = {
 
 # Those of the OpenAI form alone; its other errors are the above in OpenAI's spelling.
 OPENAI_ERRORS = {
+    "invalid_multipart": ErrorKind(
+        400, "the body of `/v1/images/edits` is no form, or has too many parts", "see the message"
+    ),
     "invalid_type": ErrorKind(400, "a value, or the body, is of another type", "correct it"),
     "invalid_value": ErrorKind(400, "a value is out of its bounds", "the message has them"),
     "missing_required_parameter": ErrorKind(400, "a required parameter is absent", "add it"),

@@ -61,7 +61,7 @@ class ImageUpload(BaseModel):
     model_config = _OPEN
     taskType: Literal["imageUpload"]
     taskUUID: str | None = _UUID
-    image: str = Field(description="A data URI or base64 text.")
+    image: str = Field(description="A data URI, base64 text, or an http or https URL.")
 
 
 class MediaStorage(BaseModel):
@@ -71,7 +71,7 @@ class MediaStorage(BaseModel):
     taskType: Literal["mediaStorage"]
     taskUUID: str | None = _UUID
     operation: str | None = Field(None, description="`upload`; nothing else is done.")
-    media: str = Field(description="A data URI or base64 text.")
+    media: str = Field(description="A data URI, base64 text, or an http or https URL.")
 
 
 class ModelSearch(BaseModel):

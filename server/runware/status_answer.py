@@ -1,6 +1,6 @@
 """The answer of `GET /v1/status`: worker, queue, speeds, and the tasks of the caller's key."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
@@ -65,6 +65,7 @@ class Speed(TypedDict):
     secondsPerStep: float
     secondsPerPrefill: float | None
     secondsPerDecode: float | None
+    inputImages: NotRequired[Annotated[int, Field(description="Of each task, if it had any.")]]
 
 
 class Status(TypedDict):

@@ -25,6 +25,7 @@ class Mode:
     cache: str
     scheduler: str
     guidance: str = "plain"
+    num_inputs: int = 0  # images that the task brought: more tokens to prefill and attend to
 
     @classmethod
     def of(cls, request: ImageRequest) -> "Mode":
@@ -33,7 +34,8 @@ class Mode:
         plan = request.cache
         cache = f"{plan.name} {plan.tea_distance} {plan.fb_threshold_scale} {plan.start}-{plan.end}"
         rows = 2 if request.guidance > 1 else 1
-        return cls(pixels, rows, cache, request.scheduler, request.guidance_plan.name)
+        guidance, num_inputs = request.guidance_plan.name, len(request.images)
+        return cls(pixels, rows, cache, request.scheduler, guidance, num_inputs)
 
 
 @dataclass(slots=True)
@@ -113,13 +115,14 @@ def finish_times(
     return in_order[: len(active)], in_order[len(active) :]
 
 
-def _distance(mode: Mode, other: Mode) -> tuple[bool, bool, bool, bool, float]:
-    """Order modes by how much they differ: cache, scheduler, rows, guidance, then size."""
+def _distance(mode: Mode, other: Mode) -> tuple[bool, bool, bool, bool, int, float]:
+    """Order modes by how much they differ: what is computed, input images, then size."""
     ratio = max(mode.pixels, other.pixels) / min(mode.pixels, other.pixels)
     return (
         mode.cache != other.cache,
         mode.scheduler != other.scheduler,
         mode.rows != other.rows,
         mode.guidance != other.guidance,
+        abs(mode.num_inputs - other.num_inputs),
         ratio,
     )

@@ -99,14 +99,17 @@ class InputImages:
         Raises:
             TaskError: one cannot be used; it is named with its place.
         """
-        found: list[ReadInput] = []
         texts = list_input_texts(task)
-        if not texts:
-            return found
+        return await self.read_all(texts, base_url) if texts else []
+
+    async def read_all(self, texts: Sequence[InputText], base_url: str) -> list[ReadInput]:
+        """Return these images, one after the other.
+
+        Raises:
+            TaskError: one cannot be used; it is named with its place.
+        """
         async with self._room:
-            for text in texts:
-                found.append(await self._read(text, base_url))
-        return found
+            return [await self._read(text, base_url) for text in texts]
 
     async def _keep_all(self, inputs: Sequence[ReadInput]) -> tuple[StoredInput, ...]:
         kept: list[StoredInput] = []

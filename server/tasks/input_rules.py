@@ -58,8 +58,10 @@ def check_queued_bytes(
         TaskError: they are.
     """
     own = sum(one.size_bytes for one in inputs)
+    if not own:
+        return
     queued = sum(one.size_bytes for row in rows for one in row.stored_inputs)
-    if own and queued + own > limits.max_queued_bytes:
+    if queued + own > limits.max_queued_bytes:
         raise TaskError(
             "rateLimitExceeded",
             f"The input images of unfinished tasks are {queued} bytes, this task's are {own}, and "

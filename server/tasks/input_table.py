@@ -30,15 +30,15 @@ class InputTable:
 
         def write(connection: Connection) -> str:
             row = connection.execute(sa.select(INPUTS).where(whole).limit(1)).first()
-            if row is None:
-                values = {"name": new_name, "sha256": None, "expires_at": until}
-                connection.execute(sa.insert(INPUTS), values)
-                return new_name
-            kept_until = max(until, row.expires_at)
-            keep = sa.update(INPUTS).where(INPUTS.c.name == row.name, whole)
-            if not connection.execute(keep.values(expires_at=kept_until)).rowcount:
-                raise RuntimeError(f"{row.name} expired between two statements")
-            return str(row.name)
+            if row is not None:
+                kept_until = max(until, row.expires_at)
+                keep = sa.update(INPUTS).where(INPUTS.c.name == row.name, whole)
+                # Nothing is changed if another server has just taken it to delete it.
+                if connection.execute(keep.values(expires_at=kept_until)).rowcount:
+                    return str(row.name)
+            values = {"name": new_name, "sha256": None, "expires_at": until}
+            connection.execute(sa.insert(INPUTS), values)
+            return new_name
 
         return await self._store.write(write)
 
@@ -58,9 +58,9 @@ class InputTable:
             running = sa.select(TASKS.c.inputs).where(TASKS.c.status == RUNNING)
             needed = {one["name"] for row in connection.scalars(running) for one in row or ()}
             names = [name for name in connection.scalars(expired) if name not in needed]
+            # Again: another server may have found one in the meantime.
             hide = sa.update(INPUTS).where(INPUTS.c.name.in_(names), is_expired)
-            connection.execute(hide.values(sha256=None))
-            return names
+            return list(connection.scalars(hide.values(sha256=None).returning(INPUTS.c.name)))
 
         return await self._store.write(write)
 

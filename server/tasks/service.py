@@ -19,6 +19,7 @@ from server.engine.protocol import EngineFigures, EngineStatus
 from server.process import request_id
 from server.runware.envelope import EstimateItem, ResultItem
 from server.runware.errors import TaskError
+from server.runware.input_texts import InputText
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.settings import Settings
@@ -211,6 +212,14 @@ class TaskService:
         """
         return await self._control.cancel(await self.reader.find(task_uuid, client))
 
+    async def read_upload(self, text: InputText, base_url: str) -> bytes:
+        """Return the bytes of an image that a client sends; they are those of an image.
+
+        Raises:
+            TaskError: they are not, or they cannot be fetched.
+        """
+        return (await self._services.inputs.read_all([text], base_url))[0].content
+
     async def keep_upload(self, image_uuid: str, name: str, content: bytes) -> None:
         """Keep an image that a client sent, as long as images are kept."""
         await self._services.images.save(name, content)
@@ -267,7 +276,7 @@ class TaskService:
             room_in_s=running.seconds_until_room,
         )
         check_limits(self._settings.server, parameters.numberResults, owner, load)
-        rows = [task.row for task in running.values()]
+        rows = (task.row for task in running.values())
         check_queued_bytes(rows, inputs, self._settings.inputs)
         return size
 

@@ -205,6 +205,32 @@ def test_a_task_that_runs_again_gets_the_bytes_that_were_fetched_once(
     assert len(listener.received) == 1
 
 
+@pytest.mark.parametrize(
+    ("task_type", "parameter"), [("imageUpload", "image"), ("mediaStorage", "media")]
+)
+def test_an_upload_may_be_a_url_and_is_checked_as_an_input_image_is(
+    editor: TestClient, listener: Listener, task_type: str, parameter: str
+) -> None:
+    def upload(image: str) -> Any:
+        answer = editor.post("/v1", json=[{"taskType": task_type, parameter: image}]).json()
+        return answer.get("error") or answer["data"][0]
+
+    listener.content = picture(3, "WEBP")
+    kept = upload(f"{listener.url}/a")
+    assert kept[f"{parameter}URL"].endswith(".webp")
+    assert editor.get(kept[f"{parameter}URL"]).content == listener.content
+    code = f"invalid{parameter.capitalize()}"
+    for image, reason in (
+        ("http://10.0.0.1/a.png", "egress.allowed_networks"),
+        (base64.b64encode(picture(1)[:60]).decode(), "damaged or cut short"),
+        (base64.b64encode(picture(1, "GIF")).decode(), "PNG, JPEG or WEBP"),
+        ("cat.png", "not base64 text"),
+    ):
+        error = upload(image)
+        assert (error["code"], error["parameter"]) == (code, parameter)
+        assert reason in error["message"]
+
+
 def test_the_files_of_unfinished_tasks_have_a_limit(editing: Settings, engine: FakeEngine) -> None:
     engine.is_held = True
     few = change(editing, inputs__max_queued_bytes=len(picture()) + 1)

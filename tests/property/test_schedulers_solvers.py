@@ -14,6 +14,7 @@ from torch import Tensor
 from schedulers.build import build_scheduler
 from schedulers.catalog import ACCEPTED, CATALOG
 from schedulers.euler import Euler
+from schedulers.multistep import IPNDM, LinearMultistep
 from schedulers.runge_kutta import Heun, Midpoint
 from schedulers.unipc import UniPC
 from tests.property.flows import NORMAL, TWO_MODES, Mixture, drive, error_of
@@ -119,6 +120,20 @@ def test_every_name_ends_at_sigma_0_without_nan(num_steps: int) -> None:
         assert trajectory.latent_BCYX.dtype == torch.float32
         assert torch.isfinite(trajectory.latent_BCYX).all(), name
         assert float(trajectory.latent_BCYX.abs().max()) < 5, name
+
+
+@pytest.mark.parametrize(("family", "num_steps"), [(LinearMultistep, 27), (IPNDM, 19)])
+def test_with_few_steps_the_multistep_solvers_of_velocities_stay_of_second_order(
+    family: type[LinearMultistep | IPNDM], num_steps: int
+) -> None:
+    """A third order extrapolates the turns of guided velocities at high noise."""
+    for count, is_equal in ((num_steps, True), (num_steps + 1, False)):
+        sigmas = build_scheduler("Euler", count, shift=3.0).solver.sigmas
+        ends = [
+            drive(family(sigmas, order), noise(8), TWO_MODES.velocity).latent_BCYX
+            for order in (4, 2)
+        ]
+        assert torch.equal(*ends) == is_equal
 
 
 def test_two_evaluation_solvers_evaluate_twice_but_at_the_last_step() -> None:

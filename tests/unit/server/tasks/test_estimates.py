@@ -1,5 +1,7 @@
 """Estimates: learned means, similar modes, and the turns of interleaved jobs."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,16 @@ def test_the_mean_follows_what_is_measured() -> None:
     for _ in range(30):
         estimates.learn("step", MODE, 3.0)
     assert estimates.seconds("step", MODE) == pytest.approx(3.0, rel=0.01)
+
+
+def test_a_prefill_is_learned_by_the_number_of_input_images() -> None:
+    estimates = Estimates()
+    one, three = replace(MODE, num_inputs=1), replace(MODE, num_inputs=3)
+    estimates.learn("prefill", MODE, 0.1)
+    estimates.learn("prefill", three, 9.0)
+    assert estimates.seconds("prefill", MODE) == 0.1
+    assert estimates.seconds("prefill", one) == 0.1
+    assert estimates.seconds("prefill", replace(three, pixels=2 * three.pixels)) == 18.0
 
 
 def test_two_active_jobs_take_turns_and_a_waiting_one_takes_the_first_free_place() -> None:
