@@ -90,5 +90,8 @@ def _print(folder: Path, ledger: Ledger) -> None:
     for figures in ledger.figures:
         table.add_row(figures.cell, *([figures.fault] if figures.fault else list_texts(figures)))
     stdout.print(table)
+    for figures in ledger.figures:
+        if figures.note:
+            stdout.print(f"{figures.cell}: {figures.note}")
     stdout.print(measure_noise(ledger).text)
     stdout.print(f"{folder}/ledger.json and ledger.html")

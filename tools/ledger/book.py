@@ -18,8 +18,8 @@ class Figures:
     PSNR in dB, 99 for equal images. `psnr` and `ssim` are to the reference, float32 without a
     cache, `psnr_converged` and `ssim_converged` to the converged run. `adherence` is the share of
     captions that came out right, None where nothing scores them. `seconds` is the median of an
-    image, `seconds_spread` half the distance of the quartiles, in shares of it. `fault` says why a
-    cell has no figures.
+    image, `seconds_spread` half the distance of the quartiles, in shares of it. `note` holds the
+    warnings of the images' diagnostics; `fault` says why a cell has no figures.
     """
 
     cell: str
@@ -35,6 +35,7 @@ class Figures:
     seconds: float | None = None
     seconds_spread: float | None = None
     peak_bytes: int | None = None
+    note: str = ""
     fault: str = ""
 
     @classmethod

@@ -129,6 +129,7 @@ def _figures(
         seconds=statistics.median(seconds),
         seconds_spread=_spread(seconds),
         peak_bytes=peak,
+        note=" ".join(dict.fromkeys(w for each in diagnostics for w in each.warnings)),
     )
 
 

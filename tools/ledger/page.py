@@ -5,7 +5,7 @@ from html import escape
 
 from tools.first_contact.svg import Bar, Point, plot_bars, plot_points
 from tools.ledger.book import Figures, Ledger, measured
-from tools.ledger.cells import CONVERGED, REFERENCE
+from tools.ledger.cells import AGAIN, CONVERGED, REFERENCE
 from tools.ledger.compare import measure_noise
 
 _STYLE = """
@@ -16,9 +16,12 @@ p { color: #667085; margin: 4px 0 12px; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; } th, td { padding: 3px 14px 3px 0; text-align: right;
   border-bottom: 1px solid #d9dee7; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: #667085; font-weight: 500; }
+.note { color: #667085; font-size: 12px; white-space: normal; max-width: 260px; }
 td.fault { text-align: left; color: #b3261e; white-space: normal; }
 svg { display: block; max-width: 100%; height: auto; }
 """
+# Six groups, as there are colours; those that compute the same in another way are one.
+_GROUPS = dict.fromkeys((REFERENCE, AGAIN, "mode", "dtype"), "base, mode, dtype")
 _COLUMNS = (
     "cell", "PSNR, dB", "worst", "SSIM", "to converged, dB", "SSIM", "all right", "evaluations",
     "rows", "s", "peak, GB",
@@ -30,7 +33,7 @@ def build_page(ledger: Ledger) -> str:
     setup, noise = ledger.setup, measure_noise(ledger)
     body = [
         "<h1>Fidelity ledger</h1>",
-        f"<p>weights {escape(setup.weights)}; {len(setup.prompts)} prompts, {setup.steps} steps, "
+        f"<p>weights {escape(setup.weights)}; prompts: {len(setup.prompts)}; {setup.steps} steps, "
         f"guidance {setup.guidance:g}; {escape(setup.machine)}. PSNR and SSIM are medians to the "
         "float32 images without a cache, and to a converged run. "
         f"Noise of {escape(noise.text)}.</p>",
@@ -53,7 +56,8 @@ def _table(figures: Sequence[Figures]) -> str:
             cells = f'<td class="fault" colspan="{len(_COLUMNS) - 1}">{escape(each.fault)}</td>'
         else:
             cells = "".join(f"<td>{text}</td>" for text in list_texts(each))
-        rows.append(f"<tr><td>{escape(each.cell)}</td>{cells}</tr>")
+        note = f'<div class="note">{escape(each.note)}</div>' if each.note else ""
+        rows.append(f"<tr><td>{escape(each.cell)}{note}</td>{cells}</tr>")
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
@@ -77,7 +81,7 @@ def list_texts(figures: Figures) -> list[str]:
 def _plots(figures: Sequence[Figures]) -> list[str]:
     shown = [each for each in figures if each.axis not in (REFERENCE, CONVERGED)]
     points = [
-        Point(each.rows, each.psnr_converged, each.cell, each.axis)
+        Point(each.rows, each.psnr_converged, each.cell, _GROUPS.get(each.axis, each.axis))
         for each in figures
         if each.axis != CONVERGED and each.rows and each.psnr_converged is not None
     ]

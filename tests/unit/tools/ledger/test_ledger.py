@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.guidance import UNCALIBRATED_INTERVAL
 from server.runware.errors import CommandError
 from server.settings import Settings, load_settings
 from tools.ledger.book import (
@@ -150,6 +151,14 @@ def test_the_death_of_a_cell_s_process_is_its_fault() -> None:
     assert figures.cell == task.cell.name
 
 
+def test_a_cell_s_warnings_are_noted(settings: Settings, tmp_path: Path) -> None:
+    """Without a calibrated interval the preset changes nothing, which the ledger has to say."""
+    cell = Cell(axis="guidance", guidance="interval", steps=1)
+    plan = small_plan(settings, tmp_path, cell)
+    figures = measure_or_fault(build_task(cell, settings, plan, tmp_path), lambda done: None)
+    assert figures.note == UNCALIBRATED_INTERVAL
+
+
 def test_a_cell_is_requested_as_the_api_would(settings: Settings, tmp_path: Path) -> None:
     cell = Cell(
         axis="pair", mode="cfg2", acceleration="high", guidance="interval", scheduler="UniPC",
@@ -264,7 +273,9 @@ def test_cells_have_names_of_their_own_and_the_references_come_first() -> None:
 
 
 def test_the_page_is_one_file_that_shows_faults_too() -> None:
-    page = build_page(ledger_of(BASE, CACHED, replace(BASE, cell="<b>", fault="no & memory")))
+    noted = replace(CACHED, note="every step was guided")
+    page = build_page(ledger_of(BASE, noted, replace(BASE, cell="<b>", fault="no & memory")))
+    assert "every step was guided" in page
     assert "no &amp; memory" in page
     assert "&lt;b&gt;" in page
     assert page.count("<svg") == 4
