@@ -31,7 +31,7 @@ from cli.generate_options import (
     TeaCacheOption,
 )
 from cli.guidance_options import parse_guidance_options
-from cli.input_images import check_room, read_input_files
+from cli.input_images import read_input_files
 from cli.options import (
     CheckpointOption,
     ConfigOption,
@@ -47,7 +47,7 @@ from server.runware.image_request import to_image_request
 from server.runware.schemas import ImageInference
 from server.runware.seeds import image_seeds
 from server.runware.validation import new_image_inference
-from server.tasks.admission import check_parameters
+from server.tasks.admission import check_lengths, check_parameters
 
 if TYPE_CHECKING:
     from pipeline.settings import PipelineSettings
@@ -154,15 +154,38 @@ def to_request(
     files = read_input_files(options.images, info, settings.worker.checkpoint)
     # The API has no guidance of 1; it turns guidance off here.
     is_unguided = options.guidance == 1
+    try:
+        parameters = new_image_inference(
+            settings.api.model, _list_values(options, settings), info.default_steps
+        )
+        found = check_parameters(parameters, "auto", info)
+        check_lengths(parameters, info, found, files.sides_wh)
+    except TaskError as error:
+        raise CommandError(_in_options(error.message)) from None
+    size_px = None if found is None else (found.width_px, found.height_px)
+    seeds = image_seeds(parameters.seed, 1)
+    request = to_image_request(
+        parameters,
+        size_px,
+        seeds,
+        settings.cache,
+        settings.api.default_guidance,
+        images=files.contents,
+    )
+    return parameters, replace(request, guidance=1.0) if is_unguided else request
+
+
+def _list_values(options: GenerateOptions, settings: Settings) -> dict[str, Any]:
+    """Return the parameters of the API that the options give."""
     size = options.size or settings.api.default_size
     width, height = (None, None) if size == "auto" else parse_size(size)
-    values: dict[str, Any] = {
+    values = {
         "positivePrompt": options.prompt,
         "negativePrompt": options.negative,
         "width": width,
         "height": height,
         "steps": options.steps,
-        "CFGScale": None if is_unguided else options.guidance,
+        "CFGScale": None if options.guidance == 1 else options.guidance,
         "seed": options.seed,
         "scheduler": options.scheduler,
         "outputFormat": FORMATS[options.output.suffix.lower()],
@@ -172,25 +195,11 @@ def to_request(
         "hunyuan": {
             "rewrite": options.rewrite,
             "systemPrompt": options.system_prompt,
+            "align": options.align,
             "guidance": parse_guidance_options(options.guidance_options),
         },
     }
-    try:
-        parameters = new_image_inference(
-            settings.api.model, {k: v for k, v in values.items() if v is not None},
-            info.default_steps,
-        )  # fmt: skip
-        found = check_parameters(parameters, "auto", info)
-    except TaskError as error:
-        raise CommandError(_in_options(error.message)) from None
-    check_room(info, f"{options.system_prompt or ''}{options.prompt}", found, files)
-    size_px = None if found is None else (found.width_px, found.height_px)
-    seeds = image_seeds(parameters.seed, 1)
-    request = to_image_request(
-        parameters, size_px, seeds, settings.cache, settings.api.default_guidance
-    )
-    request = replace(request, images=files.contents, align=options.align)
-    return parameters, replace(request, guidance=1.0) if is_unguided else request
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _accelerator_options(options: GenerateOptions) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.resolution import Size
 from pipeline.checkpoint_info import CheckpointInfo
 from pipeline.input_image import check_input_image
 from server.runware.errors import CommandError
@@ -48,19 +47,3 @@ def read_input_files(paths: Sequence[Path], info: CheckpointInfo, checkpoint: st
             ) from None
         sides.append(check_input_image(contents[-1], f"--image {path}"))
     return InputFiles(tuple(contents), tuple(sides))
-
-
-def check_room(info: CheckpointInfo, text: str, size: Size | None, files: InputFiles) -> None:
-    """Refuse a prompt that, with its input images and the generated one, is too long.
-
-    Raises:
-        CommandError: it is; the message says by how much.
-    """
-    excess = info.excess_tokens(text, size, files.sides_wh)
-    if excess:
-        tokens = sum(info.input_tokens(*sides) for sides in files.sides_wh)
-        raise CommandError(
-            f"PROMPT needs {excess} positions more than the {info.max_positions} that the model "
-            f"has: {len(files.contents)} input images take {tokens}; shorten it, or give fewer "
-            "images"
-        )

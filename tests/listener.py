@@ -21,7 +21,7 @@ class Listener:
         self.answer_headers: dict[str, str] = {}
         self.is_silent = False
         self.num_silent = 0
-        self._is_closing = threading.Event()
+        self._is_hung_up = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,7 +29,7 @@ class Listener:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 if outer.is_silent:
                     outer.num_silent += 1
-                    outer._is_closing.wait()
+                    outer._is_hung_up.wait()
                     return
                 status = outer.failure_status if outer.num_failures > 0 else 200
                 outer.num_failures -= 1
@@ -53,8 +53,12 @@ class Listener:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def hang_up(self) -> None:
+        """End the connections that wait for an answer."""
+        self._is_hung_up.set()
+
     def close(self) -> None:
-        self._is_closing.set()
+        self.hang_up()
         self._server.shutdown()
         self._server.server_close()
 

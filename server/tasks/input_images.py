@@ -35,8 +35,9 @@ from server.tasks.input_table import InputTable
 from server.tasks.store import TaskStore
 from server.tasks.tables import StoredInput, TaskRow
 
-# Tasks whose images are in memory at once, while they are fetched, checked and written.
-MAX_AT_ONCE = 8
+# Images that are fetched at once, up to `inputs.max_bytes` each. Those that a task holds itself do
+# not wait for a slow host.
+MAX_FETCHES = 16
 
 Result = TypeVar("Result")
 
@@ -69,7 +70,7 @@ class InputImages:
         self._images = images
         self._egress = egress
         self._checkpoint = checkpoint
-        self._room = asyncio.Semaphore(MAX_AT_ONCE)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
         # One thread: an image of 40 million pixels takes 160 MB while it is checked.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="input-check")
 
@@ -108,8 +109,7 @@ class InputImages:
         Raises:
             TaskError: one cannot be used; it is named with its place.
         """
-        async with self._room:
-            return [await self._read(text, base_url) for text in texts]
+        return [await self._read(text, base_url) for text in texts]
 
     async def _keep_all(self, inputs: Sequence[ReadInput]) -> tuple[StoredInput, ...]:
         kept: list[StoredInput] = []
@@ -165,7 +165,8 @@ class InputImages:
     async def _fetch(self, text: InputText) -> bytes:
         limits = self._limits
         try:
-            return await self._egress.fetch(text.text, limits.max_bytes, limits.fetch_timeout_s)
+            async with self._fetches:
+                return await self._egress.fetch(text.text, limits.max_bytes, limits.fetch_timeout_s)
         except EgressError as e:
             raise text.refusal(
                 f"The image cannot be fetched: {e}. Send another URL, or the image itself as a "

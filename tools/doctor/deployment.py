@@ -9,6 +9,7 @@ from pathlib import Path
 from server.listening import listen
 from server.serve import check_exposure
 from server.settings import Settings, SettingsError
+from server.tasks.keys import Keys
 from tools.doctor.check import Check
 
 MIN_FREE_BYTES = 2**30  # an image of 1024x1024 takes some 2 MB as PNG
@@ -50,12 +51,9 @@ def _check_exposure(settings: Settings) -> Check:
         check_exposure(settings)
     except SettingsError as e:
         return Check(name="keys", status="fail", sentence=str(e), next_step="hyimage keys add NAME")
-    who = "who has a key" if Path(settings.keys.file).is_file() else "who reaches this address"
-    return Check(
-        name="keys",
-        status="ok",
-        sentence=f"{settings.server.host} may be served to everybody {who}",
-    )
+    has_keys = bool(Keys.load(Path(settings.keys.file)))
+    who = "whoever has a key" if has_keys else "whoever reaches this address"
+    return Check(name="keys", status="ok", sentence=f"{settings.server.host} serves {who}")
 
 
 def _check_data(folder: Path) -> Check:

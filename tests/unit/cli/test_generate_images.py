@@ -78,7 +78,9 @@ def test_images_and_words_that_need_more_positions_than_there_are_are_counted(
         prompt="fog " * 100, output=tmp_path / "x.png", size="256x256", images=(Path(GREY),) * 2
     )
     settings = load_settings(None, worker__checkpoint=str(edit_checkpoint))
-    with pytest.raises(CommandError, match=r"PROMPT needs \d+ positions more.*2 input images"):
+    with pytest.raises(
+        CommandError, match=r"PROMPT.*its image and 2 input images it needs \d+ positions more"
+    ):
         to_request(options, settings, info)
     _, request = to_request(replace(options, images=(Path(GREY),)), settings, info)
     assert request.images == (Path(GREY).read_bytes(),)

@@ -146,6 +146,16 @@ def test_a_server_could_start_here(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists(), "nothing is changed"
 
 
+def test_a_key_in_the_environment_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sentence() -> str:
+        checks = {check.name: check for check in check_deployment(settings_in(tmp_path))}
+        return checks["keys"].sentence
+
+    assert sentence() == "127.0.0.1 serves whoever reaches this address"
+    monkeypatch.setenv("HYIMAGE_API_KEYS", "a-key")
+    assert sentence() == "127.0.0.1 serves whoever has a key"
+
+
 def test_what_stops_a_server_fails(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with socket.create_server(("127.0.0.1", 0)) as other:
