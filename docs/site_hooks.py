@@ -27,14 +27,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Return a page whose links lead to pages of the site, however it lies in the repository."""
-    outside = {name: path for path, name in OUTSIDE.items()}.get(page.file.src_uri)
-    folder = ROOT / "docs" if outside is None else (ROOT / outside).parent
+    uri = page.file.src_uri
+    outside = {name: path for path, name in OUTSIDE.items()}.get(uri)
+    folder = (ROOT / (outside or f"docs/{uri}")).parent
+    above = "../" * uri.count("/")
 
     def in_site(match: re.Match[str]) -> str:
         target = (folder / match[1]).resolve()
         name = OUTSIDE.get(str(target.relative_to(ROOT)) if target.is_relative_to(ROOT) else "")
         if name is not None:
-            return f"]({name}"
+            return f"]({above}{name}"
         if outside is not None and target.is_relative_to(ROOT / "docs"):
             return f"]({target.relative_to(ROOT / 'docs')}"
         return match[0]
