@@ -10,6 +10,7 @@ from schedulers.catalog import ACCEPTED
 from server.app import create_app
 from server.settings import CacheSettings, Settings
 from tests.contract.conftest import FakeEngine, change, make_task, refusal
+from tests.waiting import wait_until
 
 
 def plan_of(client: TestClient, engine: FakeEngine, **fields: Any) -> CachePlan:
@@ -218,11 +219,13 @@ def test_diagnostics_can_be_polled_and_come_over_a_socket(client: TestClient) ->
     task = make_task(acceleration="low", deliveryMethod="async")
     client.post("/v1", json=[task])
     poll = {"taskType": "getResponse", "taskUUID": task["taskUUID"]}
-    for _ in range(100):
+
+    def polled() -> dict[str, Any]:
         (item,) = client.post("/v1?diagnostics=1", json=[poll]).json()["data"]
-        if item["status"] == "success":
-            break
-    assert item["diagnostics"]["cache"] == "teaCache+forecast"
+        return dict(item)
+
+    wait_until(lambda: polled()["status"] == "success")
+    assert polled()["diagnostics"]["cache"] == "teaCache+forecast"
     with client.websocket_connect("/v1?diagnostics=1") as socket:
         socket.send_json([{"taskType": "authentication", "apiKey": "any"}])
         socket.receive_json()

@@ -17,6 +17,7 @@ from pipeline.load import Pipeline, load_pipeline
 from pipeline.settings import PipelineSettings
 from pipeline.vocabulary import read_vocabulary
 from server.app import create_app
+from server.runware.guidance_options import build_guidance_plan
 from server.runware.schemas import ImageInference
 from server.settings import load_settings
 from tests.contract.conftest import FakeEngine, change
@@ -30,6 +31,8 @@ VOCABULARY = read_vocabulary(ROOT / "checkpoints" / "tiny")
 EXAMPLES = () if VOCABULARY is None else VOCABULARY.examples
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEFAULTS = {name: field.default for name, field in ImageInference.model_fields.items()}
+# What `make serve` serves.
+SERVED = load_settings(ROOT / "configs" / "tiny.toml")
 SEED = 3
 
 
@@ -96,7 +99,11 @@ def true_art(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_shows_what_it_says_at_the_defaults_of_the_api(
     pipeline: Pipeline, true_art: Path, prompt: str
 ) -> None:
-    options = SampleOptions(num_steps=DEFAULTS["steps"], guidance=DEFAULTS["CFGScale"])
+    options = SampleOptions(
+        num_steps=DEFAULTS["steps"],
+        guidance=DEFAULTS["CFGScale"],
+        guidance_plan=build_guidance_plan(None, SERVED.api.default_guidance),
+    )
     scene = read_scene(prompt)
     score = asdict(
         score_image(generate_scene(pipeline, scene, prompt, options, SEED), scene, true_art)
