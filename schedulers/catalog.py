@@ -4,6 +4,10 @@ native: the solver of that name. alias: another spelling of a native one. substi
 stands for does not exist for a flow model; the nearest solver is used, and the result's diagnostics
 say so.
 
+`karras` and `exponential` schedules are spread over the ratio of noise to image; `fitted` ones have
+no name: they belong to a checkpoint and stand in for `shifted` where a task names no scheduler and
+wants fewer evaluations.
+
 Source: the 75 names of TencentHunyuanimage30Params.scheduler in the official Python SDK, and
 `UniPCMultistepScheduler`, which another official client offers.
 """
