@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from model.attention import FEW_QUERIES
 from pipeline.generate import generate
 from tests.device.pretend_functions import pretended_cuda
 from tests.device.test_modes import REQUEST, REQUESTS, images_of, load
@@ -20,7 +21,9 @@ def test_a_growing_text_makes_no_new_plan_of_cudnn_for_each_token(
         images_of(pipeline, replace(REQUESTS["guided"], rewrite="recaption"))
         calls = [call for call in cuda.record.attention if call.backend == "cudnn"]
         assert calls
-        assert min(call.query[2] for call in calls) > 8
+        # What stands between the text and the image may be as short: one plan a task.
+        assert len({(c.query, c.key) for c in calls if c.query[2] <= FEW_QUERIES}) <= 1
+        assert min(call.query[2] for call in calls) > 1
 
 
 def test_a_step_shares_keys_among_heads_without_a_copy(wide_checkpoint: Path) -> None:

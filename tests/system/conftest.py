@@ -181,8 +181,8 @@ def find_postgres() -> Path | None:
     return Path(found).parent if found else None
 
 
-def is_reachable(url: str, server: "subprocess.Popen[bytes]") -> bool:
-    assert server.poll() is None
+def is_reachable(url: str, server: "subprocess.Popen[bytes]", log: Path) -> bool:
+    assert server.poll() is None, log.read_text(errors="replace")[-2000:]
     try:
         sa.create_engine(url, poolclass=sa.NullPool).connect().close()
     except sa.exc.OperationalError:
@@ -190,7 +190,7 @@ def is_reachable(url: str, server: "subprocess.Popen[bytes]") -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A PostgreSQL server of our own; yields the URL of its first database."""
     binaries = find_postgres()
@@ -213,14 +213,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "--auth=trust"],
         check=True, capture_output=True, timeout=120, cwd="/",
     )  # fmt: skip
-    server = subprocess.Popen(
-        [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", data],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-    )  # fmt: skip
+    log = folder / "postgres.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", data],
+            stdout=output, stderr=output, cwd="/",
+            start_new_session=True,  # what ends other tests' processes does not end it
+        )  # fmt: skip
     try:
         url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
-        wait_until(lambda: is_reachable(url, server), every_s=0.1)
+        wait_until(lambda: is_reachable(url, server, log), every_s=0.1)
         yield url
+        assert server.poll() is None, log.read_text(errors="replace")[-2000:]
     finally:
         server.terminate()
         server.wait(timeout=30)
