@@ -4,8 +4,8 @@
 sigma and its last one above 0, so that none of them leaves more noise in the image. `karras` and
 `exponential` are spread over the ratio of noise to image, sigma / (1 - sigma), which is what their
 authors' sigma is; spread over the flow's own sigma they would spend most steps where the image is
-nearly done (10 to 18 dB lost on the tiny checkpoint, docs/sampling.md). The first two sigmas are the
-shifted ones, for the ratio at sigma 1 is infinite.
+nearly done (10 to 18 dB lost on the tiny checkpoint, docs/sampling.md). The first two sigmas are
+the shifted ones, for the ratio at sigma 1 is infinite.
 """
 
 import math
