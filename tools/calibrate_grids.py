@@ -6,14 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cache.calibration import (
-    Calibration,
-    CalibrationError,
-    FittedGrid,
-    load_calibration,
-    save_calibration,
-)
-from model.loading.fingerprint import fingerprint
+from cache.calibration import Calibration, FittedGrid, save_calibration
 from model.resolution import Size
 from model.template import Prompt
 from pipeline.denoise import denoise, start_run
@@ -23,7 +16,7 @@ from pipeline.settings import PipelineSettings
 from schedulers.build import build_scheduler
 from schedulers.fitted import Recorded, fit_grids
 from schedulers.trajectory import Trajectory
-from server.runware.errors import CommandError
+from tools.earlier_calibration import load_earlier_calibration
 from tools.progress import Report, ignore, megabytes
 
 # 60 steps of UniPC come within 50 dB of 100 on the tiny checkpoint, 60 of LMS do not.
@@ -60,15 +53,7 @@ def recalibrate_grids(
         CommandError: it has no calibration yet.
     """
     folder = Path(settings.checkpoint)
-    try:
-        calibration = load_calibration(folder, fingerprint(folder))
-    except CalibrationError as e:
-        raise CommandError(str(e)) from None
-    if not calibration.is_calibrated:
-        raise CommandError(
-            f"{folder} has no step_cache.json yet; run `hyimage calibrate --checkpoint {folder}` "
-            "without --grids-only"
-        )
+    calibration = load_earlier_calibration(folder, "--grids-only")
     pipeline = load_pipeline(settings, megabytes(report, "loading"))
     calibration = replace(calibration, grids=fit_checkpoint_grids(pipeline, texts, report, sweep))
     save_calibration(folder, calibration)

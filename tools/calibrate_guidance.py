@@ -10,14 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache.calibration import (
-    Calibration,
-    CalibrationError,
-    GuidanceInterval,
-    load_calibration,
-    save_calibration,
-)
-from model.loading.fingerprint import fingerprint
+from cache.calibration import Calibration, GuidanceInterval, save_calibration
 from pipeline.generate import generate
 from pipeline.guidance_plan import GuidancePlan
 from pipeline.load import Pipeline, load_pipeline
@@ -26,6 +19,7 @@ from pipeline.settings import PipelineSettings
 from pipeline.vocabulary import read_vocabulary
 from server.runware.errors import CommandError
 from tools.bench.images import square_request
+from tools.earlier_calibration import load_earlier_calibration
 from tools.progress import Report, ignore, megabytes
 from tools.similarity import Pixels, ssim
 from training.art import fetch_art
@@ -92,15 +86,7 @@ def recalibrate_guidance(
     """
     folder = Path(settings.checkpoint)
     scoring = find_art(folder, art)
-    try:
-        calibration = load_calibration(folder, fingerprint(folder))
-    except CalibrationError as e:
-        raise CommandError(str(e)) from None
-    if not calibration.is_calibrated:
-        raise CommandError(
-            f"{folder} has no step_cache.json yet; run `hyimage calibrate --checkpoint {folder}` "
-            "without --guidance-only"
-        )
+    calibration = load_earlier_calibration(folder, "--guidance-only")
     pipeline = load_pipeline(settings, megabytes(report, "loading"))
     interval = calibrate_guidance(pipeline, texts, scoring, report)
     calibration = replace(calibration, guidance=interval)

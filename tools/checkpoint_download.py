@@ -230,7 +230,7 @@ class _CountedFile:
         return self._stream.seek(offset)
 
     def truncate(self) -> int:
-        """Drop what a server that knows no ranges is about to send again."""
+        """Drop what a server without byte ranges is about to send again."""
         before = os.fstat(self._stream.fileno()).st_size
         after = self._stream.truncate()
         self._count(after - before)

@@ -18,7 +18,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture
 def dishonest(shared_server: ServerProcess) -> Iterator[str]:
-    """The address of a server that generates with another scheduler than it is asked for."""
+    """The address of a server that generates with another scheduler than the task names."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

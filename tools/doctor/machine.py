@@ -19,7 +19,7 @@ from tools.first_contact.settings import free_bytes
 _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
 # Below this share of a card free, another process holds much of it.
 FREE_SHARE = 0.95
-# NCCL shares buffers between processes there. Source: NVIDIA's guide for containers asks for 1 GB.
+# NCCL shares buffers between processes there. Source: NVIDIA's guide for containers names 1 GB.
 MIN_SHARED_BYTES = 2**30
 
 
